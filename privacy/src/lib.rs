@@ -1,0 +1,1 @@
+//! Clipping, lattice, exact noise, mechanisms, accountants and the privacy ledger.

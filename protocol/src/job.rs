@@ -1,0 +1,340 @@
+//! What a job trains, how, and under which privacy: the document that a researcher submits, that
+//! the coordinator schedules and that every agent checks against its own policy.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    id::{DatasetName, JobId, Region},
+    model::{ModelSpec, ModelSpecError},
+};
+
+/// A complete job description, as in the TOML file of `job submit`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Name of the job, unique at its coordinator.
+    pub name: JobId,
+    /// The dataset that every agent maps to files of its own.
+    pub dataset: DatasetName,
+    /// Regions whose tenants may take part; empty allows all.
+    #[serde(default)]
+    pub regions: Vec<Region>,
+    /// The model that is trained.
+    pub model: ModelSpec,
+    /// Local training at each tenant.
+    pub training: TrainingPlan,
+    /// The promise that the agent keeps.
+    pub privacy: PrivacyPlan,
+    /// How rounds are scheduled.
+    pub round: RoundPlan,
+    /// How the aggregate moves the base model.
+    #[serde(default)]
+    pub server_optimizer: ServerOptimizerSpec,
+}
+
+/// Local training within one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingPlan {
+    /// Optimizer steps of each agent in a round.
+    pub local_steps: u32,
+    /// Probability with which each record joins a batch (Poisson sampling), in (0, 1].
+    pub sampling_rate: f64,
+    /// The public denominator of every batch sum, whatever the batch's real size, in records.
+    pub batch_size_expected: u32,
+    /// Step size of the client optimizer (SGD).
+    pub client_learning_rate: f64,
+    /// L2 bound of the client update on the wire for the `record` unit, in model units. It only
+    /// sizes the lattice: the update is private before this bound applies.
+    #[serde(default = "update_norm_max_default")]
+    pub update_norm_max: f64,
+}
+
+const fn update_norm_max_default() -> f64 {
+    16.0
+}
+
+/// Who is trusted to add the noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// Nobody: every tenant's own release is differentially private.
+    Local,
+}
+
+/// Whose presence the noise hides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrivacyUnit {
+    /// One record of one tenant; neighbours differ by adding or removing it.
+    Record,
+    /// All data of one tenant; neighbours differ by adding or removing the tenant's update.
+    Tenant,
+}
+
+/// The differential privacy of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivacyPlan {
+    /// Who adds the noise.
+    pub trust: Trust,
+    /// What one unit of privacy is.
+    pub unit: PrivacyUnit,
+    /// L2 bound of one unit's contribution: a per-example gradient (`record`) or the whole client
+    /// update (`tenant`), in model units.
+    pub clipping_norm: f64,
+    /// Noise standard deviation divided by the clipping norm.
+    pub noise_multiplier: f64,
+    /// The δ at which ε is reported.
+    pub delta: f64,
+}
+
+/// How rounds are scheduled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundPlan {
+    /// Number of rounds to commit.
+    pub rounds: u64,
+    /// Tenants invited to a round, over-selection included.
+    pub cohort_size: u32,
+    /// Fewest updates with which a round may commit at its deadline.
+    pub cohort_size_min: u32,
+    /// Updates at which a round commits at once; also the fixed public denominator of the mean.
+    pub report_goal: u32,
+    /// How long invited tenants may take to accept or decline, in milliseconds.
+    #[serde(default = "configuration_timeout_default")]
+    pub configuration_timeout_ms: u64,
+    /// How long tenants that accepted may take to report, in milliseconds.
+    #[serde(default = "report_timeout_default")]
+    pub report_timeout_ms: u64,
+}
+
+const fn configuration_timeout_default() -> u64 {
+    30_000
+}
+
+const fn report_timeout_default() -> u64 {
+    600_000
+}
+
+/// The server optimizer and its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ServerOptimizerSpec {
+    /// Stochastic gradient descent on the pseudo-gradient; rate 1 without momentum is FedAvg.
+    Sgd {
+        /// Step size on the pseudo-gradient.
+        #[serde(default = "one")]
+        server_learning_rate: f64,
+        /// Momentum in [0, 1).
+        #[serde(default)]
+        momentum: f64,
+    },
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+impl Default for ServerOptimizerSpec {
+    fn default() -> Self {
+        Self::Sgd { server_learning_rate: one(), momentum: 0.0 }
+    }
+}
+
+/// Says which value of a job cannot work.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum JobSpecError {
+    /// A number lies outside its range (NaN included).
+    #[error("`{field}` is {value}; it must be {range}")]
+    OutOfRange {
+        /// The config key.
+        field: &'static str,
+        /// What was given.
+        value: f64,
+        /// What would work.
+        range: &'static str,
+    },
+    /// Cohort numbers contradict each other.
+    #[error(
+        "`round` needs 1 <= cohort_size_min <= report_goal <= cohort_size, but has {cohort_size_min}, {report_goal}, {cohort_size}"
+    )]
+    Cohort {
+        /// `round.cohort_size_min`.
+        cohort_size_min: u32,
+        /// `round.report_goal`.
+        report_goal: u32,
+        /// `round.cohort_size`.
+        cohort_size: u32,
+    },
+    /// The model cannot be built.
+    #[error("`model` is not usable")]
+    Model(#[source] ModelSpecError),
+}
+
+impl JobSpec {
+    /// Checks every number once, so that inner code can trust it.
+    ///
+    /// # Errors
+    /// [`JobSpecError`] naming the key, the value and the range that would work.
+    pub fn validate(&self) -> Result<(), JobSpecError> {
+        self.model.validate().map_err(JobSpecError::Model)?;
+        let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
+        let positive = "a finite number above 0";
+        let ServerOptimizerSpec::Sgd { server_learning_rate, momentum } = self.server_optimizer;
+        let checks: [(&'static str, f64, bool, &'static str); 12] = [
+            (
+                "training.local_steps",
+                training.local_steps.into(),
+                training.local_steps > 0,
+                "at least 1",
+            ),
+            (
+                "training.sampling_rate",
+                training.sampling_rate,
+                in_unit(training.sampling_rate),
+                "in (0, 1]",
+            ),
+            (
+                "training.batch_size_expected",
+                training.batch_size_expected.into(),
+                training.batch_size_expected > 0,
+                "at least 1",
+            ),
+            (
+                "training.client_learning_rate",
+                training.client_learning_rate,
+                is_positive(training.client_learning_rate),
+                positive,
+            ),
+            (
+                "training.update_norm_max",
+                training.update_norm_max,
+                is_positive(training.update_norm_max),
+                positive,
+            ),
+            (
+                "privacy.clipping_norm",
+                privacy.clipping_norm,
+                is_positive(privacy.clipping_norm),
+                positive,
+            ),
+            (
+                "privacy.noise_multiplier",
+                privacy.noise_multiplier,
+                is_positive(privacy.noise_multiplier),
+                positive,
+            ),
+            (
+                "privacy.delta",
+                privacy.delta,
+                privacy.delta > 0.0 && privacy.delta < 1.0,
+                "between 0 and 1",
+            ),
+            ("round.rounds", round.rounds as f64, round.rounds > 0, "at least 1"),
+            (
+                "round.report_timeout_ms",
+                round.report_timeout_ms as f64,
+                round.report_timeout_ms > 0 && round.configuration_timeout_ms > 0,
+                "at least 1, as `round.configuration_timeout_ms`",
+            ),
+            (
+                "server_optimizer.sgd.server_learning_rate",
+                server_learning_rate,
+                is_positive(server_learning_rate),
+                positive,
+            ),
+            (
+                "server_optimizer.sgd.momentum",
+                momentum,
+                (0.0..1.0).contains(&momentum),
+                "in [0, 1)",
+            ),
+        ];
+        for (field, value, holds, range) in checks {
+            if !holds {
+                return Err(JobSpecError::OutOfRange { field, value, range });
+            }
+        }
+        if !(1 <= round.cohort_size_min
+            && round.cohort_size_min <= round.report_goal
+            && round.report_goal <= round.cohort_size)
+        {
+            return Err(JobSpecError::Cohort {
+                cohort_size_min: round.cohort_size_min,
+                report_goal: round.report_goal,
+                cohort_size: round.cohort_size,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+fn in_unit(value: f64) -> bool {
+    value > 0.0 && value <= 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+        name = "census"
+        dataset = "adult"
+        [model.mlp]
+        inputs = 104
+        hidden = [32]
+        classes = 2
+        [training]
+        local_steps = 10
+        sampling_rate = 0.02
+        batch_size_expected = 64
+        client_learning_rate = 0.1
+        [privacy]
+        trust = "local"
+        unit = "record"
+        clipping_norm = 1.0
+        noise_multiplier = 1.0
+        delta = 1e-5
+        [round]
+        rounds = 3
+        cohort_size = 4
+        cohort_size_min = 2
+        report_goal = 3
+    "#;
+
+    #[test]
+    fn a_job_file_parses_with_defaults() {
+        let job: JobSpec = toml::from_str(EXAMPLE).expect("valid");
+        job.validate().expect("valid");
+        assert_eq!(job.server_optimizer, ServerOptimizerSpec::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let text = EXAMPLE.replace("local_steps", "local_stepz");
+        let error = toml::from_str::<JobSpec>(&text).expect_err("typo").to_string();
+        assert!(error.contains("local_stepz"), "{error}");
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        for (from, to, field) in [
+            ("sampling_rate = 0.02", "sampling_rate = nan", "training.sampling_rate"),
+            ("noise_multiplier = 1.0", "noise_multiplier = 0.0", "privacy.noise_multiplier"),
+            ("delta = 1e-5", "delta = 1.0", "privacy.delta"),
+            ("report_goal = 3", "report_goal = 5", "cohort_size"),
+            ("clipping_norm = 1.0", "clipping_norm = inf", "privacy.clipping_norm"),
+        ] {
+            let job: JobSpec = toml::from_str(&EXAMPLE.replace(from, to)).expect("parses");
+            let error = job.validate().expect_err(to).to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}
