@@ -1,1 +1,7 @@
-//! See the crate description.
+//! The agent at a tenant's site: policy, private training, adapters and serving.
+
+pub mod adapter;
+pub mod data;
+pub mod engine;
+pub mod model;
+pub mod train;

@@ -1,1 +1,5 @@
 //! Clipping, lattice, exact noise, mechanisms, accountants and the privacy ledger.
+
+pub mod clip;
+pub mod mechanism;
+pub mod noise;

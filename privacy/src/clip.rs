@@ -1,0 +1,101 @@
+//! L2 clipping of client updates.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Says why an update cannot be clipped.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum ClipError {
+    /// An element is NaN or infinite.
+    #[error("element {index} is {value}; nothing can be clipped or released")]
+    NonFinite {
+        /// Position of the first such element.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The clipping norm is not a positive finite number.
+    #[error("clipping norm {norm} is not a positive finite number")]
+    Norm {
+        /// What was given.
+        norm: f64,
+    },
+}
+
+/// An L2 bound in model units: finite and positive.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct ClippingNorm(f64);
+
+impl ClippingNorm {
+    /// Checks the bound once, so that inner code can trust it.
+    ///
+    /// # Errors
+    /// [`ClipError::Norm`] unless `norm` is finite and above zero.
+    pub fn new(norm: f64) -> Result<Self, ClipError> {
+        if norm.is_finite() && norm > 0.0 { Ok(Self(norm)) } else { Err(ClipError::Norm { norm }) }
+    }
+
+    /// The bound in model units.
+    #[must_use]
+    pub const fn value(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for ClippingNorm {
+    type Error = ClipError;
+    fn try_from(norm: f64) -> Result<Self, ClipError> {
+        Self::new(norm)
+    }
+}
+
+impl From<ClippingNorm> for f64 {
+    fn from(norm: ClippingNorm) -> Self {
+        norm.0
+    }
+}
+
+/// The L2 norm, accumulated in f64.
+///
+/// # Errors
+/// [`ClipError::NonFinite`] if any element is NaN or infinite.
+pub fn l2_norm(update: &[f32]) -> Result<f64, ClipError> {
+    let squares: f64 = update.iter().map(|&value| f64::from(value).powi(2)).sum();
+    // The square of the largest f32 times 2^64 elements is far from the end of f64, so the sum is
+    // finite exactly when every element is.
+    if squares.is_finite() {
+        return Ok(squares.sqrt());
+    }
+    let (index, &value) = update
+        .iter()
+        .enumerate()
+        .find(|(_, value)| !value.is_finite())
+        .expect("a sum of finite f32 squares is finite in f64");
+    Err(ClipError::NonFinite { index, value })
+}
+
+/// Scales `update` so its L2 norm is at most `norm`.
+///
+/// Flat clipping over all elements jointly; a zero update is unchanged. The result may exceed
+/// `norm` by f32 rounding; where exactness matters, [`crate::lattice::Lattice::quantize`] enforces
+/// the norm in integers.
+///
+/// - `update`: shape `[num_parameters]`, model units
+/// - returns: the norm before clipping, same units
+///
+/// # Errors
+/// [`ClipError::NonFinite`] if any element is NaN or infinite; `update` is then unchanged.
+///
+/// Source: McMahan et al. 2018, arXiv:1710.06963 (flat clipping).
+pub fn clip_l2(update: &mut [f32], norm: ClippingNorm) -> Result<f64, ClipError> {
+    let before = l2_norm(update)?;
+    if before > norm.value() {
+        let factor = norm.value() / before;
+        for value in update {
+            *value = (f64::from(*value) * factor) as f32;
+        }
+    }
+    Ok(before)
+}

@@ -1,0 +1,67 @@
+//! Mechanisms: what turns a sensitive vector into one that may leave the process.
+
+mod event;
+mod gradient_sum;
+
+use thiserror::Error;
+
+pub use self::{
+    event::PrivacyEvent,
+    gradient_sum::{GradientSum, NoisyGradientSum},
+};
+use crate::{clip::ClipError, noise::NoiseError};
+
+/// Says why a mechanism cannot be built or released nothing.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum MechanismError {
+    /// The input cannot be clipped.
+    #[error(transparent)]
+    Clip(#[from] ClipError),
+    /// The noise cannot be drawn.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
+    /// A number lies outside its range (NaN included).
+    #[error("`{field}` is {value}; it must be {range}")]
+    OutOfRange {
+        /// The name of the parameter.
+        field: &'static str,
+        /// What was given.
+        value: f64,
+        /// What would work.
+        range: &'static str,
+    },
+    /// The vector has another length than the mechanism was built for.
+    #[error("the vector has {length} elements; the mechanism was built for {dimension}")]
+    Dimension {
+        /// Elements given.
+        length: usize,
+        /// Elements expected.
+        dimension: usize,
+    },
+    /// A coordinate of the sum exceeds what its examples can reach under the clipping norm.
+    #[error(
+        "coordinate {index} of the sum is {value}, beyond {examples} examples clipped to {norm}"
+    )]
+    NotClipped {
+        /// Position of the coordinate.
+        index: usize,
+        /// Its value, in model units.
+        value: f64,
+        /// Examples that the caller summed.
+        examples: u64,
+        /// The clipping norm, in model units.
+        norm: f64,
+    },
+    /// The float summation error of this batch is no longer covered by the slack.
+    #[error(
+        "micro-batches of m examples with a total m (m + 1) of {work} exceed {work_max}; use \
+         smaller micro-batches or batches"
+    )]
+    BatchTooLarge {
+        /// Sum over micro-batches of m (m + 1).
+        work: u64,
+        /// The largest total that the slack covers.
+        work_max: u64,
+    },
+}

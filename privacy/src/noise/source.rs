@@ -1,0 +1,116 @@
+//! Where random bits come from.
+
+use std::{convert::Infallible, fmt};
+
+use chacha20::ChaCha20Rng;
+use rand::{CryptoRng, Rng, SeedableRng, TryCryptoRng, TryRng};
+
+use super::NoiseError;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A cryptographic generator that a mechanism may draw noise from.
+///
+/// Sealed: only [`SecureNoise`] (and, with the cargo feature `research`, `SeededNoise`) implement
+/// it, so a production binary cannot pass a predictable generator by mistake.
+pub trait NoiseSource: CryptoRng + sealed::Sealed {}
+
+/// Noise bits from ChaCha20 keyed with 256 bits of the operating system's entropy.
+///
+/// The key and the buffered keystream are zeroised on drop. There is no way to read, copy or
+/// restore the state.
+pub struct SecureNoise(ChaCha20Rng);
+
+impl SecureNoise {
+    /// Draws a fresh 256-bit key from the operating system.
+    ///
+    /// # Errors
+    /// [`NoiseError::Entropy`] if the operating system has none to give.
+    pub fn new() -> Result<Self, NoiseError> {
+        let mut seed = [0u8; 32];
+        getrandom::fill(&mut seed).map_err(|source| NoiseError::Entropy { source })?;
+        Ok(Self(ChaCha20Rng::from_seed(seed)))
+    }
+}
+
+impl fmt::Debug for SecureNoise {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SecureNoise(..)")
+    }
+}
+
+/// Reproducible noise for simulations and tests: no privacy at all.
+#[cfg(any(test, feature = "research"))]
+pub struct SeededNoise(ChaCha20Rng);
+
+#[cfg(any(test, feature = "research"))]
+impl SeededNoise {
+    /// Starts the stream that belongs to `seed`.
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self(ChaCha20Rng::from_seed(seed))
+    }
+}
+
+#[cfg(any(test, feature = "research"))]
+impl fmt::Debug for SeededNoise {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SeededNoise(..)")
+    }
+}
+
+macro_rules! noise_source {
+    ($name:ident) => {
+        impl TryRng for $name {
+            type Error = Infallible;
+
+            #[inline]
+            fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+                Ok(self.0.next_u32())
+            }
+
+            #[inline]
+            fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+                Ok(self.0.next_u64())
+            }
+
+            #[inline]
+            fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+                self.0.fill_bytes(bytes);
+                Ok(())
+            }
+        }
+
+        impl TryCryptoRng for $name {}
+        impl sealed::Sealed for $name {}
+        impl NoiseSource for $name {}
+    };
+}
+
+noise_source!(SecureNoise);
+#[cfg(any(test, feature = "research"))]
+noise_source!(SeededNoise);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_sources_differ_and_seeded_ones_agree() {
+        let draw = |source: &mut dyn Rng| [source.next_u64(), source.next_u64()];
+        let mut one = SecureNoise::new().expect("entropy");
+        let mut two = SecureNoise::new().expect("entropy");
+        assert_ne!(draw(&mut one), draw(&mut two));
+        let mut one = SeededNoise::from_seed([7; 32]);
+        let mut two = SeededNoise::from_seed([7; 32]);
+        assert_eq!(draw(&mut one), draw(&mut two));
+    }
+
+    #[test]
+    fn debug_shows_no_state() {
+        let source = SecureNoise::new().expect("entropy");
+        assert_eq!(format!("{source:?}"), "SecureNoise(..)");
+    }
+}
