@@ -1,5 +1,6 @@
 //! Clipping, lattice, exact noise, mechanisms, accountants and the privacy ledger.
 
 pub mod clip;
+pub mod lattice;
 pub mod mechanism;
 pub mod noise;
