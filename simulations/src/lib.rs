@@ -4,6 +4,9 @@
 //!
 //! - [`population`]: splits a dataset over tenants, non-IID
 //! - [`data`]: finds, verifies and writes datasets
+//! - [`accounting`]: ε of a sequence of releases, and the noise for a wanted ε
+//! - [`demo`]: the whole system on this machine, as separate processes
+//! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
 //!
 //! ```
@@ -16,7 +19,10 @@
 //! # Ok::<(), tributary_sim::population::PartitionError>(())
 //! ```
 
+pub mod accounting;
+pub mod cli;
 pub mod command;
 pub mod data;
 pub mod deadline;
+pub mod demo;
 pub mod population;
