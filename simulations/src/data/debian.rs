@@ -97,6 +97,8 @@ fn own_lists(folder: &Path) -> Result<Vec<String>, DebianError> {
         format!("Dir::State::lists={state}/lists"),
         format!("Dir::Cache={state}/cache"),
         "Acquire::Languages=none".to_owned(),
+        // A failed update is to say so, and not to leave the download without a package.
+        "APT::Update::Error-Mode=any".to_owned(),
     ])
 }
 

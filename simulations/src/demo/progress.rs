@@ -151,8 +151,8 @@ fn stamped(clock: Deadline, text: &str) -> String {
 /// The whole job in one line.
 fn summary(snapshot: &Snapshot, elapsed: Duration) -> String {
     let rounds = snapshot.rounds;
-    let mut line = if snapshot.rounds_committed >= rounds {
-        format!("round {rounds}/{rounds} committed")
+    let mut line = if snapshot.is_committed() {
+        format!("all {rounds} rounds committed, the agents adapt to the final base")
     } else {
         let round = snapshot.round.unwrap_or(snapshot.rounds_committed + 1);
         format!("round {round}/{rounds} {}", snapshot.phase)

@@ -53,9 +53,9 @@ impl DemoReport {
     #[must_use]
     pub fn text(&self, job: &JobSpec) -> String {
         format!(
-            "{}\n\nThe shared base after {} rounds: {} of the 10,000 public test images right \
-             (before the first: {}).\nPrivate adapters gain {:+.1} points on average over the \
-             base on each tenant's own held-out data.\n{}\n",
+            "{}\n\nThe shared base after {} rounds: {} on the 10,000 public test images (before: {}).\n\
+             Private adapters: {:+.1} points on average over the base, on each tenant's held-out \
+             data.\n{}\n",
             self.table(),
             self.rounds,
             percent(self.base_accuracy),

@@ -96,7 +96,7 @@ impl Demo {
             ));
         }
         self.progress.note(&format!(
-            "submitting the job {}: {} rounds, {} steps each, noise multiplier {:.3}, δ = {:e}",
+            "submitting the job {}: {} rounds of {} steps, noise multiplier {:.3}, δ {:e}",
             job.name,
             job.round.rounds,
             job.training.local_steps,

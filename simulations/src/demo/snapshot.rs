@@ -65,6 +65,12 @@ impl Snapshot {
         }
     }
 
+    /// Whether all rounds are committed.
+    #[must_use]
+    pub const fn is_committed(&self) -> bool {
+        self.rounds_committed >= self.rounds
+    }
+
     /// The largest ε that any tenant has spent.
     #[must_use]
     pub fn epsilon(&self) -> f64 {
@@ -74,7 +80,7 @@ impl Snapshot {
     /// The part of the job that is done, from 0 to 1, with the agents' steps in this round.
     #[must_use]
     pub fn fraction(&self) -> f64 {
-        if self.rounds == 0 || self.rounds_committed >= self.rounds {
+        if self.is_committed() {
             return 1.0;
         }
         let parts = self.tenants.iter().map(TenantSnapshot::round_fraction);
@@ -113,15 +119,15 @@ impl TenantSnapshot {
             (None, steps) => format!("{} {}/{steps}", status.phase, status.step),
         };
         let mut line = format!(
-            "{:<9} {activity:<18} ε {:<6.3} sent {:<9}",
+            "{:<9} {activity:<15} ε {:.3}  {:>8} sent",
             self.state,
             status.epsilon,
             bytes(status.bytes_sent)
         );
         if let Some(accuracy) = status.base.as_ref().and_then(|base| base.accuracy) {
-            line += &format!(" own data: base {}", percent(accuracy));
+            line += &format!("  own data {}", percent(accuracy));
             if let Some(adapter) = status.adapter.as_ref().and_then(|adapter| adapter.accuracy) {
-                line += &format!(", adapter {}", percent(adapter));
+                line += &format!(", adapted {}", percent(adapter));
             }
         }
         line
