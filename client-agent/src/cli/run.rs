@@ -47,7 +47,8 @@ pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
     let stop = stop_requested(options.exit_with_stdin)?;
     let metrics = install_metrics()?;
     let engine = Arc::new(Engine::new());
-    let served = Served::restore(&site, &engine).map_err(AgentError::Serving)?;
+    let served =
+        Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(identity.coordinator.tenant, Phase::Serving));
     let detail = match &served.current {
         Some(current) => {

@@ -82,7 +82,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Which key.
         #[source]
-        source: AdapterError,
+        source: Box<AdapterError>,
     },
 }
 
@@ -167,7 +167,7 @@ impl Config {
             return Err(ConfigError::OutOfRange { path, key, value: threads as f64, range });
         }
         if let Err(source) = file.adapter.validate() {
-            return Err(ConfigError::Adapter { path, source });
+            return Err(ConfigError::Adapter { path, source: Box::new(source) });
         }
         let mut datasets = BTreeMap::new();
         for (name, source) in file.data {

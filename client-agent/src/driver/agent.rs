@@ -60,7 +60,7 @@ pub enum AgentError {
     File(#[from] FileError),
     /// What was served before cannot be served again.
     #[error("there is nothing to serve")]
-    Serving(#[source] ServingError),
+    Serving(#[source] Box<ServingError>),
     /// The HTTP interface cannot listen.
     #[error("cannot listen on {address} (`api.listen`)")]
     Listen {

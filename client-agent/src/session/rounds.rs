@@ -230,16 +230,14 @@ impl Session {
     /// The round is over: its work is no longer wanted.
     pub(super) fn close(&mut self, key: &RoundKey) {
         match self.rounds.rounds.get_mut(key) {
+            Some(Round::Training { cancelled: true }) | None => {}
             Some(Round::Training { cancelled }) => {
-                if !*cancelled {
-                    *cancelled = true;
-                    self.outputs.push_back(Output::CancelTraining(key.clone()));
-                }
+                *cancelled = true;
+                self.outputs.push_back(Output::CancelTraining(key.clone()));
             }
             Some(_) => {
                 self.rounds.rounds.remove(key);
             }
-            None => {}
         }
     }
 
