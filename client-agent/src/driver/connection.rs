@@ -137,7 +137,7 @@ fn explain_connection(error: &ConnectionError) -> Failure {
     let alert = code.checked_sub(0x100).filter(|alert| *alert < 0x100);
     match (alert, ours) {
         (Some(120), _) => failure(VERSION.to_owned(), true),
-        (Some(42..=49), true) => failure(format!("{UNTRUSTED} ({error})"), true),
+        (Some(42..=49 | 51), true) => failure(format!("{UNTRUSTED} ({error})"), true),
         (Some(45), false) => failure(EXPIRED.to_owned(), true),
         (Some(42..=49 | 51 | 116), false) => failure(format!("{FOREIGN} ({error})"), true),
         _ => chain(error),
