@@ -12,7 +12,13 @@ use super::{Backoff, Failure, GREETING_TIMEOUT_MS, Output, Session};
 #[derive(Debug)]
 pub(super) enum Link {
     /// Waiting to try again.
-    Disconnected { retry_at: Timestamp, attempt: u32, reason: String },
+    Disconnected {
+        retry_at: Timestamp,
+        attempt: u32,
+        reason: String,
+        /// Whether only somebody's action can heal it.
+        lasting: bool,
+    },
     /// The driver is connecting.
     Connecting { attempt: u32 },
     /// The hello is sent.
@@ -54,7 +60,8 @@ impl Session {
             if lasting { Backoff::lasting_ms(jitter) } else { Backoff::wait_ms(attempt, jitter) };
         tracing::warn!(reason, wait_ms, "not connected");
         let retry_at = now.after_ms(wait_ms);
-        self.link = Link::Disconnected { retry_at, attempt: attempt.saturating_add(1), reason };
+        let attempt = attempt.saturating_add(1);
+        self.link = Link::Disconnected { retry_at, attempt, reason, lasting };
         self.rounds.disconnected();
     }
 

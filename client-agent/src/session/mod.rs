@@ -143,9 +143,7 @@ impl Session {
             CoordinatorMessage::NewBase(base) => self.want(base),
             CoordinatorMessage::Refused(refusal) => {
                 self.outputs.push_back(Output::Disconnect);
-                let failure = Failure::refused(&refusal);
-                self.refused = Some(refusal);
-                self.lost(now, failure);
+                self.lost(now, Failure::refused(&refusal));
             }
         }
     }

@@ -74,6 +74,12 @@ impl Rounds {
         reported.next().map(|(key, _)| key.clone())
     }
 
+    /// Older rounds of the same job.
+    fn before(&self, key: &RoundKey) -> Vec<RoundKey> {
+        let older = |other: &&RoundKey| other.job == key.job && other.round < key.round;
+        self.rounds.keys().filter(older).cloned().collect()
+    }
+
     /// Whether a round waits for the worker.
     pub(super) fn has_work(&self) -> bool {
         self.examining().is_some()
@@ -144,6 +150,10 @@ impl Session {
         let key = RoundKey::of(&assignment);
         if let Some(refusal) = &self.halted {
             return self.decline(&key, refusal.clone());
+        }
+        // A job has one open round: an invitation closes the ones before it.
+        for older in self.rounds.before(&key) {
+            self.close(&older);
         }
         match self.rounds.rounds.get(&key) {
             None => {}

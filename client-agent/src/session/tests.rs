@@ -221,6 +221,17 @@ fn a_round_that_was_released_before_a_restart_is_sent_again() {
 }
 
 #[test]
+fn an_invitation_closes_the_rounds_before_it() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    stage.examined(1);
+    assert_eq!(stage.configure(2)[0], Output::CancelTraining(key(1)));
+    assert_eq!(stage.examined(2), [accept(2)], "the worker is still busy");
+    let outputs = stage.give(Input::Trained { key: key(1), outcome: Ok(release(1)) });
+    assert!(matches!(outputs[..], [Output::Train(..)]), "the old release stays here");
+}
+
+#[test]
 fn a_diverged_ledger_refuses_all_training() {
     let mut stage = Stage::welcomed();
     let refusal = Refusal::new(ErrorCode::LedgerDiverged, "restored backup");
@@ -246,7 +257,9 @@ fn refusals_that_cannot_heal_are_retried_slowly() {
         assert_eq!(stage.give(Input::Message(refused)), [Output::Disconnect]);
         let wait = stage.session.poll_timeout().unwrap().since(NOW);
         assert_eq!(wait.as_secs() > 60, slow, "{code}");
-        assert!(stage.session.view().refused.unwrap().contains(code.slug()));
+        let view = stage.session.view();
+        assert!(view.detail.contains(code.slug()));
+        assert_eq!(view.refused.is_some(), slow, "{code}");
     }
 }
 

@@ -48,7 +48,10 @@ impl Session {
     #[must_use]
     pub fn view(&self) -> View {
         let (phase, detail, round) = self.activity();
-        let refused = self.halted.as_ref().or(self.refused.as_ref()).map(ToString::to_string);
+        let refused = match &self.link {
+            Link::Disconnected { reason, lasting: true, .. } => Some(reason.clone()),
+            _ => self.halted.as_ref().or(self.refused.as_ref()).map(ToString::to_string),
+        };
         View { phase, detail, round, refused, connected: self.link.is_established() }
     }
 
