@@ -8,3 +8,6 @@ pub use self::{
     error::ApiError,
     server::{ApiState, router, serve},
 };
+
+#[cfg(test)]
+mod tests;
