@@ -76,6 +76,8 @@ impl Api {
         address: std::net::SocketAddr,
         state: ApiState,
     ) -> Result<Self, CliError> {
+        // An earlier run that was killed left its address; nothing answers there.
+        let _ = std::fs::remove_file(site.endpoints());
         let failed = |source| AgentError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
