@@ -44,6 +44,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/tenants", get(routes::tenants).post(routes::add_tenant))
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
+        .route("/v1/jobs/{job}/rounds", get(routes::rounds))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
         .layer(middleware::from_fn_with_state(state.clone(), authorize))

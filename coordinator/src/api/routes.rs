@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     aggregation, registry,
-    scheduler::SchedulerError,
+    scheduler::{RoundSummary, SchedulerError},
     tenants::{TenantContext, invite},
 };
 
@@ -84,6 +84,20 @@ pub(super) async fn job(
         core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler))
     });
     document.await.map_err(ApiError::stopping)?.map(Json).map_err(|error| not_found(&error))
+}
+
+pub(super) async fn rounds(
+    State(state): State<ApiState>,
+    Path(job): Path<String>,
+) -> Result<Json<Vec<RoundSummary>>, ApiError> {
+    let job = JobId::new(job)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let rounds = state.core.call(move |core, _| {
+        core.scheduler.job(&job).map_err(|error| not_found(&error))?;
+        core.rounds(&job)
+            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))
+    });
+    rounds.await.map_err(ApiError::stopping)?.map(Json)
 }
 
 /// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.

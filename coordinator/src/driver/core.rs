@@ -17,7 +17,7 @@ use super::clock;
 use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum},
     blobs::{BlobError, BlobStore},
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, Scheduler},
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler},
     store::{self, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -160,6 +160,16 @@ impl Core {
     /// The refusal for the agent.
     pub fn offered(&self, tenant: &TenantId, offer: &UploadOffer) -> Result<OfferAnswer, Refusal> {
         self.scheduler.offered(tenant, offer).map_err(|error| error.refusal())
+    }
+
+    /// How the rounds of a job ended, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn rounds(&self, job: &JobId) -> Result<Vec<RoundSummary>, StoreError> {
+        let mut rounds: Vec<RoundSummary> = store::load(&*self.store, Table::Rounds)?;
+        rounds.retain(|round| round.job == *job);
+        Ok(rounds)
     }
 
     /// Counts an update whose file is complete.

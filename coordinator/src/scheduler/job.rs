@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
     error_code::Refusal,
-    id::{Digest, RoundNumber, TenantId},
+    id::{Digest, JobId, RoundNumber, TenantId},
     job::JobSpec,
     message::{Assignment, CoordinatorMessage, LatticeSpec},
     time::Timestamp,
@@ -63,10 +63,12 @@ impl JobRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundSummary {
+    /// The job.
+    pub job: JobId,
     /// The round.
     pub round: RoundNumber,
-    /// Whose updates it summed; empty if it was abandoned.
-    pub contributors: Vec<TenantId>,
+    /// The updates that it summed, by tenant; empty if it was abandoned.
+    pub contributors: BTreeMap<TenantId, Digest>,
     /// Why it was abandoned, if it was.
     pub abandoned: Option<String>,
     /// When it ended.
@@ -276,16 +278,15 @@ impl Job {
         batch: &mut Batch,
     ) -> BTreeSet<Digest> {
         let summary = |contributors, abandoned| RoundSummary {
+            job: self.record.spec.name.clone(),
             round: round.number,
             contributors,
             abandoned,
             ended: now,
         };
         let summary = match &round.phase {
-            Phase::Committed { contributors } => {
-                Some(summary(contributors.keys().cloned().collect(), None))
-            }
-            Phase::Abandoned { reason } => Some(summary(Vec::new(), Some(reason.clone()))),
+            Phase::Committed { contributors } => Some(summary(contributors.clone(), None)),
+            Phase::Abandoned { reason } => Some(summary(BTreeMap::new(), Some(reason.clone()))),
             _ => None,
         };
         let mut discarded = BTreeSet::new();
