@@ -1,6 +1,6 @@
 //! `serve`: the running coordinator.
 
-use std::{future::Future, pin::pin};
+use std::{future::Future, io::IsTerminal, pin::pin};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -37,6 +37,7 @@ pub(super) fn run(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
         common,
