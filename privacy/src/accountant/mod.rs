@@ -1,13 +1,17 @@
 //! Accountants: what a sequence of releases costs, as an upper bound of ε at a given δ.
 
 mod calibrate;
+mod gaussian;
+mod normal;
+mod pld;
 mod rdp;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::{calibrate::calibrate_noise_multiplier, rdp::epsilon_rdp};
+pub use self::{calibrate::calibrate_noise_multiplier, pld::epsilon_pld, rdp::epsilon_rdp};
 use crate::mechanism::PrivacyEvent;
+use gaussian::gaussian_epsilon;
 
 /// Says why no ε can be given.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -80,7 +84,7 @@ impl From<Delta> for f64 {
 /// # Errors
 /// [`AccountantError::OutOfRange`] names the parameter of an event that cannot be.
 pub fn epsilon(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
-    epsilon_rdp(events, delta)
+    epsilon_pld(events, delta)
 }
 
 /// Checks that the parameters of every event make sense.
