@@ -20,15 +20,22 @@ const FLOOR_EXPONENT: f64 = 60.0;
 const ATTEMPTS: usize = 8;
 
 /// An upper bound of the least ε at which the hockey-stick divergence of the composed pairs is at
-/// most `delta`; infinite if there is none.
-pub(super) fn epsilon(components: &[Component], delta: f64) -> f64 {
+/// most `delta`; infinite if there is none. Not computed if it is certain to be below `floor`, which
+/// is then returned.
+pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> f64 {
+    // The loss itself may have an upper end.
+    let end: f64 =
+        components.iter().map(|component| component.pair.loss_max() * component.count as f64).sum();
+    if end <= floor {
+        return floor;
+    }
     let releases: f64 = components.iter().map(|component| component.count as f64).sum();
     let tail = (delta * TAIL_SHARE / releases).max(1e-290);
     let cumulants = Cumulants::new(components, tail);
     let unit = cumulants.tilt_unit();
     let mut center = cumulants.at(cumulants.tilt_for_delta(delta, unit));
     let mut widening = 1.0;
-    let mut best = f64::INFINITY;
+    let mut best = end;
     for _ in 0..ATTEMPTS {
         let window = Window::around(&cumulants, center, delta, unit, widening);
         let composed = Composed::new(components, center, window, tail, releases);
@@ -48,7 +55,7 @@ pub(super) fn epsilon(components: &[Component], delta: f64) -> f64 {
             Crossing::Never => break,
         }
     }
-    best
+    best.max(floor)
 }
 
 /// A quick estimate of the same, without any guarantee.

@@ -41,10 +41,10 @@ pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, Account
     if merged.sampled.is_empty() {
         return Ok(gaussian_epsilon(merged.gaussian_precision, delta.value()));
     }
-    let worst = [Direction::Remove, Direction::Add]
-        .map(|direction| compose::epsilon(&merged.components(direction), delta.value()))
-        .into_iter()
-        .fold(0.0, f64::max);
+    let mut worst = 0.0;
+    for direction in [Direction::Remove, Direction::Add] {
+        worst = compose::epsilon(&merged.components(direction), delta.value(), worst);
+    }
     // Where the composition meets its limits, the other bound may still hold.
     if worst.is_finite() { Ok(worst * ROUNDING) } else { epsilon_rdp(events, delta) }
 }

@@ -3,7 +3,7 @@
 use super::super::normal::{Edge, density, quantile_bound};
 
 /// Grid points of one release's privacy loss, at most.
-const POINTS_MAX: f64 = (1u64 << 20) as f64;
+const POINTS_MAX: f64 = (1u64 << 19) as f64;
 /// Quadrature nodes per deviation of the noise, at least.
 const NODES_PER_SIGMA: f64 = 8.0;
 const NODES_MIN: f64 = 1000.0;
@@ -85,6 +85,21 @@ impl Pair {
                 }
             })
             .collect()
+    }
+
+    /// The upper end of the loss; infinity if it has none.
+    pub(super) fn loss_max(&self) -> f64 {
+        match self {
+            &Self::Poisson { direction: Direction::Add, sampling_rate, .. } => {
+                -(-sampling_rate).ln_1p()
+            }
+            Self::Poisson { direction: Direction::Remove, .. } => f64::INFINITY,
+            Self::Atoms(atoms) => {
+                let total: f64 = atoms.iter().map(|&(mass, _)| mass).sum();
+                let losses = atoms.iter().map(|&(_, loss)| loss);
+                if total < 1.0 { f64::INFINITY } else { losses.fold(f64::NEG_INFINITY, f64::max) }
+            }
+        }
     }
 
     /// The smallest step that keeps the grid within bounds.
