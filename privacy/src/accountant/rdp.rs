@@ -82,32 +82,37 @@ fn fractional_order_max(events: &[PrivacyEvent]) -> f64 {
 }
 
 /// ε at δ from one moment; NaN never wins a minimum.
-fn convert(order: f64, log_moment: f64, delta: Delta) -> f64 {
+pub(super) fn convert(order: f64, log_moment: f64, delta: Delta) -> f64 {
     (log_moment - (order * delta.value()).ln()) / (order - 1.0) + (-1.0 / order).ln_1p()
 }
 
 /// `K(order)` of all releases of one event.
 fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
-    let (sampling_rate, noise_multiplier, count) = match *event {
-        PrivacyEvent::Gaussian { noise_multiplier, count } => (1.0, noise_multiplier, count),
-        PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps } => {
-            (sampling_rate, noise_multiplier, steps)
-        }
-    };
-    if count == 0 || sampling_rate == 0.0 {
+    if event.reveals_nothing() {
         return 0.0;
     }
-    if noise_multiplier == 0.0 {
-        return f64::INFINITY;
-    }
-    count as f64 * sampled_log_moment(sampling_rate, noise_multiplier, order)
+    let gaussian =
+        |noise_multiplier: f64| 0.5 * order * (order - 1.0) / (noise_multiplier * noise_multiplier);
+    let single = match (event.as_gaussian(), event) {
+        (Some(noise_multiplier), _) => gaussian(noise_multiplier),
+        (None, &PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, .. }) => {
+            if noise_multiplier == 0.0 {
+                f64::INFINITY
+            } else {
+                sampled_log_moment(sampling_rate, noise_multiplier, order)
+            }
+        }
+        (None, &PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. }) => {
+            gaussian(sigma / f64::from(sensitivity))
+        }
+        // No moment of these is implemented; an unknown order counts as infinite.
+        (None, _) => f64::INFINITY,
+    };
+    event.count() as f64 * single
 }
 
 /// `K(order)` of one Poisson-subsampled Gaussian release.
 fn sampled_log_moment(sampling_rate: f64, noise_multiplier: f64, order: f64) -> f64 {
-    if sampling_rate == 1.0 {
-        return 0.5 * order * (order - 1.0) / (noise_multiplier * noise_multiplier);
-    }
     if order.fract() == 0.0 {
         integer_log_moment(sampling_rate, noise_multiplier, order as u32)
     } else {

@@ -1,6 +1,6 @@
 //! Dominating pairs of one release, and their privacy loss on a grid.
 
-use super::super::normal::{Edge, density, quantile_bound};
+use super::{mixture::Mixture, replace::ReplaceOne};
 
 /// Grid points of one release's privacy loss, at most.
 const POINTS_MAX: f64 = (1u64 << 19) as f64;
@@ -8,6 +8,11 @@ const POINTS_MAX: f64 = (1u64 << 19) as f64;
 const NODES_PER_SIGMA: f64 = 8.0;
 const NODES_MIN: f64 = 1000.0;
 const NODES_MAX: f64 = 200_000.0;
+
+/// Quadrature nodes for an interval of so many deviations.
+pub(super) fn node_count(deviations: f64) -> u32 {
+    (deviations * NODES_PER_SIGMA).clamp(NODES_MIN, NODES_MAX).ceil() as u32
+}
 
 /// What the neighbouring dataset lacks or has in addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +27,14 @@ pub(super) enum Direction {
 #[derive(Debug, Clone)]
 pub(super) enum Pair {
     /// `A = N(0, σ²)` against `M = (1 - q) N(0, σ²) + q N(1, σ²)`: (M, A) to remove, (A, M) to add.
-    Poisson { direction: Direction, sampling_rate: f64, sigma: f64 },
+    Poisson(Direction, Mixture),
+    /// A fixed-size sample of which one member is replaced: the divergence at ε >= 0 is that of
+    /// (M, A), at ε < 0 that of (A, M).
+    ///
+    /// Source: Zhu, Dong, Wang 2022, arXiv:2106.08567, theorem 11 (3).
+    WithoutReplacement(Mixture),
+    /// A Poisson sample of which one possible member is replaced by an opposite one.
+    ReplaceOne(ReplaceOne),
     /// Finitely many outcomes, as (probability under P, loss); the rest of P has infinite loss.
     Atoms(Vec<(f64, f64)>),
 }
@@ -50,7 +62,7 @@ impl Pair {
     /// The pair of a Poisson-subsampled Gaussian release with sampling rate in (0, 1].
     pub(super) fn poisson(direction: Direction, sampling_rate: f64, sigma: f64) -> Self {
         if sigma > 0.0 {
-            return Self::Poisson { direction, sampling_rate, sigma };
+            return Self::Poisson(direction, Mixture { sampling_rate, sigma });
         }
         // Without noise a sampled record is seen for certain.
         let missed = 1.0 - sampling_rate;
@@ -61,39 +73,55 @@ impl Pair {
         })
     }
 
+    /// The pair of a Poisson-subsampled Gaussian release under replace-one, rate in (0, 1).
+    pub(super) fn replace_one(sampling_rate: f64, sigma: f64) -> Self {
+        if sigma > 0.0 {
+            Self::ReplaceOne(ReplaceOne { sampling_rate, sigma })
+        } else {
+            Self::Atoms(vec![(1.0 - sampling_rate, 0.0)])
+        }
+    }
+
+    /// The pair of a Gaussian release on a fixed-size sample under replace-one, rate in (0, 1).
+    ///
+    /// - `noise_multiplier`: deviation over clipping norm, half of the sensitivity
+    pub(super) fn without_replacement(sampling_rate: f64, noise_multiplier: f64) -> Self {
+        if noise_multiplier > 0.0 {
+            Self::WithoutReplacement(Mixture { sampling_rate, sigma: noise_multiplier / 2.0 })
+        } else {
+            Self::Atoms(vec![(1.0 - sampling_rate, 0.0)])
+        }
+    }
+
+    /// Integer outcomes with these probabilities against the same shifted by `shift`.
+    ///
+    /// - `log_mass`: of outcomes `-(n - 1)..n` as a symmetric function of `0..n`, increasingly rare
+    pub(super) fn shifted_integers(log_mass: &[f64], shift: usize) -> Self {
+        let at = |outcome: i64| log_mass.get(outcome.unsigned_abs() as usize).copied();
+        let reach = log_mass.len() as i64;
+        let shift = shift as i64;
+        // Outcomes that Q cannot be shown to reach count as an infinite loss.
+        let atom = |outcome: i64| Some((at(outcome)?.exp(), at(outcome)? - at(outcome + shift)?));
+        Self::Atoms((-reach..reach).filter_map(atom).collect())
+    }
+
     /// Weighted losses under P for planning; carries no guarantee.
     pub(super) fn nodes(&self, tail: f64) -> Vec<(f64, f64)> {
-        let &Self::Poisson { direction, sampling_rate, sigma } = self else {
-            let Self::Atoms(atoms) = self else { unreachable!("there are two kinds") };
-            return atoms.clone();
-        };
-        let mixture = Mixture { sampling_rate, sigma };
-        let (low, high) = mixture.range(tail);
-        let count = ((high - low) / sigma * NODES_PER_SIGMA).clamp(NODES_MIN, NODES_MAX).ceil();
-        let width = (high - low) / count;
-        (0..=count as usize)
-            .map(|node| {
-                let x = width.mul_add(node as f64, low);
-                let plain = density(x / sigma) * width / sigma;
-                let shifted = density((x - 1.0) / sigma) * width / sigma;
-                let loss = mixture.loss(x);
-                match direction {
-                    Direction::Remove => {
-                        ((1.0 - sampling_rate) * plain + sampling_rate * shifted, loss)
-                    }
-                    Direction::Add => (plain, -loss),
-                }
-            })
-            .collect()
+        match self {
+            Self::Poisson(direction, mixture) => mixture.nodes(*direction, tail),
+            Self::WithoutReplacement(mixture) => mixture.nodes(Direction::Remove, tail),
+            Self::ReplaceOne(pair) => pair.nodes(tail),
+            Self::Atoms(atoms) => atoms.clone(),
+        }
     }
 
     /// The upper end of the loss; infinity if it has none.
     pub(super) fn loss_max(&self) -> f64 {
         match self {
-            &Self::Poisson { direction: Direction::Add, sampling_rate, .. } => {
-                -(-sampling_rate).ln_1p()
-            }
-            Self::Poisson { direction: Direction::Remove, .. } => f64::INFINITY,
+            Self::Poisson(Direction::Add, mixture) => -(-mixture.sampling_rate).ln_1p(),
+            Self::Poisson(Direction::Remove, _)
+            | Self::WithoutReplacement(_)
+            | Self::ReplaceOne(_) => f64::INFINITY,
             Self::Atoms(atoms) => {
                 let total: f64 = atoms.iter().map(|&(mass, _)| mass).sum();
                 let losses = atoms.iter().map(|&(_, loss)| loss);
@@ -104,13 +132,17 @@ impl Pair {
 
     /// The smallest step that keeps the grid within bounds.
     pub(super) fn step_min(&self, limits: Limits) -> f64 {
-        match *self {
-            Self::Poisson { direction, sampling_rate, sigma } => {
-                let (low, high) = Mixture { sampling_rate, sigma }.losses(direction, limits);
-                (high - low) / POINTS_MAX
+        let (low, high) = match self {
+            Self::Poisson(direction, mixture) => mixture.losses(*direction, limits),
+            Self::WithoutReplacement(mixture) => {
+                let (_, high) = mixture.losses(Direction::Remove, limits);
+                let (_, low) = mixture.losses(Direction::Add, limits);
+                (-low, high)
             }
-            Self::Atoms(_) => 0.0,
-        }
+            Self::ReplaceOne(pair) => pair.losses(limits),
+            Self::Atoms(_) => return 0.0,
+        };
+        (high - low) / POINTS_MAX
     }
 
     /// Puts the privacy loss on multiples of `step`, pessimistically.
@@ -122,12 +154,35 @@ impl Pair {
     /// to infinity.
     pub(super) fn on_grid(&self, step: f64, limits: Limits) -> LossGrid {
         match self {
-            &Self::Poisson { direction, sampling_rate, sigma } => {
-                Mixture { sampling_rate, sigma }.on_grid(direction, step, limits)
-            }
+            Self::Poisson(direction, mixture) => mixture.on_grid(*direction, step, limits),
+            Self::WithoutReplacement(mixture) => joined(
+                &mixture.on_grid(Direction::Add, step, limits),
+                &mixture.on_grid(Direction::Remove, step, limits),
+            ),
+            Self::ReplaceOne(pair) => pair.on_grid(step, limits),
             Self::Atoms(atoms) => atoms_on_grid(atoms, step),
         }
     }
+}
+
+/// The grid whose divergence is that of `lower` below loss 0 and that of `upper` above.
+///
+/// The mass at a grid point depends on the divergence there and at its two neighbours only, so the
+/// masses off 0 are the given ones; 0 takes the rest.
+fn joined(lower: &LossGrid, upper: &LossGrid) -> LossGrid {
+    let first = lower.first.min(-1);
+    let last = (upper.first + upper.masses.len() as i64 - 1).max(1);
+    let mut masses = vec![0.0; (last - first + 1) as usize];
+    for (grid, side) in [(lower, -1), (upper, 1)] {
+        for (index, &mass) in (grid.first..).zip(&grid.masses) {
+            if index.signum() == side {
+                masses[(index - first) as usize] = mass;
+            }
+        }
+    }
+    let rest = 1.0 - upper.infinite - masses.iter().sum::<f64>();
+    masses[-first as usize] = rest.max(0.0);
+    LossGrid { first, masses, infinite: upper.infinite }
 }
 
 fn atoms_on_grid(atoms: &[(f64, f64)], step: f64) -> LossGrid {
@@ -144,121 +199,4 @@ fn atoms_on_grid(atoms: &[(f64, f64)], step: f64) -> LossGrid {
     }
     let infinite = (1.0 - atoms.iter().map(|&(mass, _)| mass).sum::<f64>()).max(0.0);
     LossGrid { first, masses, infinite }
-}
-
-/// `M = (1 - q) N(0, σ²) + q N(1, σ²)` against `A = N(0, σ²)`.
-#[derive(Clone, Copy)]
-struct Mixture {
-    sampling_rate: f64,
-    sigma: f64,
-}
-
-impl Mixture {
-    /// `ln(M(x) / A(x))`, increasing in x.
-    fn loss(self, x: f64) -> f64 {
-        let exponent = (2.0 * x - 1.0) / (2.0 * self.sigma * self.sigma);
-        let rate = self.sampling_rate;
-        if exponent > 30.0 {
-            exponent + rate.ln() + ((1.0 - rate) / rate * (-exponent).exp()).ln_1p()
-        } else if rate == 1.0 {
-            exponent
-        } else {
-            (rate * exponent.exp_m1()).ln_1p()
-        }
-    }
-
-    /// The x of a loss; minus infinity if no x has so low a loss.
-    fn position(self, loss: f64) -> f64 {
-        let rate = self.sampling_rate;
-        let exponent = if rate == 1.0 {
-            loss
-        } else if loss > 30.0 {
-            loss - rate.ln() + (-(1.0 - rate) * (-loss).exp()).ln_1p()
-        } else {
-            let ratio = loss.exp_m1() / rate;
-            if ratio <= -1.0 {
-                return f64::NEG_INFINITY;
-            }
-            ratio.ln_1p()
-        };
-        self.sigma * self.sigma * exponent + 0.5
-    }
-
-    /// An interval outside of which M and A each have at most `2 tail`.
-    fn range(self, tail: f64) -> (f64, f64) {
-        let reach = self.sigma * quantile_bound(tail);
-        let sampled = self.sigma * quantile_bound((tail / self.sampling_rate).min(0.5));
-        (-reach, reach.max(1.0 + sampled))
-    }
-
-    /// The interval of `ln(M / A)` that has to be resolved.
-    fn losses(self, direction: Direction, limits: Limits) -> (f64, f64) {
-        let (low, high) = self.range(limits.tail);
-        let (low, high) = (self.loss(low), self.loss(high));
-        match direction {
-            Direction::Remove => (low.max(limits.floor), high),
-            Direction::Add => (low, high.min(-limits.floor)),
-        }
-    }
-
-    fn on_grid(self, direction: Direction, step: f64, limits: Limits) -> LossGrid {
-        let (rate, sigma) = (self.sampling_rate, self.sigma);
-        let (low, high) = self.losses(direction, limits);
-        let first = (low / step).floor() as i64;
-        let last = (high / step).ceil() as i64;
-        let edges = |index: i64| {
-            let x = self.position(index as f64 * step);
-            (Edge::new(x / sigma), Edge::new((x - 1.0) / sigma))
-        };
-        let mix = |plain: f64, shifted: f64| (1.0 - rate) * plain + rate * shifted;
-        let mut masses = vec![0.0; (last - first + 1) as usize];
-        let top = masses.len() - 1;
-        let mut left = edges(first);
-        let infinite;
-        match direction {
-            Direction::Remove => masses[0] += mix(left.0.below(), left.1.below()),
-            Direction::Add => {}
-        }
-        let below = left.0.below();
-        let scale = -(-step).exp_m1();
-        for offset in 0..top {
-            let right = edges(first + offset as i64 + 1);
-            let plain = left.0.until(right.0);
-            let shifted = left.1.until(right.1);
-            left = right;
-            match direction {
-                Direction::Remove => {
-                    // P - e^l Q over the interval, written without cancellation at small rates.
-                    let lower = (first + offset as i64) as f64 * step;
-                    let total = mix(plain, shifted);
-                    let excess = rate * shifted - plain * (rate + lower.exp_m1());
-                    let upper = (excess / scale).clamp(0.0, total);
-                    masses[offset] += total - upper;
-                    masses[offset + 1] += upper;
-                }
-                Direction::Add => {
-                    // The loss is mirrored: from -(index + 1) to -index.
-                    let upper_loss = (first + offset as i64 + 1) as f64 * step;
-                    let excess = ((rate + upper_loss.exp_m1()) * plain - rate * shifted)
-                        * (-upper_loss).exp();
-                    let upper = (excess / scale).clamp(0.0, plain);
-                    let index = top - offset - 1;
-                    masses[index] += plain - upper;
-                    masses[index + 1] += upper;
-                }
-            }
-        }
-        let first = match direction {
-            Direction::Remove => {
-                infinite = mix(left.0.above(), left.1.above());
-                first
-            }
-            Direction::Add => {
-                masses[0] += left.0.above();
-                infinite = below;
-                -last
-            }
-        };
-        LossGrid { first, masses, infinite }
-    }
 }
