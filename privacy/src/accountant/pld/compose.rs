@@ -16,6 +16,12 @@ const WINDOW_SHARE: f64 = 1e-8;
 const LOST_SHARE_MAX: f64 = 1e-4;
 /// Losses that the tilt suppresses by more than this exponent are not resolved.
 const FLOOR_EXPONENT: f64 = 60.0;
+/// Points of the FFT while the place is still searched.
+const COARSE_SIZE: usize = 1 << 16;
+/// Points of the FFT at most.
+const FINE_SIZE_MAX: usize = 1 << 20;
+/// The share of a release's variance that the grid may add.
+const VARIANCE_SHARE: f64 = 1e-5;
 /// Attempts at a better centre or a wider window.
 const ATTEMPTS: usize = 8;
 
@@ -38,8 +44,7 @@ pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> f64 {
     let mut best = end;
     for _ in 0..ATTEMPTS {
         let window = Window::around(&cumulants, center, delta, unit, widening);
-        let composed = Composed::new(components, center, window, tail, releases);
-        match composed.crossing(delta) {
+        match Composed::new(components, center, window, tail, COARSE_SIZE).crossing(delta) {
             Crossing::At(epsilon) => {
                 best = best.min(epsilon);
                 let distance = (epsilon - center.mean).abs();
@@ -52,10 +57,29 @@ pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> f64 {
                 center = cumulants.at(cumulants.tilt_for_mean(low, unit));
             }
             Crossing::Below(_) | Crossing::Lost => widening *= 2.0,
-            Crossing::Never => break,
+            Crossing::Never => return best.max(floor),
+        }
+    }
+    // Once more around the right place, with all the points that the accuracy takes.
+    let window = Window::around(&cumulants, center, delta, unit, widening);
+    let size = fine_size(window, cumulants.bulk_variance() / releases);
+    if best > floor && size > COARSE_SIZE {
+        let composed = Composed::new(components, center, window, tail, size);
+        if let Crossing::At(epsilon) = composed.crossing(delta) {
+            best = best.min(epsilon);
         }
     }
     best.max(floor)
+}
+
+/// Points of the FFT with which connecting the dots adds little variance to each release.
+///
+/// - `variance`: of one release's loss
+fn fine_size(window: Window, variance: f64) -> usize {
+    // A step h adds at most h² / 4 to the variance, about h² / 6 where the mass is spread.
+    let step = (6.0 * VARIANCE_SHARE * variance).sqrt();
+    let size = (window.high - window.low) / step;
+    if size < FINE_SIZE_MAX as f64 { (size as usize).next_power_of_two() } else { FINE_SIZE_MAX }
 }
 
 /// A quick estimate of the same, without any guarantee.
@@ -119,9 +143,8 @@ impl Composed {
         center: Tilted,
         window: Window,
         tail: f64,
-        releases: f64,
+        size: usize,
     ) -> Self {
-        let size = grid_size(releases);
         let limits = Limits { tail, floor: -FLOOR_EXPONENT / center.tilt };
         let step_min =
             components.iter().map(|component| component.pair.step_min(limits)).fold(0.0, f64::max);
@@ -194,16 +217,6 @@ impl Composed {
 
     fn loss(&self, index: usize) -> f64 {
         (self.first + index as i64) as f64 * self.step
-    }
-}
-
-/// Points of the FFT: more for more releases, as each adds the spread of its own rounding.
-fn grid_size(releases: f64) -> usize {
-    match releases {
-        0.0..=3e3 => 1 << 17,
-        0.0..=3e4 => 1 << 18,
-        0.0..=3e5 => 1 << 19,
-        _ => 1 << 20,
     }
 }
 

@@ -43,6 +43,12 @@ pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, Account
     if merged.others.is_empty() {
         return Ok(gaussian_epsilon(merged.gaussian_precision, delta.value()));
     }
+    // Composed total variation is at most the sum; if even that is below δ, nothing is spent.
+    let total: f64 =
+        merged.others.iter().map(|(event, count)| total_variation(event) * *count as f64).sum();
+    if merged.gaussian_precision == 0.0 && total <= delta.value() {
+        return Ok(0.0);
+    }
     // Pairs under replace-one are their own mirror images.
     let directions = match events.first().map(PrivacyEvent::neighbouring) {
         Some(Neighbouring::ReplaceOne) => &[Direction::Remove][..],
@@ -110,6 +116,25 @@ fn pair_of(event: &PrivacyEvent, direction: Direction) -> Pair {
         PrivacyEvent::Gaussian { .. } | PrivacyEvent::GaussianReplaceOne { .. } => {
             unreachable!("plain Gaussians are merged into one")
         }
+    }
+}
+
+/// The hockey-stick divergence of one release at ε = 0, or 1.
+fn total_variation(event: &PrivacyEvent) -> f64 {
+    // Two Gaussians whose centres are `distance` deviations apart.
+    let gaussians = |distance: f64| libm::erf(distance * 0.5 * std::f64::consts::FRAC_1_SQRT_2);
+    match *event {
+        PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, .. } => {
+            sampling_rate * gaussians(noise_multiplier.recip())
+        }
+        PrivacyEvent::PoissonGaussianReplaceOne { sampling_rate, .. } => sampling_rate,
+        PrivacyEvent::WithoutReplacementGaussian {
+            batch_size,
+            num_examples,
+            noise_multiplier,
+            ..
+        } => batch_size as f64 / num_examples as f64 * gaussians(2.0 / noise_multiplier),
+        _ => 1.0,
     }
 }
 

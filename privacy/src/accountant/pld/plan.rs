@@ -68,6 +68,11 @@ impl Cumulants {
         if deviation > 1e-300 { deviation.recip() } else { 1.0 }
     }
 
+    /// The variance of the loss without its rare, large values: the lesser of those under P and Q.
+    pub(super) fn bulk_variance(&self) -> f64 {
+        self.at(0.0).variance.min(self.at(-1.0).variance)
+    }
+
     /// The tilt whose saddle-point estimate of the divergence at its own mean is `delta`.
     pub(super) fn tilt_for_delta(&self, delta: f64, unit: f64) -> f64 {
         bisect(unit, |tilt| {
