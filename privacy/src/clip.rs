@@ -99,3 +99,67 @@ pub fn clip_l2(update: &mut [f32], norm: ClippingNorm) -> Result<f64, ClipError>
     }
     Ok(before)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn norm(value: f64) -> ClippingNorm {
+        ClippingNorm::new(value).expect("positive")
+    }
+
+    #[test]
+    fn bad_norms_are_refused() {
+        for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(ClippingNorm::new(value).is_err());
+        }
+        assert!(serde_json::from_str::<ClippingNorm>("-1.0").is_err());
+    }
+
+    #[test]
+    fn a_zero_or_short_update_is_unchanged() {
+        let mut zero = [0.0; 4];
+        assert_eq!(clip_l2(&mut zero, norm(1.0)), Ok(0.0));
+        assert_eq!(zero, [0.0; 4]);
+        let mut short = [0.3, -0.4];
+        clip_l2(&mut short, norm(1.0)).expect("finite");
+        assert_eq!(short, [0.3, -0.4]);
+        assert_eq!(clip_l2(&mut [], norm(1.0)), Ok(0.0));
+    }
+
+    #[test]
+    fn non_finite_elements_are_named_and_nothing_changes() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut update = [3.0, value, f32::NAN];
+            let error = clip_l2(&mut update, norm(1.0)).expect_err("not finite");
+            assert!(matches!(error, ClipError::NonFinite { index: 1, .. }));
+            assert_eq!(update[0], 3.0);
+        }
+    }
+
+    #[test]
+    fn the_largest_floats_do_not_overflow() {
+        let mut update = [f32::MAX; 100];
+        clip_l2(&mut update, norm(1.0)).expect("finite");
+        assert!((l2_norm(&update).expect("finite") - 1.0).abs() < 1e-6);
+    }
+
+    proptest! {
+        #[test]
+        fn the_result_is_parallel_and_within_the_norm(
+            update in prop::collection::vec(-1e6f32..1e6, 1..100),
+            bound in 1e-3f64..1e6,
+        ) {
+            let mut clipped = update.clone();
+            let before = clip_l2(&mut clipped, norm(bound)).expect("finite");
+            prop_assert!(l2_norm(&clipped).expect("finite") <= bound * (1.0 + 1e-6));
+            let factor = (bound / before).min(1.0);
+            for (old, new) in update.iter().zip(&clipped) {
+                let expected = f64::from(*old) * factor;
+                prop_assert!((f64::from(*new) - expected).abs() <= expected.abs() * 1e-6 + 1e-30);
+            }
+        }
+    }
+}

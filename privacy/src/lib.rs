@@ -1,5 +1,8 @@
 //! Clipping, lattice, exact noise, mechanisms, accountants and the privacy ledger.
 
+pub mod accountant;
 pub mod clip;
+pub mod lattice;
+pub mod ledger;
 pub mod mechanism;
 pub mod noise;

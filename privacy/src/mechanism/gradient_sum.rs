@@ -1,6 +1,6 @@
 //! The float-safe noisy sum of clipped per-example gradients (DP-SGD).
 
-use super::MechanismError;
+use super::{MechanismError, PrivacyEvent};
 use crate::{
     clip::{ClipError, ClippingNorm},
     noise::{DiscreteGaussian, NoiseSource},
@@ -135,6 +135,15 @@ impl NoisyGradientSum {
         self.dimension
     }
 
+    /// What one release costs on a Poisson sample.
+    ///
+    /// - `sampling_rate`: probability with which each record joined the batch
+    #[must_use]
+    pub const fn event(&self, sampling_rate: f64) -> PrivacyEvent {
+        let noise_multiplier = self.noise_multiplier;
+        PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps: 1 }
+    }
+
     /// Starts the sum of one batch; a batch without any example is released as it is.
     #[must_use]
     pub fn begin(&self) -> GradientSum {
@@ -158,7 +167,7 @@ impl NoisyGradientSum {
         self.check_length(sum.sum.len())?;
         let norm = self.clipping_norm.value();
         let bound = sum.examples as f64 * norm;
-        if let Some(index) = sum.sum.iter().position(|value| !(value.abs() <= bound)) {
+        if let Some(index) = sum.sum.iter().position(|value| value.abs() > bound) {
             let (value, examples) = (sum.sum[index], sum.examples);
             return Err(MechanismError::NotClipped { index, value, examples, norm });
         }
@@ -201,7 +210,7 @@ impl GradientSum {
             return Err(MechanismError::Dimension { length, dimension });
         }
         let size = examples as u64;
-        let work = self.work.saturating_add(size.saturating_mul(size + 1));
+        let work = self.work.saturating_add(size.saturating_mul(size.saturating_add(1)));
         if work > SUMMATION_WORK_MAX {
             let work_max = SUMMATION_WORK_MAX;
             return Err(MechanismError::BatchTooLarge { work, work_max });
@@ -221,5 +230,114 @@ impl GradientSum {
     #[must_use]
     pub const fn examples(&self) -> u64 {
         self.examples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::noise::SeededNoise;
+
+    fn mechanism(dimension: usize) -> NoisyGradientSum {
+        let norm = ClippingNorm::new(0.7).expect("positive");
+        NoisyGradientSum::new(norm, 1.1, dimension).expect("valid")
+    }
+
+    #[test]
+    fn an_empty_batch_releases_pure_noise_of_the_planned_size() {
+        let mechanism = mechanism(40_000);
+        let mut noise = SeededNoise::from_seed([3; 32]);
+        let released = mechanism.release(mechanism.begin(), &mut noise).expect("nothing to refuse");
+        let mean_square =
+            released.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / 40_000.0;
+        let sigma = 1.1 * 0.7;
+        // Five standard errors.
+        assert!((mean_square / (sigma * sigma) - 1.0).abs() < 5.0 * (2.0f64 / 40_000.0).sqrt());
+    }
+
+    #[test]
+    fn the_slack_is_small_and_grows_with_the_dimension() {
+        assert!(mechanism(1).float_clipping_norm() > 0.7 * 0.983);
+        assert!(mechanism(1 << 20).float_clipping_norm() > 0.7 * 0.982);
+        assert!(mechanism(1 << 30).float_clipping_norm() < 0.7 * 0.965);
+    }
+
+    #[test]
+    fn oversized_batches_are_refused_and_small_micro_batches_pass() {
+        let mechanism = mechanism(2);
+        assert!(mechanism.begin().add(&[0.0; 2], 364).is_ok());
+        assert!(matches!(
+            mechanism.begin().add(&[0.0; 2], 365),
+            Err(MechanismError::BatchTooLarge { .. })
+        ));
+        assert!(mechanism.begin().add(&[0.0; 2], usize::MAX).is_err());
+        let mut sum = mechanism.begin();
+        for _ in 0..128 {
+            sum.add(&[0.1; 2], 31).expect("4,000 examples in small micro-batches");
+        }
+        assert_eq!(sum.examples(), 128 * 31);
+    }
+
+    #[test]
+    fn nothing_is_released_of_bad_input() {
+        let mechanism = mechanism(2);
+        let mut noise = SeededNoise::from_seed([3; 32]);
+        let mut sum = mechanism.begin();
+        for value in [f32::NAN, f32::INFINITY] {
+            assert!(matches!(
+                sum.add(&[0.0, value], 1),
+                Err(MechanismError::Clip(ClipError::NonFinite { index: 1, .. }))
+            ));
+        }
+        assert!(matches!(sum.add(&[0.0], 1), Err(MechanismError::Dimension { .. })));
+        assert_eq!(sum.examples(), 0);
+        sum.add(&[0.9, 0.0], 1).expect("finite");
+        assert!(matches!(
+            mechanism.release(sum, &mut noise),
+            Err(MechanismError::NotClipped { index: 0, examples: 1, .. })
+        ));
+        let norm = ClippingNorm::new(1.0).expect("positive");
+        for noise_multiplier in [0.0, -1.0, f64::NAN, 1e9] {
+            assert!(NoisyGradientSum::new(norm, noise_multiplier, 2).is_err());
+        }
+        assert!(NoisyGradientSum::new(norm, 1.0, 0).is_err());
+        let absurd = ClippingNorm::new(1e300).expect("positive");
+        assert!(NoisyGradientSum::new(absurd, 1.0, 2).is_err());
+    }
+
+    proptest! {
+        /// The claim itself, on random neighbours: gradients clipped in f32 with f32 norms, summed
+        /// in f32 in different orders, stay within the integer sensitivity.
+        #[test]
+        fn neighbouring_grids_are_within_the_sensitivity(
+            gradients in prop::collection::vec(prop::collection::vec(-1e3f32..1e3, 16), 1..60),
+        ) {
+            let mechanism = mechanism(16);
+            let norm = mechanism.float_clipping_norm() as f32;
+            let clipped: Vec<Vec<f32>> = gradients
+                .iter()
+                .map(|gradient| {
+                    let length = gradient.iter().map(|v| v * v).sum::<f32>().sqrt();
+                    let factor = if length > norm { norm / length } else { 1.0 };
+                    gradient.iter().map(|v| v * factor).collect()
+                })
+                .collect();
+            let grid = |rows: &mut dyn Iterator<Item = &Vec<f32>>| -> Vec<f64> {
+                let mut sum = [0f32; 16];
+                for row in rows {
+                    for (total, value) in sum.iter_mut().zip(row) {
+                        *total += value;
+                    }
+                }
+                sum.iter().map(|&v| (f64::from(v) / mechanism.step).round_ties_even()).collect()
+            };
+            let with = grid(&mut clipped.iter());
+            let without = grid(&mut clipped[1..].iter().rev());
+            let distance: f64 =
+                with.iter().zip(&without).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+            prop_assert!(distance <= 0.7 / mechanism.step);
+        }
     }
 }

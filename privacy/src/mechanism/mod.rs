@@ -2,14 +2,16 @@
 
 mod event;
 mod gradient_sum;
+mod noisy_update;
 
 use thiserror::Error;
 
 pub use self::{
     event::PrivacyEvent,
     gradient_sum::{GradientSum, NoisyGradientSum},
+    noisy_update::NoisyUpdate,
 };
-use crate::{clip::ClipError, noise::NoiseError};
+use crate::{clip::ClipError, lattice::LatticeError, noise::NoiseError};
 
 /// Says why a mechanism cannot be built or released nothing.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -21,6 +23,17 @@ pub enum MechanismError {
     /// The noise cannot be drawn.
     #[error(transparent)]
     Noise(#[from] NoiseError),
+    /// The input does not go on the lattice.
+    #[error(transparent)]
+    Lattice(#[from] LatticeError),
+    /// The lattice is too coarse for the noise to be accounted as continuous.
+    #[error("the noise is {sigma} grid units; it must be at least {sigma_min}: use a finer step")]
+    TooCoarse {
+        /// Noise deviation in grid units.
+        sigma: f64,
+        /// The smallest deviation for this dimension.
+        sigma_min: f64,
+    },
     /// A number lies outside its range (NaN included).
     #[error("`{field}` is {value}; it must be {range}")]
     OutOfRange {

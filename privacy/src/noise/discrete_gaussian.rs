@@ -66,7 +66,7 @@ impl DiscreteGaussian {
             if distance >= 1 << 60 {
                 continue;
             }
-            let denominator = 2 * (u128::from(self.scale) * self.weight) << self.fraction_bits;
+            let denominator = (2 * u128::from(self.scale) * self.weight) << self.fraction_bits;
             if bernoulli_exp(distance * distance, denominator, noise) {
                 let value = magnitude as i64;
                 return if negative { -value } else { value };
@@ -97,5 +97,44 @@ impl DiscreteGaussian {
             quotient += 1;
         }
         remainder + self.scale * quotient
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::SeededNoise;
+
+    #[test]
+    fn deviations_outside_the_range_are_refused() {
+        for sigma in [0.0, 0.49, -1.0, 1.1e9, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                DiscreteGaussian::new(sigma),
+                Err(NoiseError::SigmaOutOfRange { .. })
+            ));
+        }
+        for sigma in [SIGMA_MIN, 1.0, SIGMA_MAX] {
+            assert!(DiscreteGaussian::new(sigma).is_ok());
+        }
+    }
+
+    #[test]
+    fn moments_agree_over_the_whole_range() {
+        let mut noise = SeededNoise::from_seed([5; 32]);
+        for sigma in [0.7, 1.0, 3.3, 100.0, 12_345.6, 1e6, 1e9] {
+            let gaussian = DiscreteGaussian::new(sigma).expect("in range");
+            let mut draws = vec![0; 20_000];
+            gaussian.add_to(&mut noise, &mut draws);
+            let count = draws.len() as f64;
+            let moment = |power: i32| {
+                draws.iter().map(|&x| (x as f64 / sigma).powi(power)).sum::<f64>() / count
+            };
+            // Five standard errors; below deviation 1 the variance is visibly not sigma².
+            assert!(moment(1).abs() < 5.0 / count.sqrt(), "mean at {sigma}");
+            if sigma >= 1.0 {
+                assert!((moment(2) - 1.0).abs() < 5.0 * (2.0 / count).sqrt(), "at {sigma}");
+                assert!((moment(4) - 3.0).abs() < 5.0 * (96.0 / count).sqrt(), "at {sigma}");
+            }
+        }
     }
 }

@@ -1,0 +1,362 @@
+//! The privacy ledger: what each dataset has spent, written durably before anything is released.
+//!
+//! The file is JSON lines. Every line ends in the BLAKE3 hash of its own preceding bytes, which
+//! begin with its sequence number and the hash before it, so an edit, a removal or a reordering
+//! breaks the chain. What a chain cannot show, a file cut back to an older state, shows in
+//! [`Ledger::compare`] with the head that the coordinator acknowledged.
+//!
+//! Trust: the tenant owns its ledger; the chain guards against accidents and restored backups, not
+//! against a tenant that rewrites its own file with its own hands.
+
+mod memory;
+mod record;
+mod store;
+
+use std::collections::HashMap;
+
+pub use self::{
+    memory::{MemoryLedgerStore, MemoryStoreError},
+    record::{DebitRequest, LedgerEntry, LedgerHead},
+    store::LedgerStore,
+};
+use crate::{
+    accountant::{AccountantError, Delta, epsilon},
+    mechanism::PrivacyEvent,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Says why the ledger refuses.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The store failed; whether a record was written is unknown until the ledger is reopened.
+    #[error("the ledger's store failed")]
+    Store {
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An earlier store failure left the state unknown.
+    #[error("an earlier write failed; reopen the ledger before using it")]
+    NeedsReopen,
+    /// A line is not a record of this ledger, or its hash is wrong.
+    #[error("ledger line {line} is damaged: {reason}")]
+    Damaged {
+        /// Counted from 1.
+        line: u64,
+        /// What does not hold.
+        reason: DamageReason,
+    },
+    /// The coordinator acknowledged more than this file holds: it is an older copy.
+    #[error(
+        "the ledger ends at entry {sequence}, but entry {acknowledged} was acknowledged: this is \
+         a restored backup; recover the newer file"
+    )]
+    RestoredBackup {
+        /// The last entry here.
+        sequence: u64,
+        /// The acknowledged entry.
+        acknowledged: u64,
+    },
+    /// The acknowledged entry is another one than the one here.
+    #[error("entry {sequence} is not the one that was acknowledged: two ledgers have diverged")]
+    Forked {
+        /// The entry in question.
+        sequence: u64,
+    },
+    /// The release would exceed the budget; nothing was written.
+    #[error(
+        "dataset {dataset:?} has spent epsilon {epsilon_before:.4} and this release would make it \
+         {epsilon_after:.4} at delta {delta:e}, above {epsilon_max}"
+    )]
+    BudgetExceeded {
+        /// The dataset.
+        dataset: String,
+        /// Spent in the window so far.
+        epsilon_before: f64,
+        /// What it would be.
+        epsilon_after: f64,
+        /// The limit.
+        epsilon_max: f64,
+        /// The δ of all three.
+        delta: f64,
+    },
+    /// This round of this job was debited before: send those same bytes again, or nothing.
+    #[error("round {round} of job {job:?} was already debited as entry {sequence}")]
+    AlreadyDebited {
+        /// The job.
+        job: String,
+        /// The round.
+        round: u64,
+        /// The entry that holds the debit.
+        sequence: u64,
+        /// Hash of the bytes that this debit allows to leave.
+        release: [u8; 32],
+    },
+    /// The budget's limit is not a positive number.
+    #[error("epsilon_max is {epsilon_max}; it must be a positive finite number")]
+    Budget {
+        /// What was given.
+        epsilon_max: f64,
+    },
+    /// The events or δ cannot be accounted.
+    #[error(transparent)]
+    Accountant(#[from] AccountantError),
+}
+
+/// What is wrong with a line of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DamageReason {
+    /// Not a JSON record of the known form.
+    #[error("it is not a ledger record")]
+    Form,
+    /// The hash does not match the bytes.
+    #[error("its bytes do not match its hash")]
+    Hash,
+    /// It does not follow the record before it.
+    #[error("it does not follow the record before it")]
+    Chain,
+    /// It belongs to another tenant.
+    #[error("it belongs to another tenant")]
+    Tenant,
+}
+
+/// What a dataset may spend.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// The most ε within the window.
+    pub epsilon_max: f64,
+    /// The δ at which ε is counted.
+    pub delta: f64,
+    /// How long a release counts, in days; `None` counts for ever.
+    #[serde(default)]
+    pub window_days: Option<u32>,
+}
+
+/// What a release would cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Quote {
+    /// ε in the window without the release.
+    pub epsilon_before: f64,
+    /// ε in the window with it.
+    pub epsilon_after: f64,
+}
+
+/// The ledger of one tenant over a durable store.
+#[derive(Debug)]
+pub struct Ledger<S> {
+    store: S,
+    tenant: String,
+    entries: Vec<LedgerEntry>,
+    /// `hashes[n]` is the chain's hash after n entries.
+    hashes: Vec<[u8; 32]>,
+    by_round: HashMap<(String, u64), usize>,
+    needs_reopen: bool,
+}
+
+impl<S: LedgerStore> Ledger<S> {
+    /// Reads and verifies the whole chain.
+    ///
+    /// A last line without its line feed is an append that never finished, so its release never
+    /// happened. If the line is complete in itself it is kept (a crash costs budget, never
+    /// privacy), else it is cut off. Any other damage is an error; nothing is ever reset silently.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] names the line; [`LedgerError::Store`] if the store fails.
+    pub fn open(mut store: S, tenant: &str) -> Result<Self, LedgerError> {
+        let bytes = store.read().map_err(store_error)?;
+        let mut ledger = Self {
+            store,
+            tenant: tenant.to_owned(),
+            entries: Vec::new(),
+            hashes: vec![record::genesis(tenant)],
+            by_round: HashMap::new(),
+            needs_reopen: false,
+        };
+        let finished = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        for line in bytes[..finished].split_inclusive(|&byte| byte == b'\n') {
+            ledger.accept(&line[..line.len() - 1])?;
+        }
+        let torn = &bytes[finished..];
+        if !torn.is_empty() {
+            if ledger.accept(torn).is_ok() {
+                ledger.store.append_durably(b"\n").map_err(store_error)?;
+            } else {
+                ledger.store.truncate_durably(finished as u64).map_err(store_error)?;
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// The tenant whose ledger this is.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// Where the chain ends: what the coordinator is asked to acknowledge.
+    #[must_use]
+    pub fn head(&self) -> LedgerHead {
+        let hash = *self.hashes.last().expect("the chain starts with its genesis hash");
+        LedgerHead { sequence: self.entries.len() as u64, hash }
+    }
+
+    /// Every debit, oldest first; entry n has sequence number n + 1.
+    #[must_use]
+    pub fn entries(&self) -> &[LedgerEntry] {
+        &self.entries
+    }
+
+    /// The debit of a round, if there was one.
+    #[must_use]
+    pub fn release(&self, job: &str, round: u64) -> Option<&LedgerEntry> {
+        self.by_round.get(&(job.to_owned(), round)).map(|&index| &self.entries[index])
+    }
+
+    /// Checks the chain against a head that the coordinator acknowledged.
+    ///
+    /// # Errors
+    /// [`LedgerError::RestoredBackup`] if that head is ahead of this file,
+    /// [`LedgerError::Forked`] if it is not on this chain.
+    pub fn compare(&self, acknowledged: LedgerHead) -> Result<(), LedgerError> {
+        let sequence = self.entries.len() as u64;
+        if acknowledged.sequence > sequence {
+            let acknowledged = acknowledged.sequence;
+            return Err(LedgerError::RestoredBackup { sequence, acknowledged });
+        }
+        if self.hashes[acknowledged.sequence as usize] != acknowledged.hash {
+            return Err(LedgerError::Forked { sequence: acknowledged.sequence });
+        }
+        Ok(())
+    }
+
+    /// The ε of everything that the dataset released within the budget's window.
+    ///
+    /// Releases of all privacy units are composed together. The figure then holds for a single
+    /// record, since hiding a tenant hides each of its records.
+    ///
+    /// - `now_ms`: milliseconds since the Unix epoch
+    ///
+    /// # Errors
+    /// [`LedgerError::Accountant`] if δ is not between 0 and 1.
+    pub fn spent(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Result<f64, LedgerError> {
+        Ok(epsilon(&self.events_within(dataset, now_ms, budget), Delta::new(budget.delta)?)?)
+    }
+
+    /// What a debit would cost; writes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::BudgetExceeded`] if it would not fit; else as for [`Self::debit`].
+    pub fn quote(
+        &self,
+        request: &DebitRequest,
+        budget: &Budget,
+        now_ms: u64,
+    ) -> Result<Quote, LedgerError> {
+        let epsilon_max = budget.epsilon_max;
+        if !(epsilon_max.is_finite() && epsilon_max > 0.0) {
+            return Err(LedgerError::Budget { epsilon_max });
+        }
+        let delta = Delta::new(budget.delta)?;
+        let mut events = self.events_within(&request.dataset, now_ms, budget);
+        let epsilon_before = epsilon(&events, delta)?;
+        events.extend(request.events.iter().cloned());
+        let epsilon_after = epsilon(&events, delta)?;
+        if epsilon_after > epsilon_max {
+            let dataset = request.dataset.clone();
+            let delta = budget.delta;
+            return Err(LedgerError::BudgetExceeded {
+                dataset,
+                epsilon_before,
+                epsilon_after,
+                epsilon_max,
+                delta,
+            });
+        }
+        Ok(Quote { epsilon_before, epsilon_after })
+    }
+
+    /// Spends: when this returns `Ok`, the record is durable and the bytes hashed in
+    /// `request.release` (and only they) may leave.
+    ///
+    /// - `now_ms`: milliseconds since the Unix epoch; a clock that runs backwards is recorded as
+    ///   standing still
+    ///
+    /// # Errors
+    /// [`LedgerError::AlreadyDebited`] for the same job and round again,
+    /// [`LedgerError::BudgetExceeded`] if it does not fit (nothing is written in both cases);
+    /// [`LedgerError::Store`] if it is unknown whether the record was written: nothing may be
+    /// released, and the ledger must be reopened.
+    pub fn debit(
+        &mut self,
+        request: DebitRequest,
+        budget: &Budget,
+        now_ms: u64,
+    ) -> Result<&LedgerEntry, LedgerError> {
+        if self.needs_reopen {
+            return Err(LedgerError::NeedsReopen);
+        }
+        if let Some(entry) = self.release(&request.job, request.round) {
+            let (sequence, release) = (entry.sequence, entry.release);
+            let DebitRequest { job, round, .. } = request;
+            return Err(LedgerError::AlreadyDebited { job, round, sequence, release });
+        }
+        self.quote(&request, budget, now_ms)?;
+        let recorded_ms = now_ms.max(self.entries.last().map_or(0, |last| last.recorded_ms));
+        let LedgerHead { sequence, hash: previous } = self.head();
+        let entry =
+            LedgerEntry::new(sequence + 1, previous, self.tenant.clone(), recorded_ms, request);
+        let (line, hash) = record::encode(&entry);
+        if let Err(error) = self.store.append_durably(&line) {
+            self.needs_reopen = true;
+            return Err(store_error(error));
+        }
+        Ok(self.push(entry, hash))
+    }
+
+    /// Verifies one line (without its line feed) as the next of the chain, and takes it in.
+    fn accept(&mut self, line: &[u8]) -> Result<(), LedgerError> {
+        let LedgerHead { sequence, hash: previous } = self.head();
+        let damaged = |reason| LedgerError::Damaged { line: sequence + 1, reason };
+        let (entry, hash) = record::decode(line).map_err(damaged)?;
+        if entry.tenant != self.tenant {
+            return Err(damaged(DamageReason::Tenant));
+        }
+        let duplicate = self.release(&entry.job, entry.round).is_some();
+        if entry.sequence != sequence + 1 || entry.previous != previous || duplicate {
+            return Err(damaged(DamageReason::Chain));
+        }
+        self.push(entry, hash);
+        Ok(())
+    }
+
+    fn push(&mut self, entry: LedgerEntry, hash: [u8; 32]) -> &LedgerEntry {
+        let index = self.entries.len();
+        self.by_round.insert((entry.job.clone(), entry.round), index);
+        self.hashes.push(hash);
+        self.entries.push(entry);
+        &self.entries[index]
+    }
+
+    fn events_within(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Vec<PrivacyEvent> {
+        let window_ms = budget.window_days.map(|days| u64::from(days) * DAY_MS);
+        let counts = |entry: &&LedgerEntry| {
+            let expired =
+                window_ms.is_some_and(|window| entry.recorded_ms.saturating_add(window) <= now_ms);
+            entry.dataset == dataset && !expired
+        };
+        self.entries.iter().filter(counts).flat_map(|entry| entry.events.iter().cloned()).collect()
+    }
+}
+
+fn store_error(source: impl std::error::Error + Send + Sync + 'static) -> LedgerError {
+    LedgerError::Store { source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests;

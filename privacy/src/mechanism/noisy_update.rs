@@ -1,0 +1,144 @@
+//! The noisy client update of the `tenant` privacy unit.
+
+use super::{MechanismError, PrivacyEvent};
+use crate::{
+    clip::{ClippingNorm, clip_l2},
+    lattice::Lattice,
+    noise::{DiscreteGaussian, NoiseSource},
+};
+
+/// The largest total variation distance, per release, between the noise and a rounded continuous
+/// Gaussian: below it the event is accounted as continuous.
+const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
+
+/// The Gaussian mechanism on one whole client update: clip, quantise, add noise, pack.
+///
+/// - Neighbouring relation: add or remove the tenant's update (it is present or zero).
+/// - Sensitivity: `clipping_norm / step` grid units in L2, enforced on the integers by
+///   [`Lattice::quantize`], so no floating-point argument is needed.
+/// - Randomness: the [`NoiseSource`] given to [`release`](Self::release).
+#[derive(Debug, Clone)]
+pub struct NoisyUpdate {
+    lattice: Lattice,
+    clipping_norm: ClippingNorm,
+    noise_multiplier: f64,
+    dimension: usize,
+    gaussian: DiscreteGaussian,
+}
+
+impl NoisyUpdate {
+    /// Plans the noise on a lattice.
+    ///
+    /// The noise must be fine-grained enough to be accounted as continuous: a discrete Gaussian of
+    /// deviation s grid units is within `s^-4 / 1000` of a rounded continuous one of variance
+    /// `s² - 1/12` in every coordinate, and rounding is post-processing. Over all coordinates
+    /// (`sqrt(dimension)` times as much) that must stay below 2^-40.
+    ///
+    /// - `noise_multiplier`: noise deviation / clipping norm, above 0
+    /// - `dimension`: number of coordinates
+    ///
+    /// # Errors
+    /// [`MechanismError::OutOfRange`] names the parameter that cannot work,
+    /// [`MechanismError::TooCoarse`] a lattice too coarse for the noise.
+    pub fn new(
+        lattice: Lattice,
+        clipping_norm: ClippingNorm,
+        noise_multiplier: f64,
+        dimension: usize,
+    ) -> Result<Self, MechanismError> {
+        if !(noise_multiplier.is_finite() && noise_multiplier > 0.0) {
+            let (field, range) = ("noise_multiplier", "a positive finite number");
+            return Err(MechanismError::OutOfRange { field, value: noise_multiplier, range });
+        }
+        let sigma = noise_multiplier * (clipping_norm.value() / lattice.step());
+        // The factor absorbs the rounding of the two f64 operations: up, never down.
+        let gaussian = DiscreteGaussian::new(sigma * (1.0 + 4.0 * f64::EPSILON))?;
+        let sigma_min = ((dimension as f64).sqrt() / 1000.0 / ROUNDING_DISTANCE_MAX).powf(0.25);
+        if sigma < sigma_min {
+            return Err(MechanismError::TooCoarse { sigma, sigma_min });
+        }
+        Ok(Self { lattice, clipping_norm, noise_multiplier, dimension, gaussian })
+    }
+
+    /// What one release costs.
+    #[must_use]
+    pub const fn event(&self) -> PrivacyEvent {
+        PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+    }
+
+    /// Clips `update` in place, and returns its noisy, packed form: the only thing that may leave.
+    ///
+    /// - `update`: shape `[dimension]`, model units
+    /// - returns: [`Lattice::packed_len`] bytes
+    ///
+    /// # Errors
+    /// [`MechanismError::Dimension`], [`MechanismError::Clip`] on NaN or infinity,
+    /// [`MechanismError::Lattice`] if the norm is too many grid units. Nothing is released then.
+    pub fn release(
+        &self,
+        update: &mut [f32],
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<u8>, MechanismError> {
+        let (length, dimension) = (update.len(), self.dimension);
+        if length != dimension {
+            return Err(MechanismError::Dimension { length, dimension });
+        }
+        clip_l2(update, self.clipping_norm)?;
+        let mut grid = self.lattice.quantize(update, self.clipping_norm)?;
+        self.gaussian.add_to(noise, &mut grid);
+        Ok(self.lattice.pack(&grid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clip::ClipError, lattice::ModularSum, noise::SeededNoise};
+
+    fn norm() -> ClippingNorm {
+        ClippingNorm::new(1.0).expect("positive")
+    }
+
+    #[test]
+    fn a_release_is_the_clipped_update_plus_noise_of_the_planned_size() {
+        let lattice = Lattice::new(1e-4, 24).expect("valid");
+        let dimension = 20_000;
+        let mechanism = NoisyUpdate::new(lattice, norm(), 0.5, dimension).expect("valid");
+        let mut update = vec![3.0; dimension];
+        let mut noise = SeededNoise::from_seed([1; 32]);
+        let packed = mechanism.release(&mut update, &mut noise).expect("finite");
+        let mut sum = ModularSum::new(lattice, dimension);
+        sum.add_packed(&packed).expect("well formed");
+        let values = lattice.dequantize_sum(sum.values());
+        let mean = values.iter().sum::<f64>() / dimension as f64;
+        let variance =
+            values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / dimension as f64;
+        let clipped = 1.0 / (dimension as f64).sqrt();
+        // Five standard errors of each estimate.
+        assert!((mean - clipped).abs() < 5.0 * 0.5 / (dimension as f64).sqrt());
+        assert!((variance.sqrt() - 0.5).abs() < 5.0 * 0.5 / (2.0 * dimension as f64).sqrt());
+    }
+
+    #[test]
+    fn nothing_is_released_of_bad_input() {
+        let lattice = Lattice::new(1e-4, 24).expect("valid");
+        let mechanism = NoisyUpdate::new(lattice, norm(), 1.0, 2).expect("valid");
+        let mut noise = SeededNoise::from_seed([1; 32]);
+        assert!(matches!(
+            mechanism.release(&mut [1.0, f32::NAN], &mut noise),
+            Err(MechanismError::Clip(ClipError::NonFinite { index: 1, .. }))
+        ));
+        assert!(matches!(
+            mechanism.release(&mut [1.0], &mut noise),
+            Err(MechanismError::Dimension { length: 1, dimension: 2 })
+        ));
+        for noise_multiplier in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(NoisyUpdate::new(lattice, norm(), noise_multiplier, 2).is_err());
+        }
+        let coarse = Lattice::new(0.5, 8).expect("valid");
+        assert!(matches!(
+            NoisyUpdate::new(coarse, norm(), 1.0, 2),
+            Err(MechanismError::TooCoarse { .. })
+        ));
+    }
+}
