@@ -1,1 +1,3 @@
-//! See the crate description.
+//! The Tributary coordinator.
+pub mod cohort;
+pub mod round;

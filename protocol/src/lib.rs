@@ -32,5 +32,6 @@ pub mod job;
 pub mod message;
 pub mod model;
 pub mod tensor_stream;
+pub mod time;
 pub mod transport;
 pub mod version;
