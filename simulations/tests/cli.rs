@@ -104,9 +104,12 @@ fn impossible_questions_fail_with_the_flag_and_its_range() {
 
 #[test]
 fn the_demo_says_how_to_build_what_it_starts() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let alone = folder.path().join(Path::new(BINARY).file_name().expect("a file"));
-    std::fs::copy(BINARY, &alone).expect("copied");
+    let binary = Path::new(BINARY);
+    // A second name for the same file: a fresh copy may still be open for writing in a child that
+    // another test is just starting, and cannot be executed then.
+    let folder = tempfile::tempdir_in(binary.parent().expect("a folder")).expect("a folder");
+    let alone = folder.path().join(binary.file_name().expect("a file"));
+    std::fs::hard_link(binary, &alone).expect("linked");
     let output = Command::new(alone).arg("demo").env("PATH", "").output().expect("starts");
     let text = stderr(&output);
     assert!(text.contains("tributary-coordinator") && text.contains("cargo build --release"));
