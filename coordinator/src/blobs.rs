@@ -8,6 +8,7 @@
 //! exists always has its whole content.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -178,6 +179,23 @@ impl BlobStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(io_error("remove", &path)),
         }
+    }
+
+    /// Removes every complete file but these: what a crash left between a record and its files.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn retain(&self, referenced: &BTreeSet<Digest>) -> Result<(), BlobError> {
+        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
+            let entry = entry.map_err(io_error("list", &self.blobs))?;
+            let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(digest) = digest
+                && !referenced.contains(&digest)
+            {
+                self.remove(digest)?;
+            }
+        }
+        Ok(())
     }
 
     fn finish(&self, file: &File, staged: &Path, digest: Digest) -> Result<(), BlobError> {

@@ -53,6 +53,20 @@ pub struct RoundRecord {
     pub phase: Phase,
 }
 
+impl RoundRecord {
+    /// The updates that it counts.
+    #[must_use]
+    pub fn updates(&self) -> BTreeMap<TenantId, Digest> {
+        match &self.phase {
+            Phase::Reporting(reporting) => reporting.reported().clone(),
+            Phase::Committed { contributors } => contributors.clone(),
+            Phase::Selection(_) | Phase::Configuration(_) | Phase::Abandoned { .. } => {
+                BTreeMap::new()
+            }
+        }
+    }
+}
+
 /// Where a round stands. Each phase owns only its own data; a transition consumes the old phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

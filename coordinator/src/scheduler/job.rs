@@ -1,6 +1,6 @@
 //! One job: its document, its open round, and what its rounds lead to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
@@ -192,8 +192,11 @@ impl Job {
             match output {
                 Output::Persist(round) => {
                     let mut batch = Batch::default();
-                    self.put_round(round, now, &mut batch);
+                    let discarded = self.put_round(round, now, &mut batch);
                     actions.push(Action::Persist(batch));
+                    if !discarded.is_empty() {
+                        actions.push(Action::Discard(discarded));
+                    }
                 }
                 Output::Configure(tenant, deadline) => {
                     let assignment = self.assignment(base, deadline, now);
@@ -220,13 +223,13 @@ impl Job {
         actions
     }
 
-    /// Records that the open round became a model; returns what must be durable, and then told.
+    /// Records that the open round became a model: what must be durable, and then told.
     pub(super) fn committed(
         &mut self,
         commit: &Commit,
         version: &ModelVersion,
         now: Timestamp,
-    ) -> (Batch, Vec<Action>) {
+    ) -> Vec<Action> {
         assert!(
             self.committing && self.round().number == commit.round,
             "commits are answered once"
@@ -238,8 +241,10 @@ impl Job {
         }
         let mut batch = Batch::default();
         version.put(&mut batch);
-        self.put_round(self.round.record().clone(), now, &mut batch);
-        (batch, self.take_actions(version, now))
+        let discarded = self.put_round(self.round.record().clone(), now, &mut batch);
+        let mut actions = vec![Action::Persist(batch), Action::Discard(discarded)];
+        actions.extend(self.take_actions(version, now));
+        actions
     }
 
     /// Ends the job because its open commit cannot become a model.
@@ -263,7 +268,13 @@ impl Job {
         true
     }
 
-    fn put_round(&mut self, round: RoundRecord, now: Timestamp, batch: &mut Batch) {
+    /// Records where the round stands; returns the updates that a closed round leaves behind.
+    fn put_round(
+        &mut self,
+        round: RoundRecord,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> BTreeSet<Digest> {
         let summary = |contributors, abandoned| RoundSummary {
             round: round.number,
             contributors,
@@ -277,12 +288,16 @@ impl Job {
             Phase::Abandoned { reason } => Some(summary(Vec::new(), Some(reason.clone()))),
             _ => None,
         };
+        let mut discarded = BTreeSet::new();
         if let Some(summary) = summary {
+            discarded.extend(self.record.round.updates().into_values());
+            discarded.extend(round.updates().into_values());
             let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
             batch.put(Table::Rounds, key, &summary);
         }
         self.record.round = round;
         self.record.put(batch);
+        discarded
     }
 
     fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {

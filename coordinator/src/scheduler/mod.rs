@@ -36,6 +36,8 @@ pub enum Action {
     Persist(Batch),
     /// Send a tenant a control message, if it is connected.
     Send(TenantId, CoordinatorMessage),
+    /// Remove these files: what was persisted before no longer refers to them.
+    Discard(BTreeSet<Digest>),
     /// Aggregate these updates and answer with [`Scheduler::committed`].
     Commit(Commit),
 }
@@ -328,11 +330,13 @@ impl Scheduler {
             created: now,
         };
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
-        let (batch, notices) = job.committed(commit, &version, now);
+        let actions = job.committed(commit, &version, now);
         let announcement = version.announcement(&job.record().spec);
+        let superseded =
+            parent.optimizer_state.filter(|state| version.optimizer_state != Some(*state));
         self.models.insert(version);
-        self.actions.push_back(Action::Persist(batch));
-        self.actions.extend(notices);
+        self.actions.extend(actions);
+        self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
         let listeners: Vec<_> = self.eligible(&commit.job).collect();
         for tenant in listeners {
             self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
@@ -366,6 +370,15 @@ impl Scheduler {
     #[must_use]
     pub const fn models(&self) -> &ModelRegistry {
         &self.models
+    }
+
+    /// Every file that a record refers to.
+    #[must_use]
+    pub fn referenced_files(&self) -> BTreeSet<Digest> {
+        let models = self.models.iter().map(|version| version.file.digest);
+        let states = self.jobs.keys().filter_map(|job| self.models.latest(job)?.optimizer_state);
+        let updates = self.jobs.values().flat_map(|job| job.round().updates().into_values());
+        models.chain(states).chain(updates).collect()
     }
 
     fn step(
