@@ -8,7 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`site`], [`config`], [`policy`], [`identity`] | the files of a tenant's directory |
-//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`] | records, models, training, serving |
+//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
 //! | [`ledger_file`], [`update`] | the durable path of a release |
 //! | [`session`], [`driver`] | rounds with the coordinator |
 //! | [`api`], [`cli`] | the tenant's own interfaces |
@@ -16,6 +16,7 @@
 pub mod adapter;
 pub mod api;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod data;
 pub mod driver;

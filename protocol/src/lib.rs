@@ -10,6 +10,7 @@
 //! | [`job`], [`model`] | the document that a job is |
 //! | [`message`] | control messages, transfers, enrolment |
 //! | [`codec`] | values to bytes, the only user of bincode |
+//! | [`tensor_file`] | models as safetensors |
 //! | [`tensor_stream`] | chunked, checksummed, resumable files |
 //! | [`error_code`], [`version`] | numbered refusals, ALPN |
 //! | [`enrollment`] | the one-time token |
@@ -31,6 +32,7 @@ pub mod id;
 pub mod job;
 pub mod message;
 pub mod model;
+pub mod tensor_file;
 pub mod tensor_stream;
 pub mod time;
 pub mod transport;

@@ -78,7 +78,10 @@ impl DirichletPartition {
     /// # Errors
     /// [`PartitionError`] naming the request that cannot be met.
     pub fn assign(&self, labels: &[u8], classes: usize) -> Result<Vec<Vec<u32>>, PartitionError> {
-        self.validate(labels, classes)?;
+        self.check(labels.len())?;
+        if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes) {
+            return Err(PartitionError::Label { index, label: labels[index], classes });
+        }
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let mut pools = shuffled_pools(labels, classes, &mut random);
         let mixes: Vec<Vec<f64>> =
@@ -96,8 +99,12 @@ impl DirichletPartition {
         Ok(shares)
     }
 
-    fn validate(&self, labels: &[u8], classes: usize) -> Result<(), PartitionError> {
-        let (tenants, examples) = (self.tenants, labels.len());
+    /// Checks the request for a dataset of `examples`, before anything is loaded.
+    ///
+    /// # Errors
+    /// [`PartitionError`] naming the request that cannot be met.
+    pub fn check(&self, examples: usize) -> Result<(), PartitionError> {
+        let tenants = self.tenants;
         if tenants == 0 {
             return Err(PartitionError::NoTenants);
         }
@@ -110,10 +117,7 @@ impl DirichletPartition {
         if !(ALPHA_MIN..=ALPHA_MAX).contains(&self.alpha) {
             return Err(PartitionError::Alpha { alpha: self.alpha });
         }
-        match labels.iter().position(|&label| usize::from(label) >= classes) {
-            Some(index) => Err(PartitionError::Label { index, label: labels[index], classes }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Draws one tenant's class probabilities, up to a common factor, from Dirichlet(α, …, α).

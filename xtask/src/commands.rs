@@ -23,8 +23,11 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     build::programs(Profile::Dev)?;
     if has_cargo_subcommand("nextest") {
         run(cargo().args(["nextest", "run", "--locked", "--workspace"]).args(arguments))?;
-        // nextest does not run the examples in the documentation.
-        run(cargo().args(["test", "--locked", "--workspace", "--doc"]).args(arguments))
+        // nextest does not run the examples in the documentation; its filters are not theirs.
+        if arguments.is_empty() {
+            run(cargo().args(["test", "--locked", "--workspace", "--doc"]))?;
+        }
+        Ok(())
     } else {
         run(cargo().args(["test", "--locked", "--workspace"]).args(arguments))
     }

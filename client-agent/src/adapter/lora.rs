@@ -6,7 +6,8 @@ use tributary_protocol::{id::Digest, model::ModelSpec};
 
 use super::{Adapter, AdapterPlan, LowRank};
 use crate::model::{
-    LinearSpans, Model, ModelError, Recording, Tape, add_scaled, check_parameters, linear,
+    Model, ModelError, Tape, add_scaled, check_parameters,
+    layer::{Recording, Spans, linear},
     with_elements,
 };
 
@@ -84,19 +85,19 @@ pub(super) struct LoraModel<'a> {
 
 struct LoraLayer {
     a: Var,
-    a_spans: LinearSpans,
+    a_spans: Spans,
     b: Var,
-    b_spans: LinearSpans,
+    b_spans: Spans,
 }
 
 impl<'a> LoraModel<'a> {
     pub(super) fn new(base: &'a Model, adapter: &Adapter) -> Result<Self> {
         let (mut layers, mut offset) = (Vec::new(), 0);
-        let mut next = |values: &[f32], shape: (usize, usize)| -> Result<(Var, LinearSpans)> {
+        let mut next = |values: &[f32], shape: (usize, usize)| -> Result<(Var, Spans)> {
             let weight = offset..offset + values.len();
             offset = weight.end;
             let tensor = Tensor::from_slice(values, shape, &Device::Cpu)?;
-            Ok((Var::from_tensor(&tensor)?, LinearSpans { weight, bias: None }))
+            Ok((Var::from_tensor(&tensor)?, Spans { weight, bias: None }))
         };
         for (layer, (inputs, outputs)) in adapter.layers.iter().zip(layer_sizes(base.spec())) {
             let (a, a_spans) = next(&layer.a, (adapter.rank, inputs))?;
@@ -116,7 +117,7 @@ impl<'a> LoraModel<'a> {
         for index in 0..self.base.num_layers() {
             let layer = &self.layers[index];
             let recording =
-                |spans: &LinearSpans| Some(Recording { tape: tape.clone(), spans: spans.clone() });
+                |spans: &Spans| Some(Recording { tape: tape.clone(), spans: spans.clone() });
             let low = linear(&hidden, &layer.a, None, false, recording(&layer.a_spans))?;
             let change = linear(&low, &layer.b, None, false, recording(&layer.b_spans))?;
             let frozen = self.base.run_layer(index, &hidden, false, None)?;

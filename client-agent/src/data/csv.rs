@@ -163,6 +163,8 @@ fn row_error(path: &Path, source: csv::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn load_text(text: &[u8], has_header: bool) -> Result<Dataset, DataError> {
@@ -222,5 +224,16 @@ mod tests {
             assert!(error.contains("people.csv"), "{error}");
         }
         assert!(load_text(b"", false).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_table_or_an_error(text in "(age|job|income|30|cook|low|,|\n|\"| |.){0,30}") {
+            for has_header in [true, false] {
+                if let Ok(data) = load_text(text.as_bytes(), has_header) {
+                    prop_assert!(data.len() > 0 && data.num_features() == 3);
+                }
+            }
+        }
     }
 }

@@ -34,11 +34,12 @@ pub(super) fn load(source: &IdxSource, examples_max: usize) -> Result<Dataset, D
             labels: labels.values.len(),
         });
     }
-    let num_features = images.dimensions[1..].iter().product::<u64>() as usize;
     let num_records = labels.values.len().min(examples_max);
-    if num_records == 0 || num_features == 0 {
+    if num_records == 0 || images.values.is_empty() {
         return Err(DataError::Empty { path: source.images.clone() });
     }
+    // Not from the other dimensions, whose product only a file with records has proven small.
+    let num_features = images.values.len() / labels.values.len();
     let mut classes = Vec::with_capacity(num_records);
     for (index, &label) in labels.values.iter().take(num_records).enumerate() {
         if u32::from(label) >= source.classes {
@@ -117,6 +118,8 @@ pub(super) fn read_maybe_gzip(path: &Path) -> Result<Vec<u8>, DataError> {
 mod tests {
     use std::io::Write;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn images(count: u32) -> Vec<u8> {
@@ -169,7 +172,7 @@ mod tests {
     fn damaged_pairs_are_named() {
         let whole = gzip(&images(3));
         let good_labels = labels(&[0, 1, 2]);
-        let cases: [(Vec<u8>, Vec<u8>, &str); 7] = [
+        let cases: [(Vec<u8>, Vec<u8>, &str); 8] = [
             (whole[..whole.len() - 12].to_vec(), good_labels.clone(), "copy it again"),
             (images(2), good_labels.clone(), "2 images"),
             (images(3)[..20].to_vec(), good_labels.clone(), "needs 28"),
@@ -177,10 +180,27 @@ mod tests {
             (Vec::new(), good_labels, "starts with []"),
             (images(3), labels(&[0, 3, 1]), "record 2: label 3"),
             (images(0), labels(&[]), "no records"),
+            (vec![[0, 0, 8, 3], [0; 4], [0xff; 4], [0xff; 4]].concat(), labels(&[]), "no records"),
         ];
         for (image_bytes, label_bytes, wanted) in cases {
             let error = load_pair(&image_bytes, &label_bytes).map(|_| ()).expect_err(wanted);
             assert!(error.to_string().contains(wanted), "{error} lacks {wanted}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_records_or_an_error(
+            header in prop::sample::select(vec![vec![], vec![0, 0, 8, 2], vec![0, 0, 8, 4], vec![0x1f, 0x8b]]),
+            mut bytes in prop::collection::vec(prop::sample::select(vec![0_u8, 1, 2, 255]), 0..40),
+        ) {
+            bytes.splice(0..0, header);
+            for other in [labels(&[]), labels(&[0, 1])] {
+                if let Ok(data) = load_pair(&bytes, &other) {
+                    prop_assert!(data.len() == 2 && data.num_features() > 0);
+                }
+                prop_assert!(load_pair(&images(2), &bytes).is_err());
+            }
         }
     }
 

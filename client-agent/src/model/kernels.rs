@@ -46,6 +46,13 @@ pub(crate) fn add_assign(sum: &mut [f32], values: &[f32]) {
     }
 }
 
+/// `sum += factor * values`, element by element.
+pub(crate) fn add_scaled_assign(sum: &mut [f32], values: &[f32], factor: f32) {
+    for (sum, value) in sum.iter_mut().zip(values) {
+        *sum += factor * value;
+    }
+}
+
 /// Adds `scale * source` to a parameter where it lies.
 pub(super) struct AddScaled<'a> {
     pub(super) source: &'a [f32],
@@ -65,9 +72,7 @@ impl InplaceOp1 for AddScaled<'_> {
         if end - start != self.source.len() {
             bail!("step of {} values on {} parameters", self.source.len(), end - start)
         }
-        for (value, source) in values[start..end].iter_mut().zip(self.source) {
-            *value += self.scale * source;
-        }
+        add_scaled_assign(&mut values[start..end], self.source, self.scale);
         Ok(())
     }
 }

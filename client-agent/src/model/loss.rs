@@ -7,7 +7,10 @@ use super::kernels::{elements, with_elements};
 /// The sum over the batch of `-ln softmax(logits)[label]`.
 ///
 /// - `logits`: `[n, classes]`; `labels`: `[n]` (u32)
-pub(crate) fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+///
+/// # Errors
+/// The tensor library's, for labels that do not fit the logits.
+pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     logits.contiguous()?.apply_op1(CrossEntropy { labels: labels.to_vec1::<u32>()? })
 }
 

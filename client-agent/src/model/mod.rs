@@ -2,7 +2,7 @@
 
 mod clipping;
 mod kernels;
-mod linear;
+pub mod layer;
 mod loss;
 mod tape;
 mod weights;
@@ -13,16 +13,19 @@ use candle_core::{Device, Tensor, Var};
 use thiserror::Error;
 use tributary_protocol::model::{ModelSpec, ModelSpecError};
 
-use self::kernels::AddScaled;
 pub use self::{
     clipping::ClippingError,
+    loss::cross_entropy_sum,
+    tape::Tape,
     weights::{parameters_from_safetensors, parameters_to_safetensors},
+};
+use self::{
+    kernels::AddScaled,
+    layer::{Recording, Spans, linear},
 };
 pub(crate) use self::{
     kernels::with_elements,
-    linear::{LinearSpans, Recording, linear},
-    loss::{cross_entropy_sum, softmax_rows},
-    tape::Tape,
+    loss::softmax_rows,
     weights::{NamedTensor, read_tensors, write_tensors},
 };
 
@@ -167,8 +170,12 @@ impl Model {
         Ok(parameters)
     }
 
-    /// Logits, recording on `tape` what the gradients of all parameters need.
-    pub(crate) fn run(&self, inputs: &Tensor, tape: Option<&Tape>) -> candle_core::Result<Tensor> {
+    /// Computes the logits `[n, classes]`; with a tape, the backward pass of a loss on them records
+    /// there what the gradients of all parameters need.
+    ///
+    /// # Errors
+    /// The tensor library's, for inputs of another width.
+    pub fn run(&self, inputs: &Tensor, tape: Option<&Tape>) -> candle_core::Result<Tensor> {
         let mut hidden = inputs.clone();
         for index in 0..self.layers.len() {
             hidden = self.run_layer(index, &hidden, self.has_relu(index), tape)?;
@@ -190,7 +197,7 @@ impl Model {
             return linear(inputs, &weight, Some(&bias), relu, None);
         };
         let spans =
-            LinearSpans { weight: layer.weight_span.clone(), bias: Some(layer.bias_span.clone()) };
+            Spans { weight: layer.weight_span.clone(), bias: Some(layer.bias_span.clone()) };
         let recording = Recording { tape: tape.clone(), spans };
         linear(inputs, &layer.weight, Some(&layer.bias), relu, Some(recording))
     }
@@ -208,7 +215,13 @@ impl Model {
     /// Adds `scale * step` to the parameters in place.
     ///
     /// - `step`: `[num_parameters]`
-    pub(crate) fn add_scaled(&self, step: &[f32], scale: f32) -> candle_core::Result<()> {
+    ///
+    /// # Errors
+    /// The tensor library's.
+    ///
+    /// # Panics
+    /// If `step` is shorter than the model.
+    pub fn add_scaled(&self, step: &[f32], scale: f32) -> candle_core::Result<()> {
         for layer in &self.layers {
             let weight = AddScaled { source: &step[layer.weight_span.clone()], scale };
             layer.weight.inplace_op1(&weight)?;

@@ -1,4 +1,5 @@
 use candle_core::D;
+use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tributary_protocol::model::MlpSpec;
 
@@ -199,4 +200,22 @@ fn parameters_that_are_not_the_model_are_named() {
     flat[321] = f32::INFINITY;
     let error = Model::new(&spec(), &flat).map(|_| ()).expect_err("infinite").to_string();
     assert_eq!(error, "tensor \"layers.0.bias\" holds inf at element 1; parameters must be finite");
+}
+
+proptest! {
+    #[test]
+    fn damaged_files_are_errors_or_finite_parameters(
+        position in 0_usize..2_600,
+        value: u8,
+        length in 0_usize..2_700,
+    ) {
+        let flat = parameters(&mut Xoshiro256PlusPlus::seed_from_u64(6));
+        let mut bytes = parameters_to_safetensors(&spec(), &flat).expect("valid");
+        let position = position.min(bytes.len() - 1);
+        bytes[position] = value;
+        bytes.truncate(length);
+        if let Ok(read) = parameters_from_safetensors(&spec(), &bytes) {
+            prop_assert!(check_parameters(&spec(), &read).is_ok());
+        }
+    }
 }

@@ -75,6 +75,9 @@ pub enum TrainError {
     /// The mechanism refused to release.
     #[error("the noise mechanism released nothing")]
     Mechanism(#[from] MechanismError),
+    /// The gradients of this model cannot be clipped example by example.
+    #[error("the gradients cannot be clipped")]
+    Clipping(#[source] ClippingError),
     /// The tensor library failed.
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
@@ -86,6 +89,7 @@ impl TrainError {
         match error {
             ClippingError::NonFinite { .. } => Self::NonFiniteGradient { step },
             ClippingError::Tensor(source) => Self::Tensor(source),
+            shared @ ClippingError::Shared { .. } => Self::Clipping(shared),
         }
     }
 }

@@ -105,11 +105,18 @@ impl Configuration {
     }
 
     /// Who has accepted so far.
-    pub(crate) const fn accepted(&self) -> &BTreeSet<TenantId> {
+    #[must_use]
+    pub const fn accepted(&self) -> &BTreeSet<TenantId> {
         &self.accepted
     }
 
-    fn require(&self, round: RoundNumber, tenant: &TenantId) -> Result<(), RoundError> {
+    /// Who has not answered yet.
+    #[must_use]
+    pub const fn silent(&self) -> &BTreeSet<TenantId> {
+        &self.silent
+    }
+
+    pub(super) fn require(&self, round: RoundNumber, tenant: &TenantId) -> Result<(), RoundError> {
         if self.silent.contains(tenant) || self.accepted.contains(tenant) {
             return Ok(());
         }

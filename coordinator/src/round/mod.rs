@@ -53,6 +53,20 @@ pub struct RoundRecord {
     pub phase: Phase,
 }
 
+impl RoundRecord {
+    /// The updates that it counts.
+    #[must_use]
+    pub fn updates(&self) -> BTreeMap<TenantId, Digest> {
+        match &self.phase {
+            Phase::Reporting(reporting) => reporting.reported().clone(),
+            Phase::Committed { contributors } => contributors.clone(),
+            Phase::Selection(_) | Phase::Configuration(_) | Phase::Abandoned { .. } => {
+                BTreeMap::new()
+            }
+        }
+    }
+}
+
 /// Where a round stands. Each phase owns only its own data; a transition consumes the old phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,8 +106,13 @@ impl Phase {
 /// What happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The tenants that could take part now: connected, eligible and not declining the job.
-    Available(BTreeSet<TenantId>),
+    /// Who could take part.
+    Available {
+        /// Connected, eligible and not declining the job.
+        tenants: BTreeSet<TenantId>,
+        /// How many tenants could be available if all were connected.
+        population: usize,
+    },
     /// A tenant (re)connected and should hear again what it is to do.
     Connected(TenantId),
     /// A cohort member starts training.
@@ -233,9 +252,13 @@ impl Round {
                 configuration.handle(*number, plan, now, input)?
             }
             Phase::Reporting(reporting) => reporting.handle(*number, plan, input)?,
-            Phase::Committed { contributors } => {
-                reporting::handle_committed(*number, contributors, input)?
-            }
+            // A contributor whose acknowledgement was lost reports the same bytes again.
+            Phase::Committed { contributors } => match &input {
+                Input::Reported(tenant, update) if contributors.get(tenant) == Some(update) => {
+                    Step::Stay
+                }
+                _ => return closed(*number, "committed", &input),
+            },
             Phase::Abandoned { .. } => return closed(*number, "abandoned", &input),
         };
         self.apply(step, now);
@@ -255,6 +278,24 @@ impl Round {
             Phase::Committed { .. } | Phase::Abandoned { .. } => Step::Stay,
         };
         self.apply(step, now);
+    }
+
+    /// Whether a tenant's update is already counted (`true`) or would be now (`false`).
+    ///
+    /// # Errors
+    /// [`RoundError`] if it would be refused.
+    pub fn check_report(&self, tenant: &TenantId, update: Digest) -> Result<bool, RoundError> {
+        let number = self.record.number;
+        match &self.record.phase {
+            Phase::Configuration(configuration) => {
+                configuration.require(number, tenant).map(|()| false)
+            }
+            Phase::Reporting(reporting) => reporting.check_report(number, tenant, update),
+            Phase::Committed { contributors } if contributors.get(tenant) == Some(&update) => {
+                Ok(true)
+            }
+            other => Err(RoundError::WrongPhase { round: number, phase: other.name() }),
+        }
     }
 
     /// The next thing to do.
@@ -350,7 +391,7 @@ impl Phase {
 /// Answers inputs to a round that takes none.
 fn closed(round: RoundNumber, phase: &'static str, input: &Input) -> Result<(), RoundError> {
     match input {
-        Input::Available(_) | Input::Connected(_) => Ok(()),
+        Input::Available { .. } | Input::Connected(_) => Ok(()),
         Input::Accepted(_) | Input::Declined(..) | Input::Reported(..) => {
             Err(RoundError::WrongPhase { round, phase })
         }

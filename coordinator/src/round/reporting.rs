@@ -64,10 +64,9 @@ impl Reporting {
                 Ok(self.settle_or(plan, Step::Changed))
             }
             Input::Reported(tenant, offered) => {
-                if let Some(&stored) = self.reported.get(&tenant) {
-                    return once(round, tenant, stored, offered);
+                if self.check_report(round, &tenant, offered)? {
+                    return Ok(Step::Stay);
                 }
-                self.require(round, &tenant)?;
                 self.expected.remove(&tenant);
                 self.reported.insert(tenant, offered);
                 Ok(self.settle_or(plan, Step::Changed))
@@ -97,8 +96,31 @@ impl Reporting {
         )
     }
 
+    /// Whether an update is already counted (`true`) or would be now (`false`).
+    pub(super) fn check_report(
+        &self,
+        round: RoundNumber,
+        tenant: &TenantId,
+        offered: Digest,
+    ) -> Result<bool, RoundError> {
+        match self.reported.get(tenant) {
+            Some(&stored) if stored == offered => Ok(true),
+            Some(&stored) => {
+                Err(RoundError::Conflict { tenant: tenant.clone(), round, stored, offered })
+            }
+            None => self.require(round, tenant).map(|()| false),
+        }
+    }
+
+    /// Who still owes a report.
+    #[must_use]
+    pub const fn expected(&self) -> &BTreeSet<TenantId> {
+        &self.expected
+    }
+
     /// The updates counted so far.
-    pub(crate) const fn reported(&self) -> &BTreeMap<TenantId, Digest> {
+    #[must_use]
+    pub const fn reported(&self) -> &BTreeMap<TenantId, Digest> {
         &self.reported
     }
 
@@ -127,32 +149,4 @@ impl Reporting {
         }
         Err(RoundError::NotInCohort { tenant: tenant.clone(), round })
     }
-}
-
-/// A repeated report: the same bytes are already counted, other bytes are refused.
-fn once(
-    round: RoundNumber,
-    tenant: TenantId,
-    stored: Digest,
-    offered: Digest,
-) -> Result<Step, RoundError> {
-    if stored == offered {
-        Ok(Step::Stay)
-    } else {
-        Err(RoundError::Conflict { tenant, round, stored, offered })
-    }
-}
-
-/// After the commit, a contributor's repeated report still counts as received.
-pub(super) fn handle_committed(
-    round: RoundNumber,
-    contributors: &BTreeMap<TenantId, Digest>,
-    input: Input,
-) -> Result<Step, RoundError> {
-    if let Input::Reported(tenant, offered) = &input
-        && let Some(&stored) = contributors.get(tenant)
-    {
-        return once(round, tenant.clone(), stored, *offered);
-    }
-    closed(round, "committed", &input).map(|()| Step::Stay)
 }

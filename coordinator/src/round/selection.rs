@@ -12,7 +12,8 @@ use tributary_protocol::{
 use super::{Configuration, Input, Phase, RoundError, Step, closed};
 use crate::cohort;
 
-/// Waits for a full cohort; after the deadline, for the smallest that may commit.
+/// Waits for a full cohort, or everyone who could come; after the deadline, for the smallest cohort
+/// that may commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     deadline: Timestamp,
@@ -21,12 +22,14 @@ pub struct Selection {
     /// Known only while running; tenants announce themselves again after a restart.
     #[serde(skip)]
     available: BTreeSet<TenantId>,
+    #[serde(skip)]
+    population: usize,
 }
 
 impl Selection {
     pub(super) const fn new(plan: &RoundPlan, now: Timestamp) -> Self {
         let deadline = now.after_ms(plan.selection_timeout_ms);
-        Self { deadline, deadline_passed: false, available: BTreeSet::new() }
+        Self { deadline, deadline_passed: false, available: BTreeSet::new(), population: 0 }
     }
 
     pub(super) fn rearm(&mut self, plan: &RoundPlan, now: Timestamp) {
@@ -46,8 +49,8 @@ impl Selection {
         input: Input,
     ) -> Result<Step, RoundError> {
         match input {
-            Input::Available(available) => {
-                self.available = available;
+            Input::Available { tenants, population } => {
+                (self.available, self.population) = (tenants, population);
                 Ok(self.settle(plan, seed, now))
             }
             other => closed(round, "selection", &other).map(|()| Step::Stay),
@@ -63,12 +66,13 @@ impl Selection {
         format!("waiting for {} tenants, {} available", self.needed(plan), self.available.len())
     }
 
-    const fn needed(&self, plan: &RoundPlan) -> u32 {
-        if self.deadline_passed { plan.cohort_size_min } else { plan.cohort_size }
+    fn needed(&self, plan: &RoundPlan) -> usize {
+        let (full, min) = (plan.cohort_size as usize, plan.cohort_size_min as usize);
+        if self.deadline_passed { min } else { full.min(self.population).max(min) }
     }
 
     fn settle(&self, plan: &RoundPlan, seed: u64, now: Timestamp) -> Step {
-        if self.available.len() < self.needed(plan) as usize {
+        if self.available.len() < self.needed(plan) {
             return Step::Stay;
         }
         let cohort = cohort::choose(&self.available, plan.cohort_size as usize, seed);

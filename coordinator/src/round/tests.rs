@@ -12,6 +12,10 @@ fn tenants(count: usize) -> BTreeSet<TenantId> {
     (0..count).map(tenant).collect()
 }
 
+fn available(count: usize) -> Input {
+    Input::Available { tenants: tenants(count), population: count }
+}
+
 fn update(index: usize) -> Digest {
     Digest::of(&index.to_le_bytes())
 }
@@ -43,7 +47,7 @@ fn refusal() -> Refusal {
 /// A round of four in Reporting.
 fn reporting() -> Round {
     let mut round = round(plan(4, 4, 3));
-    round.handle(START, Input::Available(tenants(4))).expect("selects");
+    round.handle(START, available(4)).expect("selects");
     for index in 0..4 {
         round.handle(START, Input::Accepted(tenant(index))).expect("in cohort");
     }
@@ -55,7 +59,7 @@ fn reporting() -> Round {
 #[test]
 fn everyone_hears_the_assignment_only_after_it_is_durable() {
     let mut round = round(plan(2, 2, 1));
-    round.handle(START, Input::Available(tenants(3))).expect("selects");
+    round.handle(START, available(3)).expect("selects");
     let outputs = drain(&mut round);
     assert!(
         matches!(&outputs[1], Output::Persist(record) if record.phase.name() == "configuration")
@@ -94,11 +98,18 @@ fn strangers_and_declined_tenants_are_refused() {
 #[test]
 fn a_smaller_cohort_starts_after_the_selection_deadline() {
     let mut round = round(plan(4, 4, 2));
-    round.handle(START, Input::Available(tenants(2))).expect("counts");
+    round.handle(START, Input::Available { tenants: tenants(2), population: 4 }).expect("counts");
     assert_eq!(round.waiting_for(), "waiting for 4 tenants, 2 available");
     round.handle_timeout(START);
     assert_eq!(round.record().phase.name(), "selection", "not before the deadline");
     round.handle_timeout(START.after_ms(1_000));
+    assert_eq!(round.record().phase.name(), "configuration");
+}
+
+#[test]
+fn nobody_waits_for_tenants_that_do_not_exist() {
+    let mut round = round(plan(4, 4, 2));
+    round.handle(START, available(3)).expect("selects");
     assert_eq!(round.record().phase.name(), "configuration");
 }
 
@@ -122,7 +133,7 @@ fn the_report_deadline_commits_with_enough_and_abandons_with_less() {
 #[test]
 fn declines_that_leave_too_few_abandon_at_once_with_the_reason() {
     let mut round = round(plan(4, 4, 3));
-    round.handle(START, Input::Available(tenants(4))).expect("selects");
+    round.handle(START, available(4)).expect("selects");
     round.handle(START, Input::Declined(tenant(0), refusal())).expect("in cohort");
     round.handle(START, Input::Declined(tenant(2), refusal())).expect("in cohort");
     let Phase::Abandoned { reason } = &round.record().phase else { panic!("not abandoned") };
@@ -166,12 +177,12 @@ fn event() -> impl Strategy<Value = Event> {
 fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
     let mut round = round(plan(4, 3, 2));
     let (mut outputs, mut durable, mut now) = (Vec::new(), round.record().clone(), START);
-    let mut available = BTreeSet::new();
+    let mut last_available = available(0);
     for event in events {
         let input = match event.clone() {
             Event::Available(count) => {
-                available = tenants(count);
-                Some(Input::Available(available.clone()))
+                last_available = available(count);
+                Some(last_available.clone())
             }
             Event::Accepted(who) => Some(Input::Accepted(tenant(who))),
             Event::Declined(who) => Some(Input::Declined(tenant(who), refusal())),
@@ -185,7 +196,7 @@ fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
             Event::Crash if crashes => {
                 round = Round::restore(durable.clone(), now);
                 // Tenants reconnect, so the driver announces them again.
-                Some(Input::Available(available.clone()))
+                Some(last_available.clone())
             }
             Event::Crash => None,
         };

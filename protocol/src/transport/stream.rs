@@ -103,9 +103,20 @@ pub async fn send_file(
 pub async fn receive_file(
     stream: &mut RecvStream,
     file: &mut File,
-    mut cursor: Cursor,
+    cursor: Cursor,
 ) -> Result<(), TransportError> {
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
+    let received = receive_chunks(stream, file, cursor).await;
+    // Also after an error: a write that is still under way would be lost to the next attempt.
+    file.flush().await.map_err(TransportError::File)?;
+    received
+}
+
+async fn receive_chunks(
+    stream: &mut RecvStream,
+    file: &mut File,
+    mut cursor: Cursor,
+) -> Result<(), TransportError> {
     let mut payload = vec![0; CHUNK_BYTES];
     while !cursor.is_finished() {
         let mut header = [0; HEADER_BYTES];
@@ -117,7 +128,7 @@ pub async fn receive_file(
         cursor.accept(&header, payload)?;
         file.write_all(payload).await.map_err(TransportError::File)?;
     }
-    file.flush().await.map_err(TransportError::File)
+    Ok(())
 }
 
 async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), TransportError> {

@@ -13,7 +13,7 @@ pub struct SampledReleases {
     pub sampling_rate: f64,
     /// Noise standard deviation over clipping norm, above 0.
     pub noise_multiplier: f64,
-    /// How many releases, at least 1.
+    /// How many releases.
     pub steps: u64,
 }
 
@@ -76,7 +76,6 @@ impl SampledReleases {
                 noise.is_finite() && noise > 0.0,
                 "a finite number above 0",
             ),
-            ("steps", self.steps as f64, self.steps > 0, "at least 1"),
         ];
         match checks.into_iter().find(|&(_, _, holds, _)| !holds) {
             Some((flag, value, _, range)) => {

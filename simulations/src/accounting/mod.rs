@@ -2,90 +2,37 @@
 //!
 //! Checks and names what is asked; the computation is [`tributary_privacy::accountant`].
 
+mod answer;
 mod event;
+mod mechanism;
 
-use std::fmt;
-
-use serde::Serialize;
 use thiserror::Error;
 use tributary_privacy::{
     accountant::{self, AccountantError, Delta},
-    mechanism::PrivacyEvent,
+    mechanism::{Neighbouring, PrivacyEvent},
 };
 
-pub use self::event::{EventError, SampledReleases};
-
-/// How the noisy results are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mechanism {
-    /// Gaussian noise on the sum over a Poisson sample: each unit joins independently.
-    PoissonGaussian,
-    /// Gaussian noise on the sum over everybody.
-    Gaussian,
-}
-
-/// How the accountant computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Accountant {
-    /// Rényi differential privacy: fast, never below the truth, usually a few per cent above.
-    Rdp,
-}
-
-/// Which datasets count as neighbours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Neighbouring {
-    /// One unit is added or removed.
-    AddOrRemoveOne,
-    /// One unit is replaced by another.
-    ReplaceOne,
-}
+pub use self::{
+    answer::{AccountAnswer, CalibrateAnswer},
+    event::{EventError, SampledReleases},
+    mechanism::{Accountant, Mechanism, neighbouring_from_name, neighbouring_name},
+};
 
 /// What is to be accounted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccountRequest {
     /// How the results are made.
     pub mechanism: Mechanism,
-    /// Which datasets count as neighbours.
-    pub neighbouring: Neighbouring,
+    /// Which datasets count as neighbours; `None` for the mechanism's own relation.
+    pub neighbouring: Option<Neighbouring>,
     /// How to compute.
     pub accountant: Accountant,
     /// All releases, composed.
     pub releases: Vec<SampledReleases>,
+    /// Size of the dataset, which samples of fixed size need.
+    pub num_examples: Option<u64>,
     /// The δ at which ε is wanted.
     pub delta: f64,
-}
-
-/// The cost of some releases.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AccountAnswer {
-    /// An upper bound of ε; `null` in JSON if it is infinite.
-    pub epsilon: f64,
-    /// The δ of that ε.
-    pub delta: f64,
-    /// How the results are made.
-    pub mechanism: Mechanism,
-    /// Which datasets count as neighbours.
-    pub neighbouring: Neighbouring,
-    /// How it was computed.
-    pub accountant: Accountant,
-}
-
-/// The noise for a wanted ε.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CalibrateAnswer {
-    /// Noise standard deviation over clipping norm.
-    pub noise_multiplier: f64,
-    /// The ε that this noise costs, at most the wanted one.
-    pub epsilon: f64,
-    /// The δ of that ε.
-    pub delta: f64,
-    /// How the results are made.
-    pub mechanism: Mechanism,
-    /// Which datasets count as neighbours.
-    pub neighbouring: Neighbouring,
 }
 
 /// Says which question has no answer.
@@ -109,21 +56,32 @@ pub enum AccountingError {
     #[error("nothing to account: give --noise-multiplier and --steps, or --event q:sigma:steps")]
     Nothing,
     /// A mechanism without sampling was given a sampling rate.
-    #[error("--mechanism gaussian takes everybody: its sampling rate is 1, not {sampling_rate}")]
-    SampledGaussian {
+    #[error("--mechanism {mechanism} takes everybody: its sampling rate is 1, not {sampling_rate}")]
+    Unsampled {
+        /// The mechanism.
+        mechanism: Mechanism,
         /// What was given.
         sampling_rate: f64,
     },
-    /// There is no accountant for this pair.
-    #[error(
-        "no accountant here knows {mechanism} under {neighbouring}; use --neighbouring {}",
-        Neighbouring::AddOrRemoveOne
-    )]
-    Unsupported {
+    /// Samples of fixed size need to know of what.
+    #[error("--mechanism {mechanism} needs --num-examples, the size of the dataset")]
+    NoDatasetSize {
         /// The mechanism.
         mechanism: Mechanism,
-        /// The neighbouring relation.
-        neighbouring: Neighbouring,
+    },
+    /// The mechanism has a privacy analysis only under the other relation.
+    #[error(
+        "--mechanism {mechanism} is accounted under {}, not {}",
+        neighbouring_name(*only),
+        neighbouring_name(*asked)
+    )]
+    OtherRelation {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The relation that works.
+        only: Neighbouring,
+        /// The relation that was asked for.
+        asked: Neighbouring,
     },
 }
 
@@ -137,43 +95,21 @@ impl AccountRequest {
             return Err(AccountingError::Nothing);
         }
         let delta = Delta::new(self.delta)?;
+        let neighbouring = self.neighbouring.unwrap_or(self.mechanism.neighbouring());
+        let event = |releases| self.mechanism.event(releases, neighbouring, self.num_examples);
         let events: Vec<PrivacyEvent> =
-            self.releases.iter().map(|releases| self.event(releases)).collect::<Result<_, _>>()?;
+            self.releases.iter().map(event).collect::<Result<_, _>>()?;
         let epsilon = match self.accountant {
+            Accountant::Pld => accountant::epsilon_pld(&events, delta)?,
             Accountant::Rdp => accountant::epsilon_rdp(&events, delta)?,
         };
         Ok(AccountAnswer {
             epsilon,
             delta: self.delta,
             mechanism: self.mechanism,
-            neighbouring: self.neighbouring,
+            neighbouring,
             accountant: self.accountant,
         })
-    }
-
-    fn event(&self, releases: &SampledReleases) -> Result<PrivacyEvent, AccountingError> {
-        let SampledReleases { sampling_rate, noise_multiplier, steps } = *releases;
-        releases.validate()?;
-        let (mechanism, neighbouring) = (self.mechanism, self.neighbouring);
-        match (mechanism, neighbouring) {
-            (Mechanism::Gaussian, _) if sampling_rate != 1.0 => {
-                Err(AccountingError::SampledGaussian { sampling_rate })
-            }
-            (Mechanism::Gaussian, Neighbouring::AddOrRemoveOne) => {
-                Ok(PrivacyEvent::Gaussian { noise_multiplier, count: steps })
-            }
-            // Replacing one unit moves the sum by up to twice the clipping norm.
-            (Mechanism::Gaussian, Neighbouring::ReplaceOne) => Ok(PrivacyEvent::Gaussian {
-                noise_multiplier: noise_multiplier / 2.0,
-                count: steps,
-            }),
-            (Mechanism::PoissonGaussian, Neighbouring::AddOrRemoveOne) => {
-                Ok(PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps })
-            }
-            (Mechanism::PoissonGaussian, Neighbouring::ReplaceOne) => {
-                Err(AccountingError::Unsupported { mechanism, neighbouring })
-            }
-        }
     }
 }
 
@@ -203,40 +139,6 @@ pub fn calibrate(
     })
 }
 
-impl fmt::Display for AccountAnswer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "ε ≤ {:.6} at δ = {:e} ({}, neighbouring relation {}, {} accountant)",
-            self.epsilon, self.delta, self.mechanism, self.neighbouring, self.accountant
-        )
-    }
-}
-
-impl fmt::Display for CalibrateAnswer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "noise multiplier {:.6} gives ε ≤ {:.6} at δ = {:e} ({}, neighbouring relation {})",
-            self.noise_multiplier, self.epsilon, self.delta, self.mechanism, self.neighbouring
-        )
-    }
-}
-
-/// Displays a value by the name that its flag takes.
-macro_rules! display_as_flag {
-    ($($name:ty),+) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let value = clap::ValueEnum::to_possible_value(self);
-                formatter.pad(value.expect("no variant is hidden").get_name())
-            }
-        }
-    )+};
-}
-
-display_as_flag!(Mechanism, Accountant, Neighbouring);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,57 +146,86 @@ mod tests {
     fn request(sampling_rate: f64, noise_multiplier: f64, steps: u64) -> AccountRequest {
         AccountRequest {
             mechanism: Mechanism::PoissonGaussian,
-            neighbouring: Neighbouring::AddOrRemoveOne,
-            accountant: Accountant::Rdp,
+            neighbouring: None,
+            accountant: Accountant::Pld,
             releases: vec![SampledReleases { sampling_rate, noise_multiplier, steps }],
+            num_examples: None,
             delta: 1e-5,
         }
     }
 
-    #[test]
-    fn equal_releases_compose_as_one_event_or_several() {
-        let whole = request(0.01, 1.1, 1000).answer().unwrap();
-        let mut parts = request(0.01, 1.1, 400);
-        parts.releases.push(SampledReleases { steps: 600, ..parts.releases[0] });
-        let parts = parts.answer().unwrap();
-        assert!((whole.epsilon - parts.epsilon).abs() < 1e-9 * whole.epsilon);
+    /// The figure is never below `exact` and at most 1 % above.
+    fn assert_tight(request: &AccountRequest, exact: f64) {
+        let epsilon = request.answer().unwrap().epsilon;
+        assert!((exact..=exact * 1.01).contains(&epsilon), "{epsilon} for {exact}");
     }
 
     #[test]
-    fn replacing_costs_more_than_adding() {
-        let mut gaussian = request(1.0, 4.0, 1);
+    fn answers_agree_with_exact_values() {
+        // Exact values by inversion of the characteristic function, or in closed form.
+        assert_tight(&request(0.01, 1.0, 1000), 1.828_236_667);
+        let mut composed = request(0.01, 1.0, 1000);
+        composed.releases.push(SampledReleases {
+            sampling_rate: 0.02,
+            noise_multiplier: 1.5,
+            steps: 500,
+        });
+        assert_tight(&composed, 2.303_128_323);
+        let mut gaussian = request(1.0, 2.0, 10);
         gaussian.mechanism = Mechanism::Gaussian;
-        let add = gaussian.answer().unwrap().epsilon;
-        gaussian.neighbouring = Neighbouring::ReplaceOne;
-        let replace = gaussian.answer().unwrap().epsilon;
-        assert!(replace > 1.5 * add, "{replace} {add}");
+        assert_tight(&gaussian, 7.511_275_900);
+        gaussian.neighbouring = Some(Neighbouring::ReplaceOne);
+        assert_tight(&gaussian, 17.856_586_830);
+        let mut discrete = request(1.0, 2.0, 1);
+        discrete.mechanism = Mechanism::DiscreteGaussian;
+        discrete.delta = 1e-6;
+        assert_tight(&discrete, 2.275_793_151);
     }
 
     #[test]
-    fn answers_name_mechanism_and_neighbouring_relation() {
-        let text = request(0.01, 1.1, 1000).answer().unwrap().to_string();
-        assert!(text.contains("poisson-gaussian") && text.contains("add-or-remove-one"), "{text}");
-        let text = calibrate(2.0, 1e-5, 0.01, 1000).unwrap().to_string();
-        assert!(text.contains("poisson-gaussian") && text.contains("add-or-remove-one"), "{text}");
+    fn the_renyi_accountant_is_above_the_tight_one() {
+        let tight = request(0.01, 1.1, 1000);
+        let renyi = AccountRequest { accountant: Accountant::Rdp, ..tight.clone() };
+        assert!(renyi.answer().unwrap().epsilon > tight.answer().unwrap().epsilon);
+    }
+
+    #[test]
+    fn fixed_size_samples_need_the_dataset_size_and_their_own_relation() {
+        let mut fixed = request(0.01, 2.0, 100);
+        fixed.mechanism = Mechanism::WithoutReplacementGaussian;
+        assert!(fixed.answer().unwrap_err().to_string().contains("--num-examples"));
+        fixed.num_examples = Some(10_000);
+        let answer = fixed.answer().unwrap();
+        assert_eq!(answer.neighbouring, Neighbouring::ReplaceOne);
+        assert!(answer.epsilon > 0.0);
+        fixed.num_examples = Some(10_050);
+        assert!(fixed.answer().unwrap_err().to_string().contains("whole number"));
+        fixed.neighbouring = Some(Neighbouring::AddOrRemoveOne);
+        assert!(fixed.answer().unwrap_err().to_string().contains("replace-one"));
+    }
+
+    #[test]
+    fn calibrated_noise_meets_its_target() {
+        let answer = calibrate(2.0, 1e-5, 0.01, 1000).unwrap();
+        assert!((0.959_101..0.9595).contains(&answer.noise_multiplier), "{answer}");
+        assert!((1.99..=2.0).contains(&answer.epsilon), "{answer}");
     }
 
     #[test]
     fn impossible_questions_are_named() {
-        for (sampling_rate, noise_multiplier, steps, expected) in [
-            (0.0, 1.0, 1, "--sampling-rate is 0"),
-            (1.5, 1.0, 1, "--sampling-rate is 1.5"),
-            (f64::NAN, 1.0, 1, "--sampling-rate is NaN"),
-            (0.1, 0.0, 1, "--noise-multiplier is 0"),
-            (0.1, f64::INFINITY, 1, "--noise-multiplier is inf"),
-            (0.1, 1.0, 0, "--steps is 0"),
+        for (sampling_rate, noise_multiplier, expected) in [
+            (0.0, 1.0, "--sampling-rate is 0"),
+            (1.5, 1.0, "--sampling-rate is 1.5"),
+            (f64::NAN, 1.0, "--sampling-rate is NaN"),
+            (0.1, 0.0, "--noise-multiplier is 0"),
+            (0.1, f64::INFINITY, "--noise-multiplier is inf"),
         ] {
-            let request = request(sampling_rate, noise_multiplier, steps);
-            let error = request.answer().unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
+            let error = request(sampling_rate, noise_multiplier, 1).answer().unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
         }
-        let mut replace = request(0.1, 1.0, 1);
-        replace.neighbouring = Neighbouring::ReplaceOne;
-        assert!(replace.answer().unwrap_err().to_string().contains("poisson-gaussian"));
+        let mut unsampled = request(0.5, 1.0, 1);
+        unsampled.mechanism = Mechanism::Gaussian;
+        assert!(unsampled.answer().unwrap_err().to_string().contains("sampling rate is 1"));
         for delta in [0.0, 1.0, f64::NAN] {
             assert!(calibrate(1.0, delta, 0.1, 10).is_err());
         }

@@ -1,11 +1,16 @@
 //! `tributary-sim account` and `tributary-sim calibrate`.
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use thiserror::Error;
+use tributary_privacy::mechanism::Neighbouring;
 
 use super::output;
 use crate::accounting::{
-    self, AccountRequest, Accountant, AccountingError, Mechanism, Neighbouring, SampledReleases,
+    self, AccountRequest, Accountant, AccountingError, Mechanism, SampledReleases,
+    neighbouring_from_name, neighbouring_name,
 };
 
 /// Computes the ε of a sequence of noisy releases.
@@ -15,7 +20,7 @@ pub struct AccountArguments {
     /// How the results are made
     #[arg(long, value_enum, default_value_t = Mechanism::PoissonGaussian)]
     mechanism: Mechanism,
-    /// Probability with which each unit joins a sample, in (0, 1] [default: 1 for gaussian]
+    /// Probability with which each unit joins a sample, in (0, 1] [default: 1 where nothing is sampled]
     #[arg(long, value_name = "Q")]
     sampling_rate: Option<f64>,
     /// Noise standard deviation over clipping norm
@@ -28,11 +33,14 @@ pub struct AccountArguments {
     #[arg(long, value_name = "D")]
     delta: f64,
     /// How to compute
-    #[arg(long, value_enum, default_value_t = Accountant::Rdp)]
+    #[arg(long, value_enum, default_value_t = Accountant::Pld)]
     accountant: Accountant,
-    /// Which datasets count as neighbours
-    #[arg(long, value_enum, default_value_t = Neighbouring::AddOrRemoveOne)]
-    neighbouring: Neighbouring,
+    /// Which datasets count as neighbours [default: the mechanism's own, mostly add-or-remove-one]
+    #[arg(long, value_parser = neighbouring_parser())]
+    neighbouring: Option<Neighbouring>,
+    /// Size of the dataset, for samples of fixed size
+    #[arg(long, value_name = "N")]
+    num_examples: Option<u64>,
     /// More releases, composed with the rest; may be repeated
     #[arg(long = "event", value_name = "Q:SIGMA:STEPS")]
     events: Vec<SampledReleases>,
@@ -70,11 +78,20 @@ pub enum AccountCommandError {
     #[error(transparent)]
     Accounting(#[from] AccountingError),
     /// A needed flag is missing.
-    #[error("--mechanism poisson-gaussian needs --sampling-rate Q, above 0 and at most 1")]
-    NoSamplingRate,
+    #[error("--mechanism {mechanism} needs --sampling-rate Q, above 0 and at most 1")]
+    NoSamplingRate {
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
     /// The answer cannot be printed.
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
+}
+
+fn neighbouring_parser() -> impl TypedValueParser<Value = Neighbouring> {
+    let names = [Neighbouring::AddOrRemoveOne, Neighbouring::ReplaceOne].map(neighbouring_name);
+    PossibleValuesParser::new(names)
+        .map(|name| neighbouring_from_name(&name).expect("one of the possible values"))
 }
 
 impl AccountArguments {
@@ -85,9 +102,12 @@ impl AccountArguments {
     pub fn run(self) -> Result<(), AccountCommandError> {
         let mut releases = self.events;
         if let (Some(noise_multiplier), Some(steps)) = (self.noise_multiplier, self.steps) {
-            let everybody = (self.mechanism == Mechanism::Gaussian).then_some(1.0);
-            let sampling_rate =
-                self.sampling_rate.or(everybody).ok_or(AccountCommandError::NoSamplingRate)?;
+            let everybody =
+                matches!(self.mechanism, Mechanism::Gaussian | Mechanism::DiscreteGaussian);
+            let sampling_rate = self
+                .sampling_rate
+                .or(everybody.then_some(1.0))
+                .ok_or(AccountCommandError::NoSamplingRate { mechanism: self.mechanism })?;
             releases.push(SampledReleases { sampling_rate, noise_multiplier, steps });
         }
         let request = AccountRequest {
@@ -95,6 +115,7 @@ impl AccountArguments {
             neighbouring: self.neighbouring,
             accountant: self.accountant,
             releases,
+            num_examples: self.num_examples,
             delta: self.delta,
         };
         let answer = request.answer()?;

@@ -11,7 +11,7 @@ use tributary_protocol::id::TenantId;
 use super::output;
 use crate::{
     data::{
-        fashion_mnist::DatasetError,
+        fashion_mnist::{DatasetError, TRAIN_EXAMPLES},
         fetch::{FetchError, Fetched, Locations, Origin},
         partition::{self, Share, WriteError},
     },
@@ -163,6 +163,8 @@ impl PartitionArguments {
         let DatasetChoice::FashionMnist = self.dataset;
         let partition =
             DirichletPartition { tenants: self.tenants, alpha: self.alpha, seed: self.seed };
+        let available = TRAIN_EXAMPLES as usize;
+        partition.check(self.examples.map_or(available, |limit| limit.min(available)))?;
         let fetched = Locations::of_this_machine().find_or_download(&Stop::default())?;
         let shares = partition::split(&fetched.dataset.training_set()?, &partition, self.examples)?;
         for share in &shares {

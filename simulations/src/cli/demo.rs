@@ -25,7 +25,7 @@ pub struct DemoArguments {
     /// Keep all processes up at the end, until Ctrl-C
     #[arg(long)]
     serve: bool,
-    /// A fifth of the data and three rounds, to see that everything works
+    /// A fifth of the data and five rounds, to see that everything works
     #[arg(long)]
     quick: bool,
     /// Print one JSON object last on standard output, instead of the table

@@ -51,7 +51,8 @@ pub struct JobStatus {
     #[serde(default)]
     pub waiting_for: Option<String>,
     /// Digest of the newest base.
-    pub model: String,
+    #[serde(default)]
+    pub model: Option<String>,
     /// The job's tenants.
     #[serde(default)]
     pub tenants: Vec<TenantStatus>,
@@ -67,6 +68,8 @@ pub enum JobState {
     Finished,
     /// Stopped by somebody.
     Stopped,
+    /// Given up by the coordinator.
+    Failed,
 }
 
 /// One tenant as the coordinator sees it.

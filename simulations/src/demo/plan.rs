@@ -16,7 +16,7 @@ const EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-demo.toml
 pub const ALPHA: f64 = 0.3;
 /// The most ε that the demo's tenants let their data spend.
 pub const EPSILON_MAX: f64 = 8.0;
-const QUICK_ROUNDS: u64 = 3;
+const QUICK_ROUNDS: u64 = 5;
 const QUICK_SHARE: u32 = 5;
 
 /// Says why no job can be planned.
@@ -68,7 +68,7 @@ pub struct DemoPlan {
 impl DemoPlan {
     /// Fits the experiment file to the options.
     ///
-    /// Every tenant takes part in every round. The public batch size keeps its ratio to the
+    /// Every tenant is invited to every round. The public batch size keeps its ratio to the
     /// tenants' shares, so that the learning rate still fits; more rounds than the budget allows
     /// at the file's noise get more noise, never more ε.
     ///
@@ -86,7 +86,7 @@ impl DemoPlan {
         let batch_size = (f64::from(job.training.batch_size_expected) * smaller).round();
         job.training.batch_size_expected = (batch_size as u32).max(1);
         job.round.cohort_size = tenants;
-        job.round.cohort_size_min = tenants;
+        job.round.cohort_size_min = job.round.cohort_size_min.min(tenants);
         job.round.report_goal = tenants;
         let quick_rounds = options.quick.then_some(QUICK_ROUNDS);
         job.round.rounds = options.rounds.or(quick_rounds).unwrap_or(job.round.rounds);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn more_rounds_get_more_noise_and_never_more_epsilon() {
-        let plan = DemoPlan::fit(&options(4, Some(500), false)).unwrap();
+        let plan = DemoPlan::fit(&options(4, Some(2000), false)).unwrap();
         assert!(plan.job.privacy.noise_multiplier > plan.noise_raised_from.unwrap());
         let mut again = plan.job.clone();
         assert_eq!(fit_noise(&mut again).unwrap(), None, "the raised noise fits the budget");

@@ -11,6 +11,8 @@ use super::snapshot::{Snapshot, duration, percent};
 use crate::deadline::Deadline;
 
 const TICK: Duration = Duration::from_millis(120);
+/// Short rounds change faster than a log is pleasant to read.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
 /// Resolution of the bar within the whole job.
 const BAR_STEPS: u64 = 1000;
 
@@ -108,11 +110,11 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ")
 }
 
-/// Plain lines, printed only when round, phase or accuracy change.
+/// Plain lines, printed only when round, phase or accuracy change, and not too often.
 #[derive(Debug)]
 pub struct Lines {
     clock: Deadline,
-    last: Option<Change>,
+    last: Option<(Change, Duration)>,
 }
 
 /// What makes a new line worth printing.
@@ -132,9 +134,12 @@ impl Lines {
             phase: snapshot.phase.clone(),
             base_accuracy: snapshot.base_accuracy,
         };
-        if self.last.as_ref() != Some(&change) {
+        let worth_a_line = self.last.as_ref().is_none_or(|(last, at)| {
+            *last != change && (snapshot.is_committed() || elapsed >= *at + LINE_INTERVAL)
+        });
+        if worth_a_line {
             self.print(&summary(snapshot, elapsed));
-            self.last = Some(change);
+            self.last = Some((change, elapsed));
         }
     }
 
@@ -182,9 +187,14 @@ mod tests {
         let mut lines = Lines { clock: Deadline::after(Duration::ZERO), last: None };
         lines.show(&snapshot(1, &[("accepted", "training", 1)]), Duration::from_secs(1));
         let first = lines.last.clone();
-        lines.show(&snapshot(1, &[("accepted", "training", 2)]), Duration::from_secs(2));
+        lines.show(&snapshot(1, &[("accepted", "training", 2)]), Duration::from_secs(9));
         assert_eq!(lines.last, first, "a step is not worth a line");
         lines.show(&snapshot(2, &[("accepted", "training", 2)]), Duration::from_secs(2));
+        assert_eq!(lines.last, first, "too soon after the first line");
+        lines.show(&snapshot(3, &[("accepted", "training", 2)]), Duration::from_secs(5));
         assert_ne!(lines.last, first);
+        let third = lines.last.clone();
+        lines.show(&snapshot(10, &[("reported", "idle", 0)]), Duration::from_secs(5));
+        assert_ne!(lines.last, third, "the end is always worth a line");
     }
 }

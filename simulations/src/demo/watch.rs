@@ -84,7 +84,7 @@ impl<'demo> Watcher<'demo> {
         let api = &self.system.coordinator;
         let job = api.job(&self.system.job).map_err(of_coordinator)?;
         let newest = self.accuracies.last().map(|(model, _)| model.digest.as_str());
-        if newest != Some(job.model.as_str()) {
+        if newest != job.model.as_deref() {
             let models = api.models(&self.system.job).map_err(of_coordinator)?;
             for model in models.into_iter().skip(self.accuracies.len()) {
                 let file = api.model_file(&model.digest).map_err(of_coordinator)?;
@@ -119,11 +119,13 @@ impl<'demo> Watcher<'demo> {
     ) -> Result<Option<DemoReport>, DemoError> {
         match job.state {
             JobState::Running => return Ok(None),
-            JobState::Stopped => return Err(ended(job)),
+            JobState::Stopped | JobState::Failed => return Err(ended(job)),
             JobState::Finished => {}
         }
-        let tenants: Option<Vec<TenantReport>> =
-            agents.iter().map(|(id, status)| adapted(id, status, &job.model)).collect();
+        let adapted = |(id, status): &(String, AgentStatus)| {
+            job.model.as_deref().and_then(|model| adapted(id, status, model))
+        };
+        let tenants: Option<Vec<TenantReport>> = agents.iter().map(adapted).collect();
         let (first, last) = (self.accuracies.first(), self.accuracies.last());
         let (Some(tenants), Some((_, initial)), Some((_, accuracy))) = (tenants, first, last)
         else {
@@ -191,7 +193,7 @@ fn ended(job: &JobStatus) -> DemoError {
 fn stalled(job: &JobStatus, agents: &[(String, AgentStatus)]) -> DemoError {
     let mut awaited = match job.state {
         JobState::Finished => "every agent to adapt to the final base".to_owned(),
-        JobState::Running | JobState::Stopped => format!(
+        JobState::Running | JobState::Stopped | JobState::Failed => format!(
             "{} ({} of {} rounds are committed)",
             job.waiting_for.as_deref().unwrap_or("the next round"),
             job.rounds_committed,

@@ -6,36 +6,26 @@
 //!
 //! Source: Bu et al. 2022, arXiv:2210.00038 (book-keeping).
 
-use std::ops::Range;
-
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
 };
 
 use super::{
-    kernels::{elements, with_elements},
-    tape::{Record, Tape},
+    super::{
+        kernels::{add_assign, elements, with_elements},
+        tape::Record,
+    },
+    Recording,
 };
-
-/// Where a linear layer's parameters lie in the flat parameter vector.
-#[derive(Debug, Clone)]
-pub(crate) struct LinearSpans {
-    pub(crate) weight: Range<usize>,
-    pub(crate) bias: Option<Range<usize>>,
-}
-
-/// Book-keeping of one use of a layer: where to record, and for which parameters.
-#[derive(Clone)]
-pub(crate) struct Recording {
-    pub(crate) tape: Tape,
-    pub(crate) spans: LinearSpans,
-}
 
 /// Applies `relu(inputs · weightᵀ + bias)`; bias and ReLU are optional.
 ///
 /// - `inputs`: `[n, k]` or `[n, time, k]`; `weight`: `[m, k]`; `bias`: `[m]`
 /// - `recording`: where the backward pass leaves its record; without it the parameters are frozen
-pub(crate) fn linear(
+///
+/// # Errors
+/// The tensor library's, for shapes that do not fit together.
+pub fn linear(
     inputs: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
@@ -125,7 +115,7 @@ fn finish_rows(values: &mut [f32], width: usize, bias: Option<&[f32]>, relu: boo
         }
         (Some(bias), false) => {
             for row in values.chunks_exact_mut(width) {
-                super::kernels::add_assign(row, bias);
+                add_assign(row, bias);
             }
         }
         (None, true) => {
