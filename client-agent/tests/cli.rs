@@ -1,4 +1,5 @@
 //! The program itself, as a tenant's administrator uses it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
     path::Path,

@@ -1,4 +1,5 @@
 //! A whole agent, over real QUIC, against a coordinator that the test plays by hand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod coordinator;
 
