@@ -23,10 +23,10 @@ const PARTS_MAX: i32 = 5;
 /// draw given the outcome (the argument of Poisson summation).
 ///
 /// - Statistical distance: below [`STATISTICAL_DISTANCE`](Self::STATISTICAL_DISTANCE) a draw, from
-///   the cut at 12 deviations (2^-107 a part), the sums (2^-111 each) and the thresholds (2^-116);
+///   the cut at 12 deviations (2^-107 a part), the sums (2^-111 each) and the thresholds (2^-116 in all);
 ///   multiply by the number of draws and add to δ.
 /// - Variance: the requested one rounded up (relative difference below 2^-50), never down.
-/// - Timing: table look-ups without data-dependent branches (but for a tie once in 2^52 draws);
+/// - Timing: table look-ups without data-dependent branches (but for a tie once in 2^20 draws);
 ///   the cache lines that a look-up touches depend on the value, so draw whole vectors before a
 ///   fixed point in time.
 ///
@@ -68,12 +68,10 @@ impl DiscreteGaussian {
 
     /// Draws one value.
     pub fn sample(&self, noise: &mut impl NoiseSource) -> i64 {
-        let mut value = 0;
-        for _ in 0..self.parts {
-            let word = noise.next_u64();
-            value = value * self.stride + self.table.outcome(word, noise);
-        }
-        value
+        (0..self.parts).fold(0, |value, _| {
+            let word = noise.next_u32();
+            value * self.stride + self.table.settled(word, noise)
+        })
     }
 
     /// Adds one independent draw to every element.
@@ -91,17 +89,22 @@ impl DiscreteGaussian {
 
     fn add_parts<const PARTS: usize>(&self, noise: &mut impl NoiseSource, values: &mut [i64]) {
         let mut buffer = Zeroizing::new([0u8; BUFFER]);
-        let per_value = 8 * PARTS;
-        for values in values.chunks_mut(BUFFER / per_value) {
-            let bytes = &mut buffer[..values.len() * per_value];
+        let stride = self.stride;
+        for values in values.chunks_mut(BUFFER / (4 * PARTS)) {
+            let bytes = &mut buffer[..values.len() * 4 * PARTS];
             noise.fill_bytes(bytes);
-            for (value, words) in values.iter_mut().zip(bytes.chunks_exact(per_value)) {
-                let mut drawn = 0;
-                for word in words.chunks_exact(8) {
-                    let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-                    drawn = drawn * self.stride + self.table.outcome(word, noise);
-                }
-                *value += drawn;
+            let (words, _) = bytes.as_chunks::<4>();
+            let (groups, _) = words.as_chunks::<PARTS>();
+            for (value, group) in values.iter_mut().zip(groups) {
+                let words = group.map(u32::from_le_bytes);
+                // Rare enough that the processor never sees a pattern, so it costs nothing.
+                let tie = words.iter().fold(false, |tie, &word| tie | self.table.is_tie(word));
+                *value += if tie {
+                    let settle = |sum, word| sum * stride + self.table.settled(word, noise);
+                    words.into_iter().fold(0, settle)
+                } else {
+                    words.into_iter().fold(0, |sum, word| sum * stride + self.table.outcome(word))
+                };
             }
         }
     }
