@@ -19,11 +19,11 @@ const PARTS_MAX: i32 = 5;
 /// Up to a deviation of about 170 a draw is one look-up in an alias table of 128-bit precision.
 /// Wider ones are sums `x_1 + k x_2 + k² x_3 + ...` of up to five such draws, all from the same
 /// table: with an integer k at most half the table's deviation, a sum of two discrete Gaussians
-/// is again one but for a relative `4 exp(-2 π² s²)`, where s >= 2 is the deviation of the inner
+/// is again one but for a relative `4 exp(-2 π² s²)`, where s >= 1.99 is the deviation of the inner
 /// draw given the outcome (the argument of Poisson summation).
 ///
 /// - Statistical distance: below [`STATISTICAL_DISTANCE`](Self::STATISTICAL_DISTANCE) a draw, from
-///   the cut at 12 deviations (2^-107 a part), the sums (2^-111 each) and the thresholds (2^-116 in all);
+///   the cut at 12 deviations (2^-107 a part), the sums (2^-110 each) and the thresholds (2^-116 in all);
 ///   multiply by the number of draws and add to δ.
 /// - Variance: the requested one rounded up (relative difference below 2^-50), never down.
 /// - Timing: table look-ups without data-dependent branches (but for a tie once in 2^20 draws);
@@ -145,4 +145,54 @@ fn plan(sigma: f64) -> (usize, i64, f64) {
         }
     }
     unreachable!("five parts reach beyond the largest deviation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::SeededNoise;
+
+    #[test]
+    fn deviations_outside_the_range_are_refused() {
+        for sigma in [0.0, 0.49, -1.0, 1.1e9, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                DiscreteGaussian::new(sigma),
+                Err(NoiseError::SigmaOutOfRange { .. })
+            ));
+        }
+    }
+
+    /// The conditions of the statistical distance, over the whole range.
+    #[test]
+    fn every_plan_overlaps_enough_and_has_the_right_variance() {
+        let mut sigma = SIGMA_MIN;
+        while sigma <= SIGMA_MAX {
+            let (parts, stride, spread) = plan(sigma);
+            let part_sigma = sigma / spread.sqrt();
+            assert!(part_sigma <= TABLE_SIGMA_MAX && (parts as i32) <= PARTS_MAX);
+            // Combining part by part from the widest: x + k y, y being all later parts.
+            let mut rest = part_sigma;
+            for _ in 1..parts {
+                let whole = part_sigma.hypot(stride as f64 * rest);
+                assert!(part_sigma * rest / whole >= 1.99, "{sigma}");
+                rest = whole;
+            }
+            assert!((rest / sigma - 1.0).abs() < 1e-12);
+            sigma *= 1.0137;
+        }
+        assert_eq!(plan(4096.0).0, 2);
+        assert_eq!(plan(SIGMA_MAX).0, 5);
+    }
+
+    #[test]
+    fn single_draws_and_vectors_agree() {
+        for sigma in [1.0, 1000.0, 1e7] {
+            let gaussian = DiscreteGaussian::new(sigma).expect("in range");
+            let mut vector = vec![0; 5];
+            gaussian.add_to(&mut SeededNoise::from_seed([4; 32]), &mut vector);
+            let mut noise = SeededNoise::from_seed([4; 32]);
+            let singles: Vec<i64> = (0..5).map(|_| gaussian.sample(&mut noise)).collect();
+            assert_eq!(vector, singles);
+        }
+    }
 }
