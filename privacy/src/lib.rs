@@ -1,6 +1,7 @@
 //! Clipping, lattice, exact noise, mechanisms, accountants and the privacy ledger.
 
 pub mod accountant;
+pub mod audit;
 pub mod clip;
 pub mod lattice;
 pub mod ledger;
