@@ -1,6 +1,6 @@
 //! The noisy client update of the `tenant` privacy unit.
 
-use super::{MechanismError, PrivacyEvent};
+use super::{MechanismError, PrivacyEvent, discrete_gaussian_rho};
 use crate::{
     clip::{ClippingNorm, clip_l2},
     lattice::Lattice,
@@ -66,6 +66,22 @@ impl NoisyUpdate {
         PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
     }
 
+    /// The ρ (zCDP) of one release, by opendp's privacy map on the integer vectors.
+    ///
+    /// # Errors
+    /// [`MechanismError::PrivacyMap`] if opendp refuses the numbers.
+    pub fn rho(&self) -> Result<f64, MechanismError> {
+        let sensitivity = self.clipping_norm.value() / self.lattice.step();
+        discrete_gaussian_rho(sensitivity, self.gaussian.sigma())
+    }
+
+    /// The statistical distance between one release's noise and the accounted one, at most: an
+    /// amount of δ a release, far below what any budget resolves.
+    #[must_use]
+    pub fn statistical_distance(&self) -> f64 {
+        self.dimension as f64 * DiscreteGaussian::STATISTICAL_DISTANCE + ROUNDING_DISTANCE_MAX
+    }
+
     /// Clips `update` in place, and returns its noisy, packed form: the only thing that may leave.
     ///
     /// - `update`: shape `[dimension]`, model units
@@ -113,6 +129,9 @@ mod tests {
         let mean = values.iter().sum::<f64>() / dimension as f64;
         let variance =
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / dimension as f64;
+        let rho = mechanism.rho().expect("valid");
+        assert!((rho / 2.0 - 1.0).abs() < 1e-9, "0.5 / 0.5² = 2, not {rho}");
+        assert!(mechanism.statistical_distance() < 1e-12);
         let clipped = 1.0 / (dimension as f64).sqrt();
         // Five standard errors of each estimate.
         assert!((mean - clipped).abs() < 5.0 * 0.5 / (dimension as f64).sqrt());
