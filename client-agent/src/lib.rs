@@ -1,1 +1,32 @@
-//! See the crate description.
+//! The agent at a tenant's site: policy, private training, adapters and serving.
+//!
+//! The agent is the authority over its tenant's data. Whatever a coordinator asks for is checked
+//! against the tenant's own [`policy`] before anything is read, and the privacy ledger is debited
+//! durably before a single noisy byte leaves ([`update`]). The conversation itself is a value that
+//! is stepped by hand ([`session`]); sockets, threads and clocks are in [`driver`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`site`], [`config`], [`policy`], [`identity`] | the files of a tenant's directory |
+//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
+//! | [`ledger_file`], [`update`] | the durable path of a release |
+//! | [`session`], [`driver`] | rounds with the coordinator |
+//! | [`api`], [`cli`] | the tenant's own interfaces |
+
+pub mod adapter;
+pub mod api;
+pub mod cli;
+pub mod compute;
+pub mod config;
+pub mod data;
+pub mod driver;
+pub mod durable_file;
+pub mod engine;
+pub mod identity;
+pub mod ledger_file;
+pub mod model;
+pub mod policy;
+pub mod session;
+pub mod site;
+pub mod train;
+pub mod update;

@@ -102,12 +102,20 @@ pub struct RoundPlan {
     pub cohort_size_min: u32,
     /// Updates at which a round commits at once; also the fixed public denominator of the mean.
     pub report_goal: u32,
+    /// How long to wait for a full cohort before going on with at least `cohort_size_min` tenants,
+    /// in milliseconds.
+    #[serde(default = "selection_timeout_default")]
+    pub selection_timeout_ms: u64,
     /// How long invited tenants may take to accept or decline, in milliseconds.
     #[serde(default = "configuration_timeout_default")]
     pub configuration_timeout_ms: u64,
     /// How long tenants that accepted may take to report, in milliseconds.
     #[serde(default = "report_timeout_default")]
     pub report_timeout_ms: u64,
+}
+
+const fn selection_timeout_default() -> u64 {
+    60_000
 }
 
 const fn configuration_timeout_default() -> u64 {

@@ -1,4 +1,39 @@
-//! Ids, messages, codec, framing, versions, error codes and QUIC+TLS helpers.
+//! The language that Tributary's agents and coordinator speak.
+//!
+//! Everything here is a plain value without sockets or clocks, except [`transport`], which puts the
+//! values on QUIC. Bytes from the network are untrusted: every decoder is size-limited, returns an
+//! error for anything it does not know, and has a fuzz target.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`id`] | tenant, job, dataset, region, round, digest |
+//! | [`job`], [`model`] | the document that a job is |
+//! | [`message`] | control messages, transfers, enrolment |
+//! | [`codec`] | values to bytes, the only user of bincode |
+//! | [`tensor_file`] | models as safetensors |
+//! | [`tensor_stream`] | chunked, checksummed, resumable files |
+//! | [`error_code`], [`version`] | numbered refusals, ALPN |
+//! | [`enrollment`] | the one-time token |
+//! | [`transport`] | mutual TLS and QUIC |
+//!
+//! ```
+//! use tributary_protocol::{codec, id::Digest, message::TransferRequest};
+//!
+//! let request = TransferRequest::Download { digest: Digest::of(b"model"), offset: 0 };
+//! let bytes = codec::encode(&request)?;
+//! assert_eq!(codec::decode::<TransferRequest>(&bytes)?, request);
+//! # Ok::<(), codec::CodecError>(())
+//! ```
+
+pub mod codec;
+pub mod enrollment;
+pub mod error_code;
 pub mod id;
 pub mod job;
+pub mod message;
 pub mod model;
+pub mod tensor_file;
+pub mod tensor_stream;
+pub mod time;
+pub mod transport;
+pub mod version;

@@ -1,1 +1,28 @@
-//! Black-box tests.
+//! The harness of the black-box tests: real processes, real QUIC, and a hand-driven peer.
+//!
+//! | module | what it drives |
+//! |---|---|
+//! | [`coordinator`] | a `tributary-coordinator` process that can be killed and restarted |
+//! | [`agent`] | a `tributary-agent` process on synthetic data |
+//! | [`peer`] | an agent whose every message the test chooses |
+//! | [`wait`] | bounded waiting for a condition |
+
+pub mod agent;
+pub mod coordinator;
+pub mod peer;
+pub mod wait;
+
+use std::{path::PathBuf, process::Command};
+
+/// Finds a program that `cargo xtask test` builds before it runs the tests.
+///
+/// # Panics
+/// If it is not there.
+#[must_use]
+pub fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a test binary");
+    let folder: PathBuf = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned();
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing; run the tests with `cargo xtask test`", path.display());
+    Command::new(path)
+}

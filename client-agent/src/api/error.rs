@@ -1,0 +1,39 @@
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::engine::EngineError;
+
+/// An answer that says what was wrong: `{"error":{"code","message"}}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A stable name.
+    pub code: &'static str,
+    /// What was wrong and what would work.
+    pub message: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({"error": {"code": self.code, "message": self.message}});
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let (status, code) = match &error {
+            EngineError::NoModel => (StatusCode::SERVICE_UNAVAILABLE, "no-model"),
+            EngineError::Width { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-width"),
+            EngineError::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-not-finite"),
+            EngineError::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-inputs"),
+            EngineError::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        Self { status, code, message: error.to_string() }
+    }
+}

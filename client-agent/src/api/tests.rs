@@ -1,0 +1,149 @@
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tributary_protocol::{
+    id::{Digest, TenantId},
+    model::{MlpSpec, ModelSpec},
+};
+
+use super::*;
+use crate::{
+    driver::status::{AdapterStatus, BaseStatus, SharedStatus},
+    engine::{Engine, Serving},
+    session::Phase,
+};
+
+async fn start(with_model: bool) -> std::net::SocketAddr {
+    let engine = Arc::new(Engine::new());
+    let tenant = TenantId::new("ash").unwrap();
+    let status = Arc::new(SharedStatus::new(tenant, Phase::Connecting));
+    if with_model {
+        let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+        let base = Digest::of(b"base");
+        engine.swap(Serving::new(&spec, base, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], None).unwrap());
+        let adapter = AdapterStatus { version: 2, accuracy: Some(0.75) };
+        status.serving(BaseStatus { digest: base, accuracy: Some(0.5) }, Some(adapter));
+    }
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = Arc::new(ApiState { engine, status, metrics });
+    tokio::spawn(serve(listener, state, std::future::pending()));
+    address
+}
+
+/// One request on a connection of its own: HTTP status and body.
+async fn ask(address: std::net::SocketAddr, request: &str, body: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // A server that refuses a large body may close before it has read it.
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+async fn predict(address: std::net::SocketAddr, body: &str) -> (u16, Value) {
+    let (status, body) = ask(address, "POST /v1/predict", body.as_bytes()).await;
+    (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}")))
+}
+
+#[tokio::test]
+async fn predictions_name_the_model_they_came_from() {
+    let address = start(true).await;
+    let (status, answer) = predict(address, r#"{"inputs":[[3,0],[0,3]]}"#).await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["predictions"][0]["class"], 0);
+    assert_eq!(answer["predictions"][1]["class"], 1);
+    assert!(answer["predictions"][0]["probabilities"][0].as_f64().unwrap() > 0.9);
+    assert_eq!(answer["model"], json!({"base": Digest::of(b"base"), "adapter": null}));
+}
+
+#[tokio::test]
+async fn bad_requests_say_what_would_work() {
+    let address = start(true).await;
+    for (body, status, code, word) in [
+        ("{\"inputs\":[[1,2", 400, "bad-json", "inputs"),
+        ("{\"inputs\":[[NaN,2]]}", 400, "bad-json", "line 1"),
+        ("{\"input\":[[1,2]]}", 400, "bad-json", "unknown field"),
+        ("{\"inputs\":[[1,2,3]]}", 422, "input-width", "takes 2"),
+        ("{\"inputs\":[[1e39,2]]}", 400, "bad-json", "out of range"),
+    ] {
+        let (found, answer) = predict(address, body).await;
+        assert_eq!((found, &answer["error"]["code"]), (status, &json!(code)), "{body}: {answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(word), "{body}: {message}");
+    }
+    let many = format!("{{\"inputs\":[{}]}}", vec!["[1,2]"; 4097].join(","));
+    let (status, answer) = predict(address, &many).await;
+    assert_eq!((status, &answer["error"]["code"]), (413, &json!("too-many-inputs")));
+}
+
+#[tokio::test]
+async fn a_body_above_the_limit_is_refused() {
+    let address = start(true).await;
+    let body = vec![b' '; (8 << 20) + 1];
+    let (status, answer) = ask(address, "POST /v1/predict", &body).await;
+    assert_eq!(status, 413);
+    assert!(answer.contains("8 MiB"), "{answer}");
+}
+
+#[tokio::test]
+async fn without_a_model_the_agent_says_so() {
+    let address = start(false).await;
+    let (status, answer) = predict(address, r#"{"inputs":[[3,0]]}"#).await;
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("no-model")));
+    let (status, body) = ask(address, "GET /v1/models", b"").await;
+    assert_eq!((status, body.as_str()), (200, r#"{"data":[],"object":"list"}"#));
+}
+
+#[tokio::test]
+async fn the_status_has_exactly_the_agreed_keys() {
+    let address = start(true).await;
+    let (status, body) = ask(address, "GET /v1/status", b"").await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut wanted = [
+        "tenant",
+        "phase",
+        "detail",
+        "job",
+        "round",
+        "step",
+        "steps",
+        "base",
+        "adapter",
+        "epsilon",
+        "delta",
+        "bytes_sent",
+        "refused",
+    ];
+    wanted.sort_unstable();
+    assert_eq!((status, keys), (200, wanted.to_vec()));
+    assert_eq!(document["base"], json!({"digest": Digest::of(b"base"), "accuracy": 0.5}));
+    assert_eq!(document["adapter"], json!({"version": 2, "accuracy": 0.75}));
+}
+
+#[tokio::test]
+async fn health_metrics_models_and_wrong_paths_answer() {
+    let address = start(true).await;
+    assert_eq!(ask(address, "GET /healthz", b"").await, (200, "ok\n".to_owned()));
+    assert_eq!(ask(address, "GET /metrics", b"").await.0, 200);
+    let (_, models) = ask(address, "GET /v1/models", b"").await;
+    let models: Value = serde_json::from_str(&models).unwrap();
+    assert_eq!(models["data"][1]["version"], 2);
+    let (status, body) = ask(address, "GET /v2/nothing", b"").await;
+    assert!(status == 404 && body.contains("/v1/predict"), "{body}");
+    assert_eq!(ask(address, "GET /v1/predict", b"").await.0, 405);
+}

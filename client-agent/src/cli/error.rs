@@ -1,0 +1,57 @@
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tributary_privacy::ledger::LedgerError;
+use tributary_protocol::enrollment::TokenError;
+
+use crate::{
+    config::ConfigError,
+    driver::AgentError,
+    durable_file::FileError,
+    identity::{EnrollError, IdentityError},
+    policy::PolicyError,
+};
+
+/// Says why a command failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The policy cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The token is mistyped.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// There is no certificate.
+    #[error("enrolment failed")]
+    Enroll(#[from] EnrollError),
+    /// The agent cannot start.
+    #[error("the agent cannot start")]
+    Agent(#[from] AgentError),
+    /// The ledger is damaged.
+    #[error("the privacy ledger cannot be used")]
+    Ledger(#[from] LedgerError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A job file is not a job.
+    #[error("{} is not a job: {message}", path.display())]
+    Job {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        message: String,
+    },
+    /// The result cannot be printed.
+    #[error("cannot print")]
+    Print(#[source] std::io::Error),
+    /// The HTTP interface failed.
+    #[error("the HTTP interface failed")]
+    Api(#[source] std::io::Error),
+}

@@ -1,0 +1,30 @@
+//! The command line.
+
+mod check;
+mod enroll;
+mod error;
+mod options;
+mod output;
+mod privacy;
+mod run;
+
+use std::process::ExitCode;
+
+pub use self::{
+    error::CliError,
+    options::{Arguments, Command, SiteOptions},
+};
+
+/// Carries out a command.
+///
+/// # Errors
+/// [`CliError`] naming what failed.
+pub async fn execute(arguments: Arguments) -> Result<ExitCode, CliError> {
+    match arguments.command {
+        Command::Enroll(options) => enroll::execute(&options).await,
+        Command::Check(options) => check::execute(&options),
+        Command::Run(options) => run::run(options).await,
+        Command::Serve(options) => run::serve(options).await,
+        Command::Privacy(command) => privacy::execute(&command),
+    }
+}

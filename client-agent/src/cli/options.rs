@@ -1,0 +1,122 @@
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config::Overrides, site::Site};
+
+/// The Tributary agent: trains on data that stays here, and serves the result.
+#[derive(Debug, Parser)]
+#[command(name = "tributary-agent", version, about)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a key and exchange a one-time token for a certificate.
+    Enroll(EnrollOptions),
+    /// Check configuration, policy, data, identity and ledger, or whether a job is allowed.
+    Check(CheckOptions),
+    /// Take part in rounds and serve predictions.
+    Run(RunOptions),
+    /// Serve the last base and adapter without a coordinator.
+    Serve(RunOptions),
+    /// Show or verify the privacy ledger.
+    #[command(subcommand)]
+    Privacy(PrivacyCommand),
+}
+
+/// Which agent.
+#[derive(Debug, Clone, Args)]
+pub struct SiteOptions {
+    /// The agent's directory, with agent.toml and policy.toml.
+    #[arg(long, value_name = "DIR", env = "TRIBUTARY_DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SiteOptions {
+    /// The directory's files.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site::new(&self.dir)
+    }
+}
+
+/// Values that win over `agent.toml`.
+#[derive(Debug, Clone, Args)]
+pub struct OverrideOptions {
+    /// Where the HTTP interface listens, instead of `api.listen`.
+    #[arg(long, value_name = "ADDR:PORT", env = "TRIBUTARY_API_LISTEN")]
+    pub api_listen: Option<SocketAddr>,
+    /// Threads for training and inference, instead of `compute.threads`.
+    #[arg(long, value_name = "N", env = "TRIBUTARY_THREADS")]
+    pub threads: Option<usize>,
+}
+
+impl OverrideOptions {
+    /// As the configuration takes them.
+    #[must_use]
+    pub const fn overrides(&self) -> Overrides {
+        Overrides { api_listen: self.api_listen, threads: self.threads }
+    }
+}
+
+/// Options of `enroll`.
+#[derive(Debug, Args)]
+pub struct EnrollOptions {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// The coordinator's address for agents.
+    #[arg(long, value_name = "HOST:PORT", env = "TRIBUTARY_COORDINATOR")]
+    pub coordinator: String,
+    /// The text that `tributary-coordinator tenant add` printed.
+    #[arg(long, env = "TRIBUTARY_TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// Replace an existing identity.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// Values that win over `agent.toml`.
+    #[command(flatten)]
+    pub overrides: OverrideOptions,
+    /// Also say whether the policy allows the job in this TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub job: Option<PathBuf>,
+}
+
+/// Options of `run` and `serve`.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// Values that win over `agent.toml`.
+    #[command(flatten)]
+    pub overrides: OverrideOptions,
+    /// Stop when standard input ends.
+    #[arg(long, hide = true)]
+    pub exit_with_stdin: bool,
+}
+
+/// What to do with the ledger.
+#[derive(Debug, Subcommand)]
+pub enum PrivacyCommand {
+    /// Show every release and what each dataset has spent and left.
+    Show(SiteOptions),
+    /// Verify the ledger's hash chain.
+    Verify(SiteOptions),
+}

@@ -1,0 +1,137 @@
+use candle_core::{Device, Tensor};
+
+use super::{DataError, DataSource, csv, idx};
+
+/// Records in memory, as compact as their file had them.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    features: Features,
+    num_features: usize,
+    labels: Vec<u32>,
+    num_classes: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Features {
+    /// Scaled by 1/255 when a batch is made.
+    Bytes(Vec<u8>),
+    Floats(Vec<f32>),
+}
+
+impl Dataset {
+    /// Reads a dataset from its files.
+    ///
+    /// With `examples_max` only the first so many records of the file are used. Neighbouring
+    /// datasets then differ in one record of the file blanked in place: were it cut out instead,
+    /// the record behind the last used one would move up and two records would differ.
+    ///
+    /// # Errors
+    /// [`DataError`] naming file, row and column.
+    pub fn load(source: &DataSource, examples_max: Option<usize>) -> Result<Self, DataError> {
+        let examples_max = examples_max.unwrap_or(usize::MAX);
+        match source {
+            DataSource::Idx(source) => idx::load(source, examples_max),
+            DataSource::Csv(source) => csv::load(source, examples_max),
+        }
+    }
+
+    /// Makes a dataset of byte features, `[records, num_features]`, each standing for `byte / 255`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit together or a label is not below `num_classes`.
+    #[must_use]
+    pub fn from_bytes(
+        features: Vec<u8>,
+        num_features: usize,
+        labels: Vec<u32>,
+        num_classes: u32,
+    ) -> Self {
+        assert_eq!(features.len(), num_features * labels.len(), "one row of features a label");
+        assert!(labels.iter().all(|&label| label < num_classes), "labels are classes");
+        Self { features: Features::Bytes(features), num_features, labels, num_classes }
+    }
+
+    /// Makes a dataset of real features, `[records, num_features]`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit together or a label is not below `num_classes`.
+    #[must_use]
+    pub fn from_floats(
+        features: Vec<f32>,
+        num_features: usize,
+        labels: Vec<u32>,
+        num_classes: u32,
+    ) -> Self {
+        assert_eq!(features.len(), num_features * labels.len(), "one row of features a label");
+        assert!(labels.iter().all(|&label| label < num_classes), "labels are classes");
+        Self { features: Features::Floats(features), num_features, labels, num_classes }
+    }
+
+    /// Number of records.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no record.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Number of features of each record.
+    #[must_use]
+    pub const fn num_features(&self) -> usize {
+        self.num_features
+    }
+
+    /// Number of classes.
+    #[must_use]
+    pub const fn num_classes(&self) -> u32 {
+        self.num_classes
+    }
+
+    /// The class of each record.
+    #[must_use]
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The features of one record, as the model sees them.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Self::len`].
+    #[must_use]
+    pub fn features(&self, index: usize) -> Vec<f32> {
+        let mut row = Vec::with_capacity(self.num_features);
+        self.extend_with_row(index, &mut row);
+        row
+    }
+
+    /// Tensors of the chosen records: features `[n, num_features]` and classes `[n]` (u32).
+    ///
+    /// # Errors
+    /// The tensor library's, if it cannot hold the batch.
+    ///
+    /// # Panics
+    /// If an index is not below [`Self::len`].
+    pub fn batch(&self, indices: &[u32]) -> candle_core::Result<(Tensor, Tensor)> {
+        let mut rows = Vec::with_capacity(indices.len() * self.num_features);
+        for &index in indices {
+            self.extend_with_row(index as usize, &mut rows);
+        }
+        let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index as usize]).collect();
+        let features = Tensor::from_vec(rows, (indices.len(), self.num_features), &Device::Cpu)?;
+        Ok((features, Tensor::from_vec(labels, indices.len(), &Device::Cpu)?))
+    }
+
+    fn extend_with_row(&self, index: usize, rows: &mut Vec<f32>) {
+        let range = index * self.num_features..(index + 1) * self.num_features;
+        match &self.features {
+            Features::Bytes(bytes) => {
+                rows.extend(bytes[range].iter().map(|&byte| f32::from(byte) / 255.0));
+            }
+            Features::Floats(floats) => rows.extend_from_slice(&floats[range]),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What all tasks of a running agent share.
+
+use std::sync::{Arc, Mutex};
+
+use quinn::Connection;
+use thiserror::Error;
+use tokio::sync::watch;
+use tributary_privacy::ledger::LedgerError;
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{DatasetName, TenantId},
+    message::{Assignment, BlobRef, LedgerHead},
+};
+
+use super::{
+    cancel::Cancellation,
+    clock,
+    records::{Records, RecordsCache, RecordsError},
+    serving::{Served, ServingError},
+    status::SharedStatus,
+    transfer::{DownloadError, download},
+};
+use crate::{
+    config::Config,
+    durable_file::{FileError, create_directory},
+    engine::Engine,
+    ledger_file::{FileLedgerStore, LedgerFileError},
+    policy::{Approved, Policy},
+    session::Phase,
+    site::Site,
+    update::{ReleaseFiles, SharedLedger, Standing, standing},
+};
+
+/// One tenant's agent: its files, ledger, records and engine.
+pub struct Agent {
+    pub(super) site: Site,
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+    pub(super) ledger: SharedLedger<FileLedgerStore>,
+    pub(super) releases: ReleaseFiles,
+    pub(super) engine: Arc<Engine>,
+    pub(super) status: Arc<SharedStatus>,
+    pub(super) records: RecordsCache,
+    pub(super) served: Mutex<Served>,
+    pub(super) connection: watch::Sender<Option<Connection>>,
+}
+
+/// Says why an agent cannot start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The ledger's file is in use or unreadable.
+    #[error(transparent)]
+    LedgerFile(#[from] LedgerFileError),
+    /// The ledger is damaged.
+    #[error("the privacy ledger cannot be used")]
+    Ledger(#[from] LedgerError),
+    /// A directory cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What was served before cannot be served again.
+    #[error("there is nothing to serve")]
+    Serving(#[source] Box<ServingError>),
+    /// The HTTP interface cannot listen.
+    #[error("cannot listen on {address} (`api.listen`)")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Metrics cannot be recorded.
+    #[error("metrics cannot be recorded")]
+    Metrics(#[source] metrics::SetRecorderError<metrics_exporter_prometheus::PrometheusRecorder>),
+    /// The stop signal cannot be heard.
+    #[error("cannot listen for the stop signal")]
+    Signal(#[source] std::io::Error),
+}
+
+impl Agent {
+    /// Opens the ledger, which keeps every other process out, and serves what was last served.
+    ///
+    /// # Errors
+    /// [`AgentError`] if the ledger is in use or damaged.
+    pub fn open(
+        site: Site,
+        config: Config,
+        policy: Policy,
+        tenant: &TenantId,
+    ) -> Result<Self, AgentError> {
+        let store = FileLedgerStore::open(&site.ledger())?;
+        let ledger = SharedLedger::open(store, tenant.as_str())?;
+        let releases = ReleaseFiles::open(site.releases())?;
+        create_directory(&site.models())?;
+        let engine = Arc::new(Engine::new());
+        let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
+        let served = restore(&site, &engine, &status);
+        status.spent(&ledger, &policy, clock::now().0);
+        Ok(Self {
+            site,
+            config,
+            policy,
+            ledger,
+            releases,
+            engine,
+            status,
+            records: RecordsCache::default(),
+            served: Mutex::new(served),
+            connection: watch::Sender::new(None),
+        })
+    }
+
+    /// Answers predictions.
+    #[must_use]
+    pub fn engine(&self) -> Arc<Engine> {
+        self.engine.clone()
+    }
+
+    /// What the agent does, for its HTTP interface.
+    #[must_use]
+    pub fn status(&self) -> Arc<SharedStatus> {
+        self.status.clone()
+    }
+
+    /// The datasets that the agent has files for.
+    pub(super) fn configured(&self) -> Vec<DatasetName> {
+        self.config.datasets.keys().cloned().collect()
+    }
+
+    pub(super) fn load_records(&self, name: &DatasetName) -> Result<Arc<Records>, RecordsError> {
+        let policy = self.policy.datasets.get(name);
+        let examples_max = policy.and_then(|policy| policy.examples_max);
+        self.records.load(&self.config, name, examples_max)
+    }
+
+    pub(super) fn compare_ledger(&self, acknowledged: LedgerHead) -> Result<(), Refusal> {
+        self.ledger
+            .compare(acknowledged)
+            .map_err(|error| Refusal::from_error(ErrorCode::LedgerDiverged, &error))
+    }
+
+    pub(super) fn examine(
+        &self,
+        assignment: &Assignment,
+        approved: &Approved,
+    ) -> Result<Standing, Refusal> {
+        let now_ms = clock::now().0;
+        standing(&self.ledger, &self.releases, assignment, approved, now_ms)
+            .map_err(|error| error.refusal())
+    }
+
+    /// Waits until a base is on this machine.
+    ///
+    /// - returns: `None` if cancelled first
+    pub(super) async fn fetch_base(
+        &self,
+        blob: BlobRef,
+        cancellation: &Cancellation,
+    ) -> Option<Result<(), DownloadError>> {
+        tokio::select! {
+            outcome = self.fetch(blob) => Some(outcome),
+            () = cancellation.cancelled() => None,
+        }
+    }
+
+    async fn fetch(&self, blob: BlobRef) -> Result<(), DownloadError> {
+        const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
+        let path = self.site.model(blob.digest);
+        let mut connections = self.connection.subscribe();
+        while !path.exists() {
+            let connection = match connections.wait_for(Option::is_some).await {
+                Ok(connection) => connection.clone().expect("waited for one"),
+                // The sender lives in `self`.
+                Err(_) => continue,
+            };
+            match download(&connection, blob, &path).await {
+                Err(error) if error.may_heal() => {
+                    tracing::warn!(base = %blob.digest.short(), %error, "download goes on later");
+                    tokio::time::sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves what was last served; damage there is no reason not to start.
+pub(super) fn restore(site: &Site, engine: &Engine, status: &SharedStatus) -> Served {
+    let served = Served::restore(site, engine).unwrap_or_else(|error: ServingError| {
+        let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+        tracing::warn!(error = refusal.message, "what was served before cannot be served again");
+        Served::default()
+    });
+    if let Some(current) = &served.current {
+        status.serving(current.base, current.adapter);
+    }
+    served
+}

@@ -1,0 +1,103 @@
+//! One round on a thread of its own: base, training, release.
+
+use std::sync::Arc;
+
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    message::Assignment,
+};
+
+use super::{agent::Agent, cancel::Cancellation, clock, records::RecordsError, serving::load_base};
+use crate::{
+    policy::Approved,
+    session::TrainingEnd,
+    update::{Release, RoundData, UpdateError, noisy_update, release},
+};
+
+/// Carries out an approved assignment up to its debited release.
+pub(super) async fn run(
+    agent: Arc<Agent>,
+    assignment: Box<Assignment>,
+    approved: Approved,
+    cancellation: Cancellation,
+) -> Result<Release, TrainingEnd> {
+    match agent.fetch_base(assignment.base.file, &cancellation).await {
+        None => return Err(TrainingEnd::Cancelled),
+        Some(Err(error)) => return Err(TrainingEnd::Failed(error.refusal())),
+        Some(Ok(())) => {}
+    }
+    let work = move || train(&agent, &assignment, &approved, &cancellation);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            tracing::error!(%error, "training stopped abruptly");
+            let text = "training stopped abruptly; see the agent's log";
+            Err(TrainingEnd::Failed(Refusal::new(ErrorCode::TrainingFailed, text)))
+        }
+    }
+}
+
+fn train(
+    agent: &Agent,
+    assignment: &Assignment,
+    approved: &Approved,
+    cancellation: &Cancellation,
+) -> Result<Release, TrainingEnd> {
+    let span = tracing::info_span!(
+        "round",
+        job = %assignment.job.name,
+        round = %assignment.round
+    );
+    let _entered = span.enter();
+    // Another round may have been debited since this one was examined.
+    let failed = TrainingEnd::Failed;
+    agent.examine(assignment, approved).map_err(failed)?;
+    let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)
+        .map_err(|error| Refusal::from_error(ErrorCode::BaseModelInvalid, &error))
+        .map_err(failed)?;
+    let records = agent
+        .records
+        .load(&agent.config, &approved.dataset, approved.examples_max)
+        .map_err(|error| failed(records_refusal(&error)))?;
+    let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
+    let outcome = noisy_update(assignment, round, &mut |step, steps| {
+        agent.status.training(step, steps);
+    })
+    .and_then(|packed| {
+        release(
+            &agent.ledger,
+            &agent.releases,
+            assignment,
+            approved,
+            &packed,
+            &|| cancellation.is_cancelled(),
+            clock::now().0,
+        )
+    });
+    agent.status.spent(&agent.ledger, &agent.policy, clock::now().0);
+    match outcome {
+        Ok(release) => {
+            metrics::counter!("tributary_rounds_released").increment(1);
+            tracing::info!(bytes = release.update.length, "update debited");
+            Ok(release)
+        }
+        Err(UpdateError::Cancelled) => {
+            tracing::info!("round closed while training; nothing was debited");
+            Err(TrainingEnd::Cancelled)
+        }
+        Err(error) => {
+            let causes = Refusal::from_error(error.code(), &error);
+            tracing::error!(error = causes.message, "no update");
+            Err(failed(error.refusal()))
+        }
+    }
+}
+
+fn records_refusal(error: &RecordsError) -> Refusal {
+    tracing::error!(%error, "the dataset cannot be used");
+    // Rows and file names are the tenant's own business.
+    Refusal::new(
+        ErrorCode::DatasetMissing,
+        "the agent's dataset cannot be read; its own log says why",
+    )
+}

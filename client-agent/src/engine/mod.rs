@@ -1,0 +1,188 @@
+//! Inference: answers from the base with the tenant's adapter, swapped atomically under load.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use candle_core::{Device, Tensor};
+use thiserror::Error;
+use tributary_protocol::{id::Digest, model::ModelSpec};
+
+use crate::{
+    adapter::Adapter,
+    model::{Model, ModelError},
+    train::most_probable,
+};
+
+/// Inputs of one call, at most.
+pub const INPUTS_MAX: usize = 4096;
+
+/// The model that answers; replaced whole, so a call sees one version from start to end.
+#[derive(Default)]
+pub struct Engine {
+    serving: ArcSwapOption<Serving>,
+}
+
+/// A base model with, perhaps, an adapter merged into it.
+pub struct Serving {
+    base: Digest,
+    adapter: Option<u64>,
+    model: Model,
+}
+
+/// The class of one input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The most probable class.
+    pub class: u32,
+    /// Probability of each class.
+    pub probabilities: Vec<f32>,
+}
+
+/// The predictions of one call and the model they came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// One prediction an input, in order.
+    pub predictions: Vec<Prediction>,
+    /// Digest of the base model.
+    pub base: Digest,
+    /// Version of the adapter on top, if any.
+    pub adapter: Option<u64>,
+}
+
+/// Says why there is no answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// No model has arrived yet.
+    #[error("no model is loaded yet; the first arrives with the first round")]
+    NoModel,
+    /// An input has the wrong number of features.
+    #[error("input {input} has {found} features; the model takes {expected}")]
+    Width {
+        /// Position of the input, from 0.
+        input: usize,
+        /// Features of the model.
+        expected: usize,
+        /// Features given.
+        found: usize,
+    },
+    /// A feature is NaN or infinite.
+    #[error("input {input}, feature {feature} is {value}; features must be finite")]
+    NonFinite {
+        /// Position of the input, from 0.
+        input: usize,
+        /// Position of the feature, from 0.
+        feature: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Too many inputs at once.
+    #[error("{found} inputs in one call; at most {INPUTS_MAX} are answered, send several calls")]
+    TooMany {
+        /// Inputs given.
+        found: usize,
+    },
+    /// The model cannot be built or failed.
+    #[error("the model cannot answer")]
+    Model(#[from] ModelError),
+}
+
+impl Serving {
+    /// Prepares a model for answering.
+    ///
+    /// - `parameters`: the base's, flat
+    /// - `adapter`: its version and factors
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if parameters or adapter do not belong to `spec`.
+    pub fn new(
+        spec: &ModelSpec,
+        base: Digest,
+        parameters: &[f32],
+        adapter: Option<(u64, &Adapter)>,
+    ) -> Result<Self, EngineError> {
+        let model = match adapter {
+            Some((_, adapter)) => Model::new(spec, &adapter.merge(spec, parameters)?)?,
+            None => Model::new(spec, parameters)?,
+        };
+        Ok(Self { base, adapter: adapter.map(|(version, _)| version), model })
+    }
+
+    /// Digest of the base model.
+    #[must_use]
+    pub const fn base(&self) -> Digest {
+        self.base
+    }
+
+    /// Version of the adapter, if any.
+    #[must_use]
+    pub const fn adapter(&self) -> Option<u64> {
+        self.adapter
+    }
+
+    fn predict(&self, inputs: &[Vec<f32>]) -> Result<Vec<Prediction>, EngineError> {
+        let expected = self.model.spec().num_inputs();
+        check_inputs(inputs, expected)?;
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch = Tensor::from_vec(inputs.concat(), (inputs.len(), expected), &Device::Cpu)
+            .map_err(ModelError::from)?;
+        let probabilities = self.model.predict(&batch)?;
+        let rows = probabilities.chunks_exact(self.model.spec().num_classes());
+        let prediction = |row: &[f32]| Prediction {
+            class: most_probable(row) as u32,
+            probabilities: row.to_vec(),
+        };
+        Ok(rows.map(prediction).collect())
+    }
+}
+
+impl Engine {
+    /// An engine that has no model yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the model; calls in flight finish on the one they started with.
+    pub fn swap(&self, serving: Serving) {
+        self.serving.store(Some(Arc::new(serving)));
+    }
+
+    /// The model that answers now.
+    #[must_use]
+    pub fn serving(&self) -> Option<Arc<Serving>> {
+        self.serving.load_full()
+    }
+
+    /// Answers inputs, all by the same model.
+    ///
+    /// - `inputs`: features as the model was trained on (image bytes divided by 255)
+    ///
+    /// # Errors
+    /// [`EngineError`] naming the input that cannot be used.
+    pub fn predict(&self, inputs: &[Vec<f32>]) -> Result<Answer, EngineError> {
+        let serving = self.serving().ok_or(EngineError::NoModel)?;
+        let predictions = serving.predict(inputs)?;
+        Ok(Answer { predictions, base: serving.base, adapter: serving.adapter })
+    }
+}
+
+fn check_inputs(inputs: &[Vec<f32>], expected: usize) -> Result<(), EngineError> {
+    if inputs.len() > INPUTS_MAX {
+        return Err(EngineError::TooMany { found: inputs.len() });
+    }
+    for (input, features) in inputs.iter().enumerate() {
+        if features.len() != expected {
+            return Err(EngineError::Width { input, expected, found: features.len() });
+        }
+        if let Some(feature) = features.iter().position(|value| !value.is_finite()) {
+            return Err(EngineError::NonFinite { input, feature, value: features[feature] });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+use tributary_privacy::{
+    clip::ClippingNorm,
+    lattice::{Lattice, LatticeRequest},
+    ledger::Budget,
+    mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+};
+use tributary_protocol::{
+    id::{DatasetName, Region},
+    job::{JobSpec, PrivacyUnit},
+    message::Assignment,
+};
+
+use super::{DatasetPolicy, Policy, PolicyRefusal};
+
+/// How likely the sum of a cohort may be to wrap on a lattice that is still accepted. Wrapping
+/// spoils the shared model, never privacy, so the planner of the coordinator may be stricter.
+const WRAP_PROBABILITY_MAX: f64 = 1e-3;
+
+/// A job that the policy allows: what training and the ledger need to know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Approved {
+    /// The dataset that pays.
+    pub dataset: DatasetName,
+    /// What it may spend.
+    pub budget: Budget,
+    /// What one round's release costs.
+    pub events: Vec<PrivacyEvent>,
+    /// The most records that may be used.
+    pub examples_max: Option<usize>,
+}
+
+impl Policy {
+    /// Decides whether an assignment may be carried out; pure, before anything is loaded.
+    ///
+    /// - `configured`: the datasets that the agent has files for
+    ///
+    /// # Errors
+    /// [`PolicyRefusal`] naming the key, what was asked and what is allowed.
+    pub fn check(
+        &self,
+        assignment: &Assignment,
+        configured: &[DatasetName],
+    ) -> Result<Approved, PolicyRefusal> {
+        let job = &assignment.job;
+        let approved = self.check_job(job, configured)?;
+        let base = &assignment.base;
+        if base.job != job.name || base.dataset != job.dataset || base.model != job.model {
+            return Err(PolicyRefusal::BaseMismatch);
+        }
+        check_lattice(assignment)?;
+        Ok(approved)
+    }
+
+    /// Decides about a job document alone, as `check --job` does.
+    ///
+    /// # Errors
+    /// [`PolicyRefusal`] naming the key, what was asked and what is allowed.
+    pub fn check_job(
+        &self,
+        job: &JobSpec,
+        configured: &[DatasetName],
+    ) -> Result<Approved, PolicyRefusal> {
+        job.validate().map_err(PolicyRefusal::Job)?;
+        let dataset = self.datasets.get(&job.dataset).ok_or_else(|| {
+            let allowed = self.datasets.keys().cloned().collect();
+            PolicyRefusal::DatasetUnknown { dataset: job.dataset.clone(), allowed }
+        })?;
+        if !configured.contains(&job.dataset) {
+            let (dataset, configured) = (job.dataset.clone(), configured.to_vec());
+            return Err(PolicyRefusal::DatasetMissing { dataset, configured });
+        }
+        self.check_regions(&job.regions)?;
+        dataset.check_choices(job)?;
+        dataset.check_numbers(job)?;
+        Ok(Approved {
+            dataset: job.dataset.clone(),
+            budget: dataset.budget(),
+            events: events(job),
+            examples_max: dataset.examples_max,
+        })
+    }
+
+    fn check_regions(&self, regions: &[Region]) -> Result<(), PolicyRefusal> {
+        let Some(allowed) = &self.regions else { return Ok(()) };
+        match regions.iter().find(|region| !allowed.contains(region)) {
+            Some(region) => Err(PolicyRefusal::NotAllowed {
+                key: "regions",
+                asked: format!("region {region:?}", region = region.as_str()),
+                allowed: listed(allowed.iter().map(Region::as_str)),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl DatasetPolicy {
+    fn check_choices(&self, job: &JobSpec) -> Result<(), PolicyRefusal> {
+        let (unit, trust) = (job.privacy.unit, job.privacy.trust);
+        let not_allowed =
+            |key, asked, allowed| Err(PolicyRefusal::NotAllowed { key, asked, allowed });
+        if !self.units.contains(&unit) {
+            let allowed = listed(self.units.iter().map(|&unit| unit_name(unit)));
+            return not_allowed("units", format!("privacy unit {:?}", unit_name(unit)), allowed);
+        }
+        if !self.trusts.contains(&trust) {
+            let allowed = format!("{:?}", self.trusts).to_lowercase();
+            return not_allowed("trusts", format!("trust {trust:?}").to_lowercase(), allowed);
+        }
+        let family = job.model.family();
+        if !self.families.iter().any(|allowed| allowed == family) {
+            let allowed = listed(self.families.iter().map(String::as_str));
+            return not_allowed("families", format!("model family {family:?}"), allowed);
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self, job: &JobSpec) -> Result<(), PolicyRefusal> {
+        let (privacy, training) = (&job.privacy, &job.training);
+        let at_least = |asked_key, asked: f64, key, min: f64| {
+            if asked >= min {
+                Ok(())
+            } else {
+                Err(PolicyRefusal::BelowMin { asked_key, asked, key, min })
+            }
+        };
+        let at_most = |asked_key, asked: f64, key, max: Option<f64>| match max {
+            Some(max) if asked > max => Err(PolicyRefusal::AboveMax { asked_key, asked, key, max }),
+            _ => Ok(()),
+        };
+        at_least(
+            "privacy.noise_multiplier",
+            privacy.noise_multiplier,
+            "noise_multiplier_min",
+            self.noise_multiplier_min,
+        )?;
+        at_most("privacy.delta", privacy.delta, "delta", Some(self.delta))?;
+        at_most(
+            "training.sampling_rate",
+            training.sampling_rate,
+            "sampling_rate_max",
+            self.sampling_rate_max,
+        )?;
+        at_most(
+            "training.local_steps",
+            training.local_steps.into(),
+            "local_steps_max",
+            self.local_steps_max.map(f64::from),
+        )?;
+        at_most(
+            "model",
+            job.model.num_parameters() as f64,
+            "parameters_max",
+            self.parameters_max.map(|max| max as f64),
+        )?;
+        at_least(
+            "round.cohort_size_min",
+            job.round.cohort_size_min.into(),
+            "cohort_size_min",
+            self.cohort_size_min.unwrap_or(0).into(),
+        )
+    }
+}
+
+/// What one round of the job costs one tenant.
+fn events(job: &JobSpec) -> Vec<PrivacyEvent> {
+    let noise_multiplier = job.privacy.noise_multiplier;
+    vec![match job.privacy.unit {
+        PrivacyUnit::Record => PrivacyEvent::PoissonGaussian {
+            sampling_rate: job.training.sampling_rate,
+            noise_multiplier,
+            steps: job.training.local_steps.into(),
+        },
+        PrivacyUnit::Tenant => PrivacyEvent::Gaussian { noise_multiplier, count: 1 },
+    }]
+}
+
+/// Whether the mechanism exists and the cohort's sum fits the lattice.
+fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
+    let (job, spec) = (&assignment.job, assignment.lattice);
+    let lattice = Lattice::new(spec.step, spec.bits).map_err(PolicyRefusal::Lattice)?;
+    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    let clipping_norm = ClippingNorm::new(privacy.clipping_norm)
+        .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
+    let multiplier = privacy.noise_multiplier;
+    let (norm_max, noise_sigma) = match privacy.unit {
+        PrivacyUnit::Record => {
+            NoisyGradientSum::new(clipping_norm, multiplier, dimension)
+                .map_err(PolicyRefusal::Mechanism)?;
+            (job.training.update_norm_max, 0.0)
+        }
+        PrivacyUnit::Tenant => {
+            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension)
+                .map_err(PolicyRefusal::Mechanism)?;
+            (privacy.clipping_norm, privacy.noise_multiplier * privacy.clipping_norm)
+        }
+    };
+    let cohort_size = job.round.cohort_size;
+    let request = LatticeRequest {
+        dimension,
+        norm_max,
+        noise_sigma,
+        contributors_max: cohort_size,
+        bits: spec.bits,
+        wrap_probability_max: WRAP_PROBABILITY_MAX,
+    };
+    let finest = Lattice::plan(&request).map_err(PolicyRefusal::Lattice)?;
+    let (step, step_min) = (spec.step, finest.step());
+    if step < step_min * (1.0 - 1e-9) {
+        return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
+    }
+    if step > norm_max {
+        return Err(PolicyRefusal::LatticeCoarse { step, norm: norm_max });
+    }
+    Ok(())
+}
+
+/// The unit as policies, ledgers and messages write it.
+pub(crate) const fn unit_name(unit: PrivacyUnit) -> &'static str {
+    match unit {
+        PrivacyUnit::Record => "record",
+        PrivacyUnit::Tenant => "tenant",
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+    format!("[{}]", names.join(", "))
+}

@@ -1,0 +1,123 @@
+use thiserror::Error;
+use tributary_privacy::{lattice::LatticeError, mechanism::MechanismError};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::DatasetName,
+    job::JobSpecError,
+};
+
+/// Says which key of the policy, or of the job itself, keeps the tenant out of a job.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum PolicyRefusal {
+    /// The job document cannot work.
+    #[error("the job is not usable")]
+    Job(#[source] JobSpecError),
+    /// The base model is not the one that the job describes.
+    #[error("the base model of the assignment does not belong to its job")]
+    BaseMismatch,
+    /// The lattice cannot carry the job's updates.
+    #[error("the lattice of the assignment is not usable")]
+    Lattice(#[source] LatticeError),
+    /// The lattice is so fine that sums of the cohort would wrap.
+    #[error(
+        "the lattice step {step:e} is too fine for {cohort_size} updates; it must be at least {step_min:e}"
+    )]
+    LatticeWraps {
+        /// What was asked for, in model units.
+        step: f64,
+        /// The least that does not wrap.
+        step_min: f64,
+        /// Updates that may be summed.
+        cohort_size: u32,
+    },
+    /// The lattice is coarser than an update is long.
+    #[error("the lattice step {step:e} is too coarse for updates of norm {norm}")]
+    LatticeCoarse {
+        /// What was asked for, in model units.
+        step: f64,
+        /// The longest update, in model units.
+        norm: f64,
+    },
+    /// The noise cannot be made as the job asks.
+    #[error("the job's noise cannot be made")]
+    Mechanism(#[source] MechanismError),
+    /// The policy has no section for the dataset.
+    #[error(
+        "the policy has no section `datasets.{dataset}`; the tenant takes part with {allowed:?}"
+    )]
+    DatasetUnknown {
+        /// What the job asks for.
+        dataset: DatasetName,
+        /// What the policy has.
+        allowed: Vec<DatasetName>,
+    },
+    /// The agent's configuration has no files for the dataset.
+    #[error("the agent has no section `data.{dataset}`; it has {configured:?}")]
+    DatasetMissing {
+        /// What the job asks for.
+        dataset: DatasetName,
+        /// What the configuration has.
+        configured: Vec<DatasetName>,
+    },
+    /// A choice of the job is not in the policy's list.
+    #[error("the job asks for {asked}, but the policy's `{key}` allows {allowed}")]
+    NotAllowed {
+        /// The key of the policy.
+        key: &'static str,
+        /// What the job asks for.
+        asked: String,
+        /// What the policy allows.
+        allowed: String,
+    },
+    /// A number of the job is below the policy's least.
+    #[error("the job's `{asked_key}` is {asked}, but the policy's `{key}` is {min}")]
+    BelowMin {
+        /// The key of the job.
+        asked_key: &'static str,
+        /// What the job asks for.
+        asked: f64,
+        /// The key of the policy.
+        key: &'static str,
+        /// The least that the policy allows.
+        min: f64,
+    },
+    /// A number of the job is above the policy's most.
+    #[error("the job's `{asked_key}` is {asked}, but the policy's `{key}` is {max}")]
+    AboveMax {
+        /// The key of the job.
+        asked_key: &'static str,
+        /// What the job asks for.
+        asked: f64,
+        /// The key of the policy.
+        key: &'static str,
+        /// The most that the policy allows.
+        max: f64,
+    },
+}
+
+impl PolicyRefusal {
+    /// The code for the coordinator.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Job(_)
+            | Self::BaseMismatch
+            | Self::Lattice(_)
+            | Self::LatticeWraps { .. }
+            | Self::LatticeCoarse { .. }
+            | Self::Mechanism(_) => ErrorCode::JobInvalid,
+            Self::DatasetMissing { .. } => ErrorCode::DatasetMissing,
+            Self::DatasetUnknown { .. }
+            | Self::NotAllowed { .. }
+            | Self::BelowMin { .. }
+            | Self::AboveMax { .. } => ErrorCode::PolicyForbids,
+        }
+    }
+
+    /// The refusal as it is sent and shown.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Refusal::from_error(self.code(), self)
+    }
+}

@@ -1,0 +1,206 @@
+use tributary_privacy::mechanism::PrivacyEvent;
+use tributary_protocol::{
+    error_code::ErrorCode,
+    id::{Digest, RoundNumber},
+    job::JobSpec,
+    message::{Assignment, BaseModel, BlobRef, LatticeSpec},
+};
+
+use super::*;
+
+const JOB: &str = r#"
+    name = "census"
+    dataset = "adult"
+    regions = ["eu"]
+    [model.mlp]
+    inputs = 10
+    hidden = [4]
+    classes = 2
+    [training]
+    local_steps = 10
+    sampling_rate = 0.02
+    batch_size_expected = 64
+    client_learning_rate = 0.1
+    [privacy]
+    trust = "local"
+    unit = "record"
+    clipping_norm = 1.0
+    noise_multiplier = 1.0
+    delta = 1e-5
+    [round]
+    rounds = 3
+    cohort_size = 4
+    cohort_size_min = 2
+    report_goal = 3
+"#;
+
+const POLICY: &str = r#"
+    regions = ["eu"]
+    [datasets.adult]
+    epsilon_max = 8.0
+    delta = 1e-5
+    units = ["record", "tenant"]
+    families = ["mlp"]
+    noise_multiplier_min = 0.5
+    examples_max = 1000
+    sampling_rate_max = 0.1
+    local_steps_max = 50
+    parameters_max = 100
+    cohort_size_min = 2
+"#;
+
+fn policy(text: &str) -> Policy {
+    Policy::parse(text, &Site::new("/site")).unwrap()
+}
+
+pub(crate) fn assignment(text: &str) -> Assignment {
+    let job: JobSpec = toml::from_str(text).unwrap();
+    let base = BaseModel {
+        job: job.name.clone(),
+        dataset: job.dataset.clone(),
+        model: job.model.clone(),
+        version: 0,
+        file: BlobRef { digest: Digest::of(b"base"), length: 4 },
+    };
+    let lattice = LatticeSpec { step: 1e-5, bits: 32 };
+    Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 1000 }
+}
+
+fn configured() -> Vec<DatasetName> {
+    vec![DatasetName::new("adult").unwrap()]
+}
+
+#[test]
+fn an_allowed_job_gives_its_cost() {
+    let approved = policy(POLICY).check(&assignment(JOB), &configured()).unwrap();
+    assert_eq!(approved.budget.epsilon_max, 8.0);
+    assert_eq!(approved.examples_max, Some(1000));
+    let event =
+        PrivacyEvent::PoissonGaussian { sampling_rate: 0.02, noise_multiplier: 1.0, steps: 10 };
+    assert_eq!(approved.events, [event]);
+    let tenant = assignment(&JOB.replace("\"record\"", "\"tenant\""));
+    let approved = policy(POLICY).check(&tenant, &configured()).unwrap();
+    assert_eq!(approved.events, [PrivacyEvent::Gaussian { noise_multiplier: 1.0, count: 1 }]);
+}
+
+#[test]
+fn a_job_without_regions_passes_and_a_policy_without_regions_allows_any() {
+    let anywhere = assignment(&JOB.replace("regions = [\"eu\"]", ""));
+    policy(POLICY).check(&anywhere, &configured()).unwrap();
+    let far = assignment(&JOB.replace("\"eu\"", "\"us\""));
+    policy(&POLICY.replace("regions = [\"eu\"]", "")).check(&far, &configured()).unwrap();
+}
+
+#[test]
+fn every_refusal_names_key_and_values() {
+    let cases = [
+        ("\"eu\"]", "\"eu\", \"us\"]", ErrorCode::PolicyForbids, ["regions", "\"us\""]),
+        ("\"adult\"", "\"other\"", ErrorCode::PolicyForbids, ["datasets.other", "adult"]),
+        (
+            "noise_multiplier = 1.0",
+            "noise_multiplier = 0.4",
+            ErrorCode::PolicyForbids,
+            ["noise_multiplier_min", "0.4"],
+        ),
+        ("delta = 1e-5", "delta = 1e-4", ErrorCode::PolicyForbids, ["`delta`", "0.0001"]),
+        (
+            "sampling_rate = 0.02",
+            "sampling_rate = 0.2",
+            ErrorCode::PolicyForbids,
+            ["sampling_rate_max", "0.2"],
+        ),
+        (
+            "local_steps = 10",
+            "local_steps = 51",
+            ErrorCode::PolicyForbids,
+            ["local_steps_max", "51"],
+        ),
+        ("hidden = [4]", "hidden = [40]", ErrorCode::PolicyForbids, ["parameters_max", "522"]),
+        (
+            "cohort_size_min = 2",
+            "cohort_size_min = 1",
+            ErrorCode::PolicyForbids,
+            ["cohort_size_min", "1"],
+        ),
+        (
+            "clipping_norm = 1.0",
+            "clipping_norm = -1.0",
+            ErrorCode::JobInvalid,
+            ["privacy.clipping_norm", "-1"],
+        ),
+        (
+            "noise_multiplier = 1.0",
+            "noise_multiplier = 1e6",
+            ErrorCode::JobInvalid,
+            ["noise_multiplier", "400"],
+        ),
+    ];
+    for (from, to, code, words) in cases {
+        let asked = assignment(&JOB.replace(from, to));
+        let refusal = policy(POLICY).check(&asked, &configured()).unwrap_err().refusal();
+        assert_eq!(refusal.code, code, "{refusal}");
+        for word in words {
+            assert!(refusal.message.contains(word), "{word}: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn lists_are_enforced() {
+    for (from, to, asked, key) in [
+        ("[\"record\", \"tenant\"]", "[\"tenant\"]", "record", "units"),
+        ("[\"mlp\"]", "[\"cnn\"]", "mlp", "families"),
+    ] {
+        let policy = policy(&POLICY.replace(from, to));
+        let refusal = policy.check(&assignment(JOB), &configured()).unwrap_err().refusal();
+        assert_eq!(refusal.code, ErrorCode::PolicyForbids);
+        assert!(refusal.message.contains(asked) && refusal.message.contains(key), "{refusal}");
+    }
+}
+
+#[test]
+fn a_dataset_without_files_is_missing() {
+    let refusal = policy(POLICY).check(&assignment(JOB), &[]).unwrap_err().refusal();
+    assert_eq!(refusal.code, ErrorCode::DatasetMissing);
+}
+
+#[test]
+fn lattices_that_wrap_or_do_not_resolve_are_refused() {
+    for (step, bits, word) in [
+        (1e-12, 32, "too fine"),
+        (1e-5, 8, "too fine"),
+        (100.0, 32, "too coarse"),
+        (f64::NAN, 32, "step"),
+        (1e-5, 40, "40 bits"),
+    ] {
+        let mut asked = assignment(JOB);
+        asked.lattice = LatticeSpec { step, bits };
+        let refusal = policy(POLICY).check(&asked, &configured()).unwrap_err().refusal();
+        assert_eq!(refusal.code, ErrorCode::JobInvalid);
+        assert!(refusal.message.contains(word), "{word}: {refusal}");
+    }
+}
+
+#[test]
+fn a_foreign_base_is_refused() {
+    let mut asked = assignment(JOB);
+    asked.base.model = assignment(&JOB.replace("[4]", "[5]")).job.model;
+    let refusal = policy(POLICY).check(&asked, &configured()).unwrap_err();
+    assert_eq!(refusal, PolicyRefusal::BaseMismatch);
+}
+
+#[test]
+fn mistakes_in_the_policy_name_the_key() {
+    for (from, to, word) in [
+        ("epsilon_max = 8.0", "epsilon_max = nan", "epsilon_max"),
+        ("delta = 1e-5", "delta = 0.0", "delta"),
+        ("families = [\"mlp\"]", "families = []", "families"),
+        ("families", "family", "family"),
+        ("\"tenant\"", "\"everyone\"", "everyone"),
+        ("noise_multiplier_min = 0.5", "noise_multiplier_min = 0", "noise_multiplier_min"),
+    ] {
+        let text = POLICY.replace(from, to);
+        let error = Policy::parse(&text, &Site::new("/site")).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("policy.toml"), "{word}: {error}");
+    }
+}

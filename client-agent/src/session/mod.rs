@@ -1,0 +1,228 @@
+//! The agent's side of the conversation, as a value that is stepped by hand.
+//!
+//! [`Session::handle`] takes what happened, [`Session::poll_output`] says what to do next,
+//! [`Session::poll_timeout`] when to come back. Nothing here opens a socket, reads a clock or
+//! touches a disk, so a test can step through any order of events.
+//!
+//! Rounds come first: an adaptation is cut short when an assignment arrives, and goes on when no
+//! round is open. Training goes on across a lost connection; its release is uploaded after the
+//! next welcome. An [`Output::Upload`] follows only from an input that says the release is debited.
+
+mod backoff;
+mod event;
+mod link;
+mod rounds;
+mod view;
+
+use std::collections::VecDeque;
+
+use tributary_protocol::{
+    error_code::Refusal,
+    id::DatasetName,
+    message::{AgentMessage, BaseModel, CoordinatorMessage},
+    time::Timestamp,
+};
+
+pub use self::{
+    backoff::Backoff,
+    event::{Failure, Input, Output, RoundKey, TrainingEnd, UploadEnd},
+    view::{Phase, View},
+};
+use self::{link::Link, rounds::Rounds};
+use crate::policy::Policy;
+
+/// How long the coordinator may take to answer the hello, in milliseconds.
+const GREETING_TIMEOUT_MS: u64 = 15_000;
+
+/// One agent's session with its coordinator, across connections.
+#[derive(Debug)]
+pub struct Session {
+    policy: Policy,
+    configured: Vec<DatasetName>,
+    link: Link,
+    rounds: Rounds,
+    /// The newest base that is not fully adapted to.
+    wanted: Option<BaseModel>,
+    adapting: Option<Adapting>,
+    /// Why this agent takes part in nothing until it is restarted.
+    halted: Option<Refusal>,
+    /// Why the last assignment was declined.
+    refused: Option<Refusal>,
+    stopping: bool,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Adapting {
+    base: BaseModel,
+    cut: bool,
+}
+
+impl Session {
+    /// A session that connects at once.
+    ///
+    /// - `configured`: the datasets that the agent has files for
+    #[must_use]
+    pub fn new(policy: Policy, configured: Vec<DatasetName>) -> Self {
+        Self {
+            policy,
+            configured,
+            link: Link::Connecting { attempt: 0 },
+            rounds: Rounds::default(),
+            wanted: None,
+            adapting: None,
+            halted: None,
+            refused: None,
+            stopping: false,
+            outputs: VecDeque::from([Output::Connect]),
+        }
+    }
+
+    /// The next thing to do; outputs are carried out in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<Timestamp> {
+        match &self.link {
+            Link::Disconnected { retry_at, .. } => Some(*retry_at),
+            Link::Greeting { deadline, .. } => Some(*deadline),
+            Link::Connecting { .. } | Link::Established => None,
+        }
+    }
+
+    /// Acts on a moment that has come.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        match self.link {
+            Link::Disconnected { retry_at, attempt, .. } if now >= retry_at => {
+                self.link = Link::Connecting { attempt };
+                self.outputs.push_back(Output::Connect);
+            }
+            Link::Greeting { deadline, .. } if now >= deadline => {
+                self.outputs.push_back(Output::Disconnect);
+                let reason = "the coordinator did not answer the hello".to_owned();
+                self.lost(now, Failure { reason, lasting: false, jitter: 1.0 });
+            }
+            _ => {}
+        }
+        self.schedule(now);
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Connected { ledger_head } => self.connected(now, ledger_head),
+            Input::ConnectionFailed(failure) => self.lost(now, failure),
+            Input::Message(message) => self.message(now, message),
+            Input::LedgerCompared(outcome) => self.compared(outcome),
+            Input::Examined { key, outcome } => self.examined(&key, outcome),
+            Input::Trained { key, outcome } => self.trained(&key, outcome),
+            Input::Uploaded { key, outcome } => self.uploaded(now, &key, outcome),
+            Input::Adapted { base, complete } => self.adapted(base, complete),
+            Input::Shutdown => self.shutdown(),
+        }
+        self.schedule(now);
+    }
+
+    fn message(&mut self, now: Timestamp, message: CoordinatorMessage) {
+        match message {
+            CoordinatorMessage::Welcome { acknowledged_head, .. } => {
+                if matches!(self.link, Link::Greeting { .. }) {
+                    self.link = Link::Established;
+                    self.outputs.push_back(Output::CompareLedger(acknowledged_head));
+                }
+            }
+            CoordinatorMessage::Configure(assignment) => self.configure(now, assignment),
+            CoordinatorMessage::RoundClosed { job, round, abandoned } => {
+                let key = RoundKey { job, round };
+                tracing::info!(job = %key.job, round = %key.round, abandoned, "round closed");
+                self.close(&key);
+            }
+            CoordinatorMessage::NewBase(base) => self.want(base),
+            CoordinatorMessage::Refused(refusal) => {
+                self.outputs.push_back(Output::Disconnect);
+                self.lost(now, Failure::refused(&refusal));
+            }
+        }
+    }
+
+    fn shutdown(&mut self) {
+        self.stopping = true;
+        if let Some(key) = self.rounds.training() {
+            self.outputs.push_back(Output::CancelTraining(key));
+        }
+        self.cut_adapting();
+        self.outputs.push_back(Output::Stop);
+    }
+
+    /// Notes a base to serve and adapt to; only the newest counts.
+    fn want(&mut self, base: BaseModel) {
+        let known = self.wanted.as_ref().or(self.adapting.as_ref().map(|adapting| &adapting.base));
+        let stale =
+            known.is_some_and(|known| known.job == base.job && known.version >= base.version);
+        if stale {
+            return;
+        }
+        self.cut_adapting();
+        self.wanted = Some(base);
+    }
+
+    fn adapted(&mut self, base: tributary_protocol::id::Digest, complete: bool) {
+        let Some(adapting) = self.adapting.take_if(|adapting| adapting.base.file.digest == base)
+        else {
+            return;
+        };
+        // What was cut short goes on later, unless something newer has arrived meanwhile.
+        if !complete && adapting.cut && self.wanted.is_none() {
+            self.wanted = Some(adapting.base);
+        }
+    }
+
+    fn cut_adapting(&mut self) {
+        if let Some(adapting) = self.adapting.as_mut().filter(|adapting| !adapting.cut) {
+            adapting.cut = true;
+            self.outputs.push_back(Output::CancelAdapting);
+        }
+    }
+
+    /// Starts whatever may start now: one thing at a time, rounds first.
+    fn schedule(&mut self, now: Timestamp) {
+        if self.stopping {
+            return;
+        }
+        if self.rounds.has_work() {
+            self.cut_adapting();
+        }
+        if self.adapting.is_none() {
+            for key in self.rounds.drop_expired(now) {
+                self.decline_late(key);
+            }
+            if let Some((assignment, approved)) = self.rounds.start_next() {
+                self.outputs.push_back(Output::Train(assignment, approved));
+            }
+        }
+        if self.link.is_established() {
+            for release in self.rounds.take_uploads() {
+                self.outputs.push_back(Output::Upload(release));
+            }
+        }
+        if self.adapting.is_none()
+            && self.rounds.leaves_time()
+            && let Some(base) = self.wanted.take()
+        {
+            self.outputs.push_back(Output::Adapt(base.clone()));
+            self.adapting = Some(Adapting { base, cut: false });
+        }
+    }
+
+    fn send(&mut self, message: AgentMessage) {
+        if self.link.is_established() {
+            self.outputs.push_back(Output::Send(message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

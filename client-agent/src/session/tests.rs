@@ -1,0 +1,370 @@
+use proptest::prelude::*;
+use tributary_protocol::{
+    error_code::ErrorCode,
+    id::{DatasetName, Digest, JobId, RoundNumber},
+    job::JobSpec,
+    message::{Assignment, BlobRef, LatticeSpec, LedgerHead},
+};
+
+use super::*;
+use crate::{
+    site::Site,
+    update::{Release, Standing},
+};
+
+fn policy() -> Policy {
+    let text = r#"
+        [datasets.adult]
+        epsilon_max = 8.0
+        delta = 1e-5
+        units = ["record"]
+        families = ["mlp"]
+        noise_multiplier_min = 0.5
+    "#;
+    Policy::parse(text, &Site::new("/site")).unwrap()
+}
+
+fn assignment(round: u64, noise_multiplier: f64) -> Box<Assignment> {
+    let text = format!(
+        "name = \"census\"\ndataset = \"adult\"\n[model.mlp]\ninputs = 10\nclasses = 2\n\
+         [training]\nlocal_steps = 10\nsampling_rate = 0.02\nbatch_size_expected = 64\n\
+         client_learning_rate = 0.1\n[privacy]\ntrust = \"local\"\nunit = \"record\"\n\
+         clipping_norm = 1.0\nnoise_multiplier = {noise_multiplier:?}\ndelta = 1e-5\n[round]\n\
+         rounds = 3\ncohort_size = 4\ncohort_size_min = 2\nreport_goal = 3\n"
+    );
+    let job: JobSpec = toml::from_str(&text).unwrap();
+    let lattice = LatticeSpec { step: 1e-5, bits: 32 };
+    let round = RoundNumber(round);
+    let base = base(round.0 - 1);
+    Box::new(Assignment { job, round, base, lattice, report_within_ms: 60_000 })
+}
+
+fn base(version: u64) -> BaseModel {
+    let job: JobId = JobId::new("census").unwrap();
+    let model = tributary_protocol::model::ModelSpec::Mlp(tributary_protocol::model::MlpSpec {
+        inputs: 10,
+        hidden: vec![],
+        classes: 2,
+    });
+    let file = BlobRef { digest: Digest::of(&version.to_le_bytes()), length: 8 };
+    let dataset = DatasetName::new("adult").unwrap();
+    BaseModel { job, dataset, model, version, file }
+}
+
+fn key(round: u64) -> RoundKey {
+    RoundKey { job: JobId::new("census").unwrap(), round: RoundNumber(round) }
+}
+
+fn release(round: u64) -> Release {
+    let RoundKey { job, round } = key(round);
+    Release { job, round, update: BlobRef { digest: Digest::of(b"update"), length: 6 } }
+}
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+struct Stage {
+    session: Session,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let datasets = vec![DatasetName::new("adult").unwrap()];
+        let mut stage = Self { session: Session::new(policy(), datasets) };
+        assert_eq!(stage.outputs(), [Output::Connect]);
+        stage
+    }
+
+    fn welcomed() -> Self {
+        let mut stage = Self::new();
+        stage.connect();
+        stage
+    }
+
+    fn connect(&mut self) {
+        let outputs = self.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
+        assert!(matches!(outputs[..], [Output::Send(AgentMessage::Hello { .. })]));
+        let outputs = self.give(Input::Message(CoordinatorMessage::Welcome {
+            tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
+            acknowledged_head: LedgerHead::EMPTY,
+        }));
+        assert_eq!(outputs[0], Output::CompareLedger(LedgerHead::EMPTY));
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Output> {
+        self.session.handle(NOW, input);
+        self.outputs()
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.session.poll_output()).collect()
+    }
+
+    fn configure(&mut self, round: u64) -> Vec<Output> {
+        self.give(Input::Message(CoordinatorMessage::Configure(assignment(round, 1.0))))
+    }
+
+    fn examined(&mut self, round: u64) -> Vec<Output> {
+        self.give(Input::Examined { key: key(round), outcome: Ok(Standing::Fresh) })
+    }
+
+    fn closed(&mut self, round: u64) -> Vec<Output> {
+        let RoundKey { job, round } = key(round);
+        self.give(Input::Message(CoordinatorMessage::RoundClosed { job, round, abandoned: None }))
+    }
+
+    fn lose(&mut self) -> Vec<Output> {
+        let reason = "gone".to_owned();
+        self.give(Input::ConnectionFailed(Failure { reason, lasting: false, jitter: 0.5 }))
+    }
+}
+
+fn accept(round: u64) -> Output {
+    let RoundKey { job, round } = key(round);
+    Output::Send(AgentMessage::Accept { job, round })
+}
+
+#[test]
+fn a_round_goes_from_check_to_stored_and_then_the_new_base_is_adapted_to() {
+    let mut stage = Stage::welcomed();
+    assert!(matches!(stage.configure(1)[..], [Output::Examine(..)]));
+    let outputs = stage.examined(1);
+    assert_eq!(outputs[0], accept(1));
+    assert!(matches!(outputs[1], Output::Train(..)));
+    assert_eq!(stage.session.view().phase, Phase::Training);
+    let outputs = stage.give(Input::Trained { key: key(1), outcome: Ok(release(1)) });
+    assert_eq!(outputs, [Output::Upload(release(1))]);
+    assert_eq!(stage.give(Input::Uploaded { key: key(1), outcome: UploadEnd::Stored }), []);
+    let new_base = Input::Message(CoordinatorMessage::NewBase(base(1)));
+    assert_eq!(stage.give(new_base), [], "the round is still open");
+    assert_eq!(stage.closed(1), [Output::Adapt(base(1))]);
+    let done = Input::Adapted { base: base(1).file.digest, complete: true };
+    assert_eq!(stage.give(done), []);
+    assert_eq!(stage.session.view().phase, Phase::Idle);
+}
+
+#[test]
+fn a_forbidden_job_is_declined_before_the_ledger_is_even_asked() {
+    let mut stage = Stage::welcomed();
+    let outputs = stage.give(Input::Message(CoordinatorMessage::Configure(assignment(1, 0.1))));
+    let [Output::Send(AgentMessage::Decline { refusal, .. })] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.code, ErrorCode::PolicyForbids);
+    assert!(stage.session.view().refused.unwrap().contains("noise_multiplier_min"));
+}
+
+#[test]
+fn an_exhausted_budget_declines_before_training() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    let refusal = Refusal::new(ErrorCode::BudgetExhausted, "spent");
+    let outputs = stage.give(Input::Examined { key: key(1), outcome: Err(refusal) });
+    assert!(matches!(outputs[..], [Output::Send(AgentMessage::Decline { .. })]));
+}
+
+#[test]
+fn rounds_cut_an_adaptation_short_and_it_goes_on_later() {
+    let mut stage = Stage::welcomed();
+    let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
+    assert_eq!(outputs, [Output::Adapt(base(1))]);
+    let outputs = stage.configure(2);
+    assert!(outputs.contains(&Output::CancelAdapting));
+    assert_eq!(stage.examined(2), [accept(2)], "the worker is still busy");
+    let outputs = stage.give(Input::Adapted { base: base(1).file.digest, complete: false });
+    assert!(matches!(outputs[..], [Output::Train(..)]));
+    let outputs = stage.closed(2);
+    assert_eq!(outputs, [Output::CancelTraining(key(2))]);
+    let outputs = stage.give(Input::Trained { key: key(2), outcome: Err(TrainingEnd::Cancelled) });
+    assert_eq!(outputs, [Output::Adapt(base(1))]);
+}
+
+#[test]
+fn only_the_newest_base_is_adapted_to() {
+    let mut stage = Stage::welcomed();
+    stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
+    let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
+    assert_eq!(outputs, [Output::CancelAdapting]);
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(2)))), []);
+    let outputs = stage.give(Input::Adapted { base: base(1).file.digest, complete: false });
+    assert_eq!(outputs, [Output::Adapt(base(3))]);
+}
+
+#[test]
+fn training_goes_on_across_a_disconnect_and_is_uploaded_after_it() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    stage.examined(1);
+    assert_eq!(stage.lose(), []);
+    let retry = stage.session.poll_timeout().expect("it tries again");
+    assert!(retry > NOW && retry <= NOW.after_ms(250));
+    assert_eq!(stage.give(Input::Trained { key: key(1), outcome: Ok(release(1)) }), []);
+    assert_eq!(stage.session.view().phase, Phase::Uploading);
+    stage.session.handle_timeout(retry);
+    assert_eq!(stage.outputs(), [Output::Connect]);
+    stage.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
+    let welcome = CoordinatorMessage::Welcome {
+        tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
+        acknowledged_head: LedgerHead::EMPTY,
+    };
+    assert!(stage.give(Input::Message(welcome)).contains(&Output::Upload(release(1))));
+    assert_eq!(stage.configure(1), [accept(1)], "invited again: nothing is trained twice");
+}
+
+#[test]
+fn a_round_that_was_released_before_a_restart_is_sent_again() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    let outcome = Ok(Standing::Released(release(1)));
+    let outputs = stage.give(Input::Examined { key: key(1), outcome });
+    assert_eq!(outputs, [accept(1), Output::Upload(release(1))]);
+}
+
+#[test]
+fn an_invitation_closes_the_rounds_before_it() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    stage.examined(1);
+    assert_eq!(stage.configure(2)[0], Output::CancelTraining(key(1)));
+    assert_eq!(stage.examined(2), [accept(2)], "the worker is still busy");
+    let outputs = stage.give(Input::Trained { key: key(1), outcome: Ok(release(1)) });
+    assert!(matches!(outputs[..], [Output::Train(..)]), "the old release stays here");
+}
+
+#[test]
+fn a_diverged_ledger_refuses_all_training() {
+    let mut stage = Stage::welcomed();
+    let refusal = Refusal::new(ErrorCode::LedgerDiverged, "restored backup");
+    stage.give(Input::LedgerCompared(Err(refusal)));
+    let outputs = stage.configure(1);
+    let [Output::Send(AgentMessage::Decline { refusal, .. })] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.code, ErrorCode::LedgerDiverged);
+    assert_eq!(stage.session.view().phase, Phase::Halted);
+}
+
+#[test]
+fn refusals_that_cannot_heal_are_retried_slowly() {
+    for (code, slow) in [
+        (ErrorCode::CertificateNotRegistered, true),
+        (ErrorCode::TenantSuspended, true),
+        (ErrorCode::Superseded, true),
+        (ErrorCode::ShuttingDown, false),
+    ] {
+        let mut stage = Stage::welcomed();
+        let refused = CoordinatorMessage::Refused(Refusal::new(code, "no"));
+        assert_eq!(stage.give(Input::Message(refused)), [Output::Disconnect]);
+        let wait = stage.session.poll_timeout().unwrap().since(NOW);
+        assert_eq!(wait.as_secs() > 60, slow, "{code}");
+        let view = stage.session.view();
+        assert!(view.detail.contains(code.slug()));
+        assert_eq!(view.refused.is_some(), slow, "{code}");
+    }
+}
+
+#[test]
+fn a_coordinator_that_does_not_welcome_is_left() {
+    let mut stage = Stage::new();
+    stage.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
+    let deadline = stage.session.poll_timeout().unwrap();
+    stage.session.handle_timeout(deadline);
+    assert_eq!(stage.outputs(), [Output::Disconnect]);
+    assert!(stage.session.poll_timeout().unwrap() > deadline);
+}
+
+/// Any event at any time, as a confused driver or coordinator might send it.
+fn any_input() -> impl Strategy<Value = Input> {
+    let round = 1..4_u64;
+    prop_oneof![
+        Just(Input::Connected { ledger_head: LedgerHead::EMPTY }),
+        Just(Input::Message(CoordinatorMessage::Welcome {
+            tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
+            acknowledged_head: LedgerHead::EMPTY,
+        })),
+        any::<bool>().prop_map(|lasting| Input::ConnectionFailed(Failure {
+            reason: "gone".to_owned(),
+            lasting,
+            jitter: 0.5
+        })),
+        round.clone().prop_map(|round| Input::Message(CoordinatorMessage::Configure(assignment(
+            round, 1.0
+        )))),
+        round
+            .clone()
+            .prop_map(|round| Input::Examined { key: key(round), outcome: Ok(Standing::Fresh) }),
+        round.clone().prop_map(|round| Input::Trained {
+            key: key(round),
+            outcome: Err(TrainingEnd::Cancelled)
+        }),
+        round
+            .clone()
+            .prop_map(|round| Input::Trained { key: key(round), outcome: Ok(release(round)) }),
+        (round.clone(), 0..3_u8).prop_map(|(round, end)| Input::Uploaded {
+            key: key(round),
+            outcome: match end {
+                0 => UploadEnd::Stored,
+                1 => UploadEnd::Interrupted,
+                _ => UploadEnd::Refused(Refusal::new(ErrorCode::WrongRound, "late")),
+            }
+        }),
+        round.clone().prop_map(|round| Input::Message(CoordinatorMessage::RoundClosed {
+            job: key(round).job,
+            round: RoundNumber(round),
+            abandoned: None
+        })),
+        round
+            .clone()
+            .prop_map(|version| Input::Message(CoordinatorMessage::NewBase(base(version)))),
+        (round, any::<bool>()).prop_map(|(version, complete)| Input::Adapted {
+            base: base(version).file.digest,
+            complete
+        }),
+        Just(Input::LedgerCompared(Ok(()))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_order_of_events_panics_or_uploads_what_was_not_debited(
+        inputs in prop::collection::vec((any_input(), 0..20_000_u64), 0..120),
+    ) {
+        let mut stage = Stage::new();
+        let mut debited = std::collections::BTreeSet::new();
+        let mut working = 0_i32;
+        let mut now = NOW;
+        for (input, wait_ms) in inputs {
+            now = now.after_ms(wait_ms);
+            if stage.session.poll_timeout().is_some_and(|timeout| timeout <= now) {
+                stage.session.handle_timeout(now);
+            }
+            let answers_train = matches!(&input, Input::Trained { key, .. }
+                if stage.session.rounds.training().as_ref() == Some(key));
+            let answers_adapt = matches!(&input, Input::Adapted { base, .. }
+                if stage.session.adapting.as_ref().is_some_and(|on| on.base.file.digest == *base));
+            working -= i32::from(answers_train) + i32::from(answers_adapt);
+            if let Input::Trained { key, outcome: Ok(_) } = &input {
+                debited.insert(key.clone());
+            }
+            stage.session.handle(now, input);
+            for output in stage.outputs() {
+                match output {
+                    Output::Upload(release) => {
+                        let key = RoundKey { job: release.job, round: release.round };
+                        prop_assert!(debited.contains(&key));
+                    }
+                    Output::Train(..) | Output::Adapt(..) => working += 1,
+                    Output::Send(message) => {
+                        let hello = matches!(message, AgentMessage::Hello { .. });
+                        prop_assert!(hello || stage.session.link.is_established());
+                    }
+                    _ => {}
+                }
+            }
+            prop_assert!((0..=1).contains(&working), "one thing at a time");
+            let _ = stage.session.view();
+        }
+    }
+}

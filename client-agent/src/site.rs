@@ -1,0 +1,91 @@
+//! The directory of one tenant's agent and the names of the files in it.
+
+use std::path::{Path, PathBuf};
+
+use tributary_protocol::id::Digest;
+
+/// One tenant's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    directory: PathBuf,
+}
+
+impl Site {
+    /// Names the files under `directory`; touches none.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the agent runs with, written by the tenant.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("agent.toml")
+    }
+
+    /// What the tenant allows, written by the tenant.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.directory.join("policy.toml")
+    }
+
+    /// Key and certificates, written by `enroll`.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.directory.join("identity")
+    }
+
+    /// The privacy ledger.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.directory.join("ledger.jsonl")
+    }
+
+    /// Packed updates that may leave, named by their digest.
+    #[must_use]
+    pub fn releases(&self) -> PathBuf {
+        self.directory.join("releases")
+    }
+
+    /// Base models from the coordinator.
+    #[must_use]
+    pub fn models(&self) -> PathBuf {
+        self.directory.join("models")
+    }
+
+    /// The file of one base model.
+    #[must_use]
+    pub fn model(&self, digest: Digest) -> PathBuf {
+        self.models().join(format!("{digest}.safetensors"))
+    }
+
+    /// Private adapters; they never leave the site.
+    #[must_use]
+    pub fn adapters(&self) -> PathBuf {
+        self.directory.join("adapters")
+    }
+
+    /// The file of one adapter version.
+    #[must_use]
+    pub fn adapter(&self, version: u64) -> PathBuf {
+        self.adapters().join(format!("{version}.safetensors"))
+    }
+
+    /// Which base and adapter are served.
+    #[must_use]
+    pub fn current(&self) -> PathBuf {
+        self.adapters().join("current.json")
+    }
+
+    /// Where the running agent's HTTP interface is.
+    #[must_use]
+    pub fn endpoints(&self) -> PathBuf {
+        self.directory.join("endpoints.json")
+    }
+}

@@ -1,0 +1,58 @@
+use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
+
+use super::TrainError;
+use crate::{
+    data::Dataset,
+    model::{Model, check_parameters},
+};
+
+/// One round of local training: from which base, on which records, by which plan.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalTask<'a> {
+    /// What the model is.
+    pub spec: &'a ModelSpec,
+    /// The flat parameters that the round starts from.
+    pub base: &'a [f32],
+    /// All records of the tenant.
+    pub data: &'a Dataset,
+    /// The records that may train; each at most once.
+    pub train: &'a [u32],
+    /// Steps, sampling rate, public denominator and step size.
+    pub plan: &'a TrainingPlan,
+}
+
+impl LocalTask<'_> {
+    pub(super) fn model(&self) -> Result<Model, TrainError> {
+        check_data(self.spec, self.data, self.train)?;
+        Ok(Model::new(self.spec, self.base)?)
+    }
+
+    /// The client update, `trained − base`.
+    pub(super) fn client_update(&self, model: &Model) -> Result<Vec<f32>, TrainError> {
+        let trained = model.parameters()?;
+        check_parameters(self.spec, &trained)
+            .map_err(|_| TrainError::Diverged { step: self.plan.local_steps })?;
+        Ok(trained.iter().zip(self.base).map(|(trained, base)| trained - base).collect())
+    }
+}
+
+/// Checks that records and model fit together and that every index names a record.
+pub(crate) fn check_data(
+    spec: &ModelSpec,
+    data: &Dataset,
+    indices: &[u32],
+) -> Result<(), TrainError> {
+    let pairs = [
+        ("inputs", spec.num_inputs(), data.num_features()),
+        ("classes", spec.num_classes(), data.num_classes() as usize),
+    ];
+    for (what, model, data) in pairs {
+        if model != data {
+            return Err(TrainError::DataShape { what, model, data });
+        }
+    }
+    match indices.iter().find(|&&index| index as usize >= data.len()) {
+        Some(&index) => Err(TrainError::Index { index, len: data.len() }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The release path: from trained parameters to bytes that may leave.
+//!
+//! Two durable steps stand between a noisy update and the wire, in this order: the packed bytes
+//! are stored ([`ReleaseFiles`]), then the ledger is debited with their digest ([`release`]). A
+//! crash before the debit leaves a file that nothing refers to and the round is trained anew; a
+//! crash after it leaves bytes that are sent again as they are ([`standing`]). No path debits one
+//! round twice, and none sends bytes that the ledger does not hold.
+
+mod files;
+mod noisy;
+mod release;
+
+use thiserror::Error;
+use tributary_privacy::{
+    clip::ClipError, lattice::LatticeError, ledger::LedgerError, mechanism::MechanismError,
+    noise::NoiseError,
+};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{JobId, RoundNumber},
+    message::BlobRef,
+};
+
+pub use self::{
+    files::ReleaseFiles,
+    noisy::{RoundData, noisy_update},
+    release::{SharedLedger, Standing, release, request, standing},
+};
+use crate::{durable_file::FileError, model::ModelError, train::TrainError};
+
+/// Bytes that the ledger allows to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// The job.
+    pub job: JobId,
+    /// The round.
+    pub round: RoundNumber,
+    /// The packed update.
+    pub update: BlobRef,
+}
+
+/// Says why a round gives no release.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// The round closed meanwhile; nothing was debited.
+    #[error("the round closed before the update was released")]
+    Cancelled,
+    /// The base model cannot be used.
+    #[error("the base model is not usable")]
+    Base(#[source] ModelError),
+    /// Training gave nothing.
+    #[error("local training failed")]
+    Train(#[from] TrainError),
+    /// A mechanism refused.
+    #[error("the privacy mechanism released nothing")]
+    Mechanism(#[from] MechanismError),
+    /// The update cannot be clipped.
+    #[error("the update cannot be clipped")]
+    Clip(#[from] ClipError),
+    /// The update does not go on the lattice.
+    #[error("the update does not go on the lattice")]
+    Lattice(#[from] LatticeError),
+    /// There is no entropy for noise.
+    #[error("no noise can be drawn")]
+    Noise(#[from] NoiseError),
+    /// The ledger refuses.
+    #[error("the privacy ledger does not allow the release")]
+    Ledger(#[from] LedgerError),
+    /// The release cannot be stored.
+    #[error("the release cannot be stored")]
+    File(#[from] FileError),
+    /// The release of a debited round is lost.
+    #[error(
+        "round {round} of job {job} was debited, but its bytes are lost; it is not debited twice"
+    )]
+    Lost {
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: RoundNumber,
+    },
+}
+
+impl UpdateError {
+    /// The code for the coordinator.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Base(_) | Self::Train(TrainError::Model(_)) => ErrorCode::BaseModelInvalid,
+            Self::Clip(_)
+            | Self::Lattice(LatticeError::NonFinite { .. })
+            | Self::Mechanism(MechanismError::Clip(_))
+            | Self::Train(TrainError::NonFiniteGradient { .. } | TrainError::Diverged { .. }) => {
+                ErrorCode::UpdateNotFinite
+            }
+            Self::Ledger(LedgerError::BudgetExceeded { .. }) => ErrorCode::BudgetExhausted,
+            Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) | Self::Lost { .. } => {
+                ErrorCode::TrainingFailed
+            }
+            Self::Cancelled => ErrorCode::TimedOut,
+            Self::Noise(_) | Self::Ledger(_) | Self::File(_) => ErrorCode::Internal,
+        }
+    }
+
+    /// The refusal as it is sent and shown; a failing disk is named only in the agent's own log.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self.code() {
+            ErrorCode::Internal => Refusal::new(ErrorCode::Internal, self),
+            code => Refusal::from_error(code, self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The program itself, as a tenant's administrator uses it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tributary_agent::{
+    identity::{Coordinator, Enrollment, Identity, NewKey},
+    site::Site,
+};
+use tributary_protocol::id::TenantId;
+
+const CONFIG: &str = "[api]\nlisten = \"127.0.0.1:0\"\n[compute]\nthreads = 1\n[data.adult.csv]\n\
+    path = \"adult.csv\"\nlabel = \"income\"\nlabels = [\"low\", \"high\"]\n\
+    columns = [{ name = \"age\", kind = { numeric = { min = 0, max = 100 } } }]\n";
+const POLICY: &str = "regions = [\"eu\"]\n[datasets.adult]\nepsilon_max = 8.0\ndelta = 1e-5\n\
+    units = [\"record\"]\nfamilies = [\"mlp\"]\nnoise_multiplier_min = 0.5\n";
+const DATA: &str = "age,income\n30,low\n50,high\n41,low\n";
+const JOB: &str = "name = \"census\"\ndataset = \"adult\"\n[model.mlp]\ninputs = 1\nclasses = 2\n\
+    [training]\nlocal_steps = 2\nsampling_rate = 0.1\nbatch_size_expected = 20\n\
+    client_learning_rate = 0.1\n[privacy]\ntrust = \"local\"\nunit = \"record\"\n\
+    clipping_norm = 1.0\nnoise_multiplier = 1.0\ndelta = 1e-5\n[round]\nrounds = 3\n\
+    cohort_size = 4\ncohort_size_min = 2\nreport_goal = 3\n";
+
+fn site() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in
+        [("agent.toml", CONFIG), ("policy.toml", POLICY), ("adult.csv", DATA), ("job.toml", JOB)]
+    {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    let tenant = TenantId::new("ash").unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(["ash".to_owned()]).unwrap();
+    let certificate = parameters.self_signed(&key).unwrap().der().clone();
+    let enrollment = Enrollment {
+        key_pem: NewKey::generate(&tenant).unwrap().key_pem(),
+        chain: vec![certificate.clone(), certificate.clone()],
+        authority: certificate,
+        // Nobody answers there.
+        coordinator: Coordinator { address: "127.0.0.1:9".to_owned(), tenant },
+    };
+    Identity::save(&Site::new(directory.path()), &enrollment, false).unwrap();
+    directory
+}
+
+fn command(arguments: &[&str], directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tributary-agent"));
+    command.args(arguments).arg("--dir").arg(directory);
+    command
+}
+
+fn agent(arguments: &[&str], directory: &Path) -> Output {
+    command(arguments, directory).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn change(directory: &Path, file: &str, from: &str, to: &str) {
+    let path = directory.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn check_accepts_a_good_site_and_an_allowed_job() {
+    let site = site();
+    let job = site.path().join("job.toml");
+    let output = agent(&["check", "--json", "--job", job.to_str().unwrap()], site.path());
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], true);
+    let data = report["checks"].as_array().unwrap().iter().find(|one| one["what"] == "data adult");
+    assert!(data.unwrap()["detail"].as_str().unwrap().starts_with("3 records"), "{report}");
+}
+
+#[test]
+fn check_names_what_is_wrong_and_fails() {
+    for (file, from, to, words) in [
+        ("agent.toml", "threads", "thread", ["agent.toml", "thread"]),
+        ("policy.toml", "epsilon_max", "epsilon", ["policy.toml", "epsilon"]),
+        ("adult.csv", "50,high", "50,rich", ["row 3", "rich"]),
+        ("adult.csv", "41,low", "41", ["row 4", "adult.csv"]),
+        ("identity/key.pem", "PRIVATE", "PUBLIC", ["key.pem", "enrol again"]),
+    ] {
+        let site = site();
+        change(site.path(), file, from, to);
+        let output = agent(&["check", "--json"], site.path());
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        for word in words {
+            assert!(text(&output).contains(word), "{word}: {}", text(&output));
+        }
+    }
+}
+
+#[test]
+fn check_refuses_a_job_that_the_policy_forbids() {
+    let site = site();
+    change(site.path(), "job.toml", "noise_multiplier = 1.0", "noise_multiplier = 0.1");
+    let job = site.path().join("job.toml");
+    let output = agent(&["check", "--json", "--job", job.to_str().unwrap()], site.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("noise_multiplier_min"), "{}", text(&output));
+}
+
+#[test]
+fn a_site_without_identity_or_files_says_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = agent(&["run"], empty.path());
+    assert!(!output.status.success() && text(&output).contains("agent.toml"), "{}", text(&output));
+    let site = site();
+    std::fs::remove_dir_all(site.path().join("identity")).unwrap();
+    let output = agent(&["run"], site.path());
+    assert!(text(&output).contains("tributary-agent enroll"), "{}", text(&output));
+    let arguments = ["enroll", "--coordinator", "localhost:1", "--token", "tributary1.ash.oops"];
+    let output = agent(&arguments, site.path());
+    assert!(text(&output).contains("tenant add"), "{}", text(&output));
+}
+
+#[test]
+fn enroll_does_not_overwrite_an_identity() {
+    let site = site();
+    let token = tributary_protocol::enrollment::EnrollmentToken {
+        tenant: TenantId::new("ash").unwrap(),
+        secret: [1; 32],
+        authority: tributary_protocol::id::Digest::of(b"authority"),
+    };
+    let token = token.to_string();
+    let arguments = ["enroll", "--coordinator", "localhost:1", "--token", &token];
+    let output = agent(&arguments, site.path());
+    assert!(text(&output).contains("--force"), "{}", text(&output));
+}
+
+#[test]
+fn the_ledger_is_shown_verified_and_damage_is_found() {
+    let site = site();
+    let output = agent(&["privacy", "show", "--json"], site.path());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["datasets"][0]["epsilon_left"], 8.0, "{document}");
+    assert!(agent(&["privacy", "show"], site.path()).status.success());
+    assert!(agent(&["privacy", "verify"], site.path()).status.success());
+    std::fs::write(site.path().join("ledger.jsonl"), "nonsense\n").unwrap();
+    let output = agent(&["privacy", "verify"], site.path());
+    assert!(!output.status.success() && text(&output).contains("line 1"), "{}", text(&output));
+}
+
+/// A running agent, held by its standard input.
+struct Running(Child);
+
+impl Running {
+    fn start(subcommand: &str, directory: &Path) -> Self {
+        let mut command = command(&[subcommand, "--exit-with-stdin"], directory);
+        command.stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut running = Self(command.spawn().unwrap());
+        while !directory.join("endpoints.json").exists() {
+            assert!(running.0.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        running
+    }
+
+    fn stop(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, unless a test failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_agent_at_a_time_runs_on_a_site_and_stops_with_its_standard_input() {
+    let site = site();
+    let running = Running::start("run", site.path());
+    let output = agent(&["run"], site.path());
+    assert!(!output.status.success());
+    assert!(text(&output).contains(&format!("process {}", running.0.id())), "{}", text(&output));
+    assert!(agent(&["privacy", "verify"], site.path()).status.success(), "reading is allowed");
+    running.stop();
+    assert!(!site.path().join("endpoints.json").exists());
+}
+
+#[test]
+fn serve_needs_no_coordinator() {
+    let site = site();
+    let running = Running::start("serve", site.path());
+    running.stop();
+}

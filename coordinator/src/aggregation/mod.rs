@@ -1,0 +1,262 @@
+//! Adds packed lattice updates and turns the sum into the next base model.
+//!
+//! Memory is one integer a parameter, however many tenants report. The sum modulo `2^bits` is exact
+//! and commutes, so it does not matter in which order updates arrive, nor whether they were added
+//! as they came or all again after a restart.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array1, ArrayViewMut1};
+use thiserror::Error;
+use tributary_privacy::lattice::{Lattice, LatticeError, LatticeRequest, ModularSum};
+use tributary_protocol::{
+    id::{Digest, RoundNumber, TenantId},
+    job::{JobSpec, PrivacyUnit},
+    message::{BlobRef, LatticeSpec},
+    tensor_file::{self, TensorFileError},
+};
+
+use crate::{
+    blobs::{BlobError, BlobStore},
+    optimizer,
+};
+
+/// Width of the modulus of every job, in bits.
+const LATTICE_BITS: u8 = 24;
+
+/// The accepted probability that any coordinate of a round's sum wraps.
+const WRAP_PROBABILITY_MAX: f64 = 1.0 / (1_u64 << 40) as f64;
+
+/// Says why an aggregate cannot be formed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AggregationError {
+    /// The job's numbers have no lattice.
+    #[error("the job's norms and noise do not fit a lattice of {LATTICE_BITS} bits")]
+    Plan(#[source] LatticeError),
+    /// An update is not a vector of this lattice.
+    #[error("update {update} is not a lattice vector of this job")]
+    Update {
+        /// Which.
+        update: Digest,
+        /// Why.
+        #[source]
+        source: LatticeError,
+    },
+    /// A file failed.
+    #[error("a model or update file failed")]
+    Blob(#[from] BlobError),
+    /// A model file does not hold the model, or the new model is not finite.
+    #[error("the model file is not usable; lower the learning rates if training diverges")]
+    Model(#[from] TensorFileError),
+    /// The optimizer state has the wrong length.
+    #[error("optimizer state {state} has {bytes} bytes; {expected} were expected")]
+    State {
+        /// Which file.
+        state: Digest,
+        /// Its length.
+        bytes: usize,
+        /// The length for this model.
+        expected: usize,
+    },
+}
+
+/// Chooses the finest lattice on which the job's sums do not wrap.
+///
+/// # Errors
+/// [`AggregationError::Plan`].
+pub fn plan_lattice(job: &JobSpec) -> Result<LatticeSpec, AggregationError> {
+    let (norm_max, noise_sigma) = match job.privacy.unit {
+        // Record-level noise is inside the update, which the norm bound covers as a whole.
+        PrivacyUnit::Record => (job.training.update_norm_max, 0.0),
+        PrivacyUnit::Tenant => {
+            let norm = job.privacy.clipping_norm;
+            (norm, norm * job.privacy.noise_multiplier)
+        }
+    };
+    let request = LatticeRequest {
+        dimension: job.model.num_parameters(),
+        norm_max,
+        noise_sigma,
+        contributors_max: job.round.cohort_size,
+        bits: LATTICE_BITS,
+        wrap_probability_max: WRAP_PROBABILITY_MAX,
+    };
+    let lattice = Lattice::plan(&request).map_err(AggregationError::Plan)?;
+    Ok(LatticeSpec { step: lattice.step(), bits: lattice.bits() })
+}
+
+/// The lattice of a job, from its wire form.
+///
+/// # Errors
+/// [`AggregationError::Plan`].
+pub fn lattice(spec: LatticeSpec) -> Result<Lattice, AggregationError> {
+    Lattice::new(spec.step, spec.bits).map_err(AggregationError::Plan)
+}
+
+/// The running sum of one round.
+#[derive(Debug)]
+pub struct RoundSum {
+    round: RoundNumber,
+    sum: ModularSum,
+    added: BTreeMap<TenantId, Digest>,
+}
+
+impl RoundSum {
+    /// An empty sum.
+    #[must_use]
+    pub fn new(round: RoundNumber, lattice: Lattice, dimension: usize) -> Self {
+        Self { round, sum: ModularSum::new(lattice, dimension), added: BTreeMap::new() }
+    }
+
+    /// The round it belongs to.
+    #[must_use]
+    pub const fn round(&self) -> RoundNumber {
+        self.round
+    }
+
+    /// Adds a tenant's stored update; a tenant that was added before is not added again.
+    ///
+    /// # Errors
+    /// [`AggregationError`]; the sum must then be dropped, since part of the update may be in it.
+    pub fn add(
+        &mut self,
+        tenant: &TenantId,
+        update: Digest,
+        blobs: &BlobStore,
+    ) -> Result<(), AggregationError> {
+        if self.added.contains_key(tenant) {
+            return Ok(());
+        }
+        blobs.stream(update, |offset, bytes| {
+            self.sum
+                .add_chunk(offset, bytes)
+                .map_err(|source| AggregationError::Update { update, source })
+        })?;
+        self.added.insert(tenant.clone(), update);
+        Ok(())
+    }
+
+    /// Completes the sum over exactly these contributors, adding those that a restart forgot.
+    ///
+    /// # Errors
+    /// [`AggregationError`].
+    pub fn finish(
+        mut self,
+        contributors: &BTreeMap<TenantId, Digest>,
+        blobs: &BlobStore,
+    ) -> Result<Vec<f64>, AggregationError> {
+        if self.added.iter().any(|(tenant, update)| contributors.get(tenant) != Some(update)) {
+            let lattice = self.sum.lattice();
+            self = Self::new(self.round, lattice, self.sum.values().len());
+        }
+        for (tenant, &update) in contributors {
+            self.add(tenant, update, blobs)?;
+        }
+        Ok(self.sum.lattice().dequantize_sum(self.sum.values()))
+    }
+}
+
+/// The files of a new base model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextModel {
+    /// The safetensors file.
+    pub file: BlobRef,
+    /// What the server optimizer keeps for the next round.
+    pub optimizer_state: Option<Digest>,
+}
+
+/// Applies the server optimizer to the base and stores the new model, durably.
+///
+/// Depends only on its arguments, so repeating it after a crash gives the same files.
+///
+/// # Errors
+/// [`AggregationError`].
+pub fn next_model(
+    job: &JobSpec,
+    base: Digest,
+    optimizer_state: Option<Digest>,
+    sum_of_client_updates: Vec<f64>,
+    blobs: &BlobStore,
+) -> Result<NextModel, AggregationError> {
+    let mut parameters = tensor_file::read(&job.model, &blobs.read(base)?)?;
+    let state =
+        optimizer_state.map(|state| read_state(state, parameters.len(), blobs)).transpose()?;
+    let mut optimizer = optimizer::build(&job.server_optimizer, state);
+    let gradient = optimizer::pseudo_gradient(sum_of_client_updates, job.round.report_goal);
+    optimizer.step(ArrayViewMut1::from(&mut parameters), gradient.view());
+    let bytes = tensor_file::write(&job.model, &parameters)?;
+    let state_bytes = |state: ndarray::ArrayView1<'_, f64>| -> Vec<u8> {
+        state.iter().flat_map(|value| value.to_le_bytes()).collect()
+    };
+    let optimizer_state =
+        optimizer.state().map(|state| blobs.put(&state_bytes(state))).transpose()?;
+    let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
+    Ok(NextModel { file, optimizer_state })
+}
+
+fn read_state(
+    state: Digest,
+    dimension: usize,
+    blobs: &BlobStore,
+) -> Result<Array1<f64>, AggregationError> {
+    let bytes = blobs.read(state)?;
+    let expected = dimension * 8;
+    if bytes.len() != expected {
+        return Err(AggregationError::State { state, bytes: bytes.len(), expected });
+    }
+    let (words, _) = bytes.as_chunks::<8>();
+    Ok(words.iter().map(|&word| f64::from_le_bytes(word)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_protocol::model::{MlpSpec, ModelSpec};
+
+    use super::*;
+
+    #[test]
+    fn order_repetition_and_restart_do_not_change_the_sum() {
+        let folder = tempfile::tempdir().expect("folder");
+        let blobs = BlobStore::open(folder.path()).expect("opens");
+        let lattice = Lattice::new(0.5, 20).expect("lattice");
+        let contributors: BTreeMap<_, _> = [[4_i64, -3, 0], [-8, 1, 1], [7, 7, -7]]
+            .into_iter()
+            .enumerate()
+            .map(|(index, values)| {
+                let update = blobs.put(&lattice.pack(&values)).expect("stores");
+                (TenantId::new(format!("t{index}")).expect("valid"), update)
+            })
+            .collect();
+        let fresh = || RoundSum::new(RoundNumber(1), lattice, 3);
+        let all_at_once = fresh().finish(&contributors, &blobs).expect("sums");
+        assert_eq!(all_at_once, [1.5, 2.5, -3.0]);
+        let mut streamed = fresh();
+        for (tenant, &update) in contributors.iter().rev().chain(&contributors) {
+            streamed.add(tenant, update, &blobs).expect("adds");
+        }
+        assert_eq!(streamed.finish(&contributors, &blobs).expect("sums"), all_at_once);
+        let mut stale = fresh();
+        let stranger = TenantId::new("stranger").expect("valid");
+        stale
+            .add(&stranger, contributors.values().copied().next().expect("one"), &blobs)
+            .expect("adds");
+        assert_eq!(stale.finish(&contributors, &blobs).expect("sums"), all_at_once);
+    }
+
+    #[test]
+    fn a_diverging_aggregate_is_refused_and_names_the_tensor() {
+        let folder = tempfile::tempdir().expect("folder");
+        let blobs = BlobStore::open(folder.path()).expect("opens");
+        let model = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+        let base =
+            blobs.put(&tensor_file::write(&model, &[1e38; 6]).expect("writes")).expect("stores");
+        let mut job = crate::scheduler::tests::job();
+        job.model = model;
+        let error = next_model(&job, base, None, vec![1e39; 6], &blobs).expect_err("infinite");
+        assert!(
+            matches!(error, AggregationError::Model(TensorFileError::NonFinite { .. })),
+            "{error:?}"
+        );
+    }
+}

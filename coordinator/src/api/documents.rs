@@ -1,0 +1,198 @@
+//! The JSON documents of the API; the command line reads and prints the same ones.
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::{
+    id::{Digest, JobId, Region, TenantId},
+    time::Timestamp,
+};
+
+use crate::{
+    registry::ModelVersion,
+    round::Phase,
+    scheduler::{Job, JobState, Scheduler},
+};
+
+/// An error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorDocument {
+    error: ErrorBody,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ErrorBody {
+    code: String,
+    message: String,
+}
+
+impl ErrorDocument {
+    /// Builds the document.
+    #[must_use]
+    pub fn new(code: &str, message: String) -> Self {
+        Self { error: ErrorBody { code: code.to_owned(), message } }
+    }
+}
+
+impl std::fmt::Display for ErrorDocument {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} ({})", self.error.message, self.error.code)
+    }
+}
+
+/// Asks to add a tenant, or to invite a known one anew.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    /// Who.
+    pub tenant: TenantId,
+    /// Where.
+    pub region: Region,
+}
+
+/// Answers [`NewTenant`].
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TenantAdded {
+    /// Who.
+    pub tenant: TenantId,
+    /// The one-time token, shown once.
+    pub token: String,
+    /// When it stops to work.
+    pub expires: Timestamp,
+}
+
+/// A tenant in a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TenantDocument {
+    /// Who.
+    pub tenant: TenantId,
+    /// Where.
+    pub region: Region,
+    /// Whether its agent has a certificate.
+    pub enrolled: bool,
+    /// Whether its agent is connected now.
+    pub connected: bool,
+    /// Entries of its privacy ledger that it has reported.
+    pub ledger_sequence: u64,
+}
+
+/// Answers a submission.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobSubmitted {
+    /// The job.
+    pub job: JobId,
+}
+
+/// A job and what it waits for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobDocument {
+    /// The job.
+    pub job: JobId,
+    /// Whether it still trains.
+    pub state: JobState,
+    /// Rounds that became models.
+    pub rounds_committed: u64,
+    /// Rounds in all.
+    pub rounds: u64,
+    /// The open round, or the last one.
+    pub round: u64,
+    /// Its phase.
+    pub phase: String,
+    /// One line: what the round waits for.
+    pub waiting_for: String,
+    /// The newest model.
+    pub model: Option<Digest>,
+    /// Every tenant that the job's regions allow.
+    pub tenants: Vec<TenantState>,
+}
+
+/// One tenant's part in a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TenantState {
+    /// Who.
+    pub tenant: TenantId,
+    /// `offline`, `connected`, `invited`, `accepted`, `reported` or `declined`.
+    pub state: String,
+    /// More about it, for people.
+    pub detail: String,
+}
+
+impl JobDocument {
+    /// Describes a job.
+    #[must_use]
+    pub fn new(job: &Job, scheduler: &Scheduler) -> Self {
+        let (record, round) = (job.record(), job.round());
+        let regions = &record.spec.regions;
+        let allowed = scheduler
+            .tenants()
+            .filter(|tenant| regions.is_empty() || regions.contains(&tenant.context.region));
+        Self {
+            job: record.spec.name.clone(),
+            state: record.state,
+            rounds_committed: record.rounds_committed,
+            rounds: record.spec.round.rounds,
+            round: round.number.0,
+            phase: round.phase.name().to_owned(),
+            waiting_for: job.waiting_for(),
+            model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
+            tenants: allowed
+                .map(|tenant| TenantState::new(&tenant.context.id, job, scheduler))
+                .collect(),
+        }
+    }
+}
+
+impl TenantState {
+    fn new(tenant: &TenantId, job: &Job, scheduler: &Scheduler) -> Self {
+        let in_round = match &job.round().phase {
+            Phase::Configuration(phase) if phase.accepted().contains(tenant) => Some("accepted"),
+            Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
+            Phase::Reporting(phase) if phase.reported().contains_key(tenant) => Some("reported"),
+            Phase::Reporting(phase) if phase.expected().contains(tenant) => Some("accepted"),
+            Phase::Committed { contributors } if contributors.contains_key(tenant) => {
+                Some("reported")
+            }
+            _ => None,
+        };
+        let connected = scheduler.is_connected(tenant);
+        let (state, detail) = match (job.refusals().get(tenant), in_round) {
+            (Some(refusal), _) => ("declined", refusal.to_string()),
+            (None, Some(state)) if connected || state == "reported" => (state, String::new()),
+            (None, Some(state)) => ("offline", format!("{state}, connection lost")),
+            (None, None) if connected => ("connected", String::new()),
+            (None, None) => ("offline", String::new()),
+        };
+        Self { tenant: tenant.clone(), state: state.to_owned(), detail }
+    }
+}
+
+/// A model version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelDocument {
+    /// The job that made it.
+    pub job: JobId,
+    /// Version within the job.
+    pub version: u64,
+    /// The round that committed it; 0 for the initial model.
+    pub round: u64,
+    /// The file.
+    pub digest: Digest,
+    /// Length of the file, in bytes.
+    pub bytes: u64,
+    /// The file of the version before.
+    pub parent: Option<Digest>,
+    /// When it was committed.
+    pub created_ms: Timestamp,
+}
+
+impl From<&ModelVersion> for ModelDocument {
+    fn from(version: &ModelVersion) -> Self {
+        Self {
+            job: version.job.clone(),
+            version: version.version,
+            round: version.round.0,
+            digest: version.file.digest,
+            bytes: version.file.length,
+            parent: version.parent,
+            created_ms: version.created,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The handlers: each is one question to the core.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use tributary_protocol::{
+    id::{Digest, JobId},
+    job::JobSpec,
+};
+
+use super::{
+    ApiError, ApiState, JobDocument, JobSubmitted, ModelDocument, NewTenant, TenantAdded,
+    TenantDocument,
+};
+use crate::{
+    aggregation, registry,
+    scheduler::{RoundSummary, SchedulerError},
+    tenants::{TenantContext, invite},
+};
+
+pub(super) async fn metrics(State(state): State<ApiState>) -> String {
+    state.metrics.render()
+}
+
+pub(super) async fn tenants(
+    State(state): State<ApiState>,
+) -> Result<Json<Vec<TenantDocument>>, ApiError> {
+    let list = state.core.call(|core, _| {
+        let scheduler = &core.scheduler;
+        let document = |record: &crate::tenants::TenantRecord| TenantDocument {
+            tenant: record.context.id.clone(),
+            region: record.context.region.clone(),
+            enrolled: record.certificate.is_some(),
+            connected: scheduler.is_connected(&record.context.id),
+            ledger_sequence: record.acknowledged_head.sequence,
+        };
+        scheduler.tenants().map(document).collect()
+    });
+    list.await.map(Json).map_err(ApiError::stopping)
+}
+
+pub(super) async fn add_tenant(
+    State(state): State<ApiState>,
+    body: Result<Json<NewTenant>, JsonRejection>,
+) -> Result<Json<TenantAdded>, ApiError> {
+    let Json(NewTenant { tenant, region }) =
+        body.map_err(|error| ApiError::new(error.status(), "invalid-request", error.body_text()))?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
+    let added = state.core.call(move |core, now| {
+        let context = TenantContext { id: tenant, region };
+        let fingerprint = core.authority.fingerprint();
+        let known = core.scheduler.tenant(&context.id);
+        let (record, token) = invite(context, known, secret, fingerprint, now);
+        let expires = record.invitation.expires;
+        core.scheduler.put_tenant(record);
+        TenantAdded { tenant: token.tenant.clone(), token: token.to_string(), expires }
+    });
+    added.await.map(Json).map_err(ApiError::stopping)
+}
+
+pub(super) async fn jobs(
+    State(state): State<ApiState>,
+) -> Result<Json<Vec<JobDocument>>, ApiError> {
+    let list = state.core.call(|core, _| {
+        let scheduler = &core.scheduler;
+        scheduler.jobs().map(|job| JobDocument::new(job, scheduler)).collect()
+    });
+    list.await.map(Json).map_err(ApiError::stopping)
+}
+
+pub(super) async fn job(
+    State(state): State<ApiState>,
+    Path(job): Path<String>,
+) -> Result<Json<JobDocument>, ApiError> {
+    let job = JobId::new(job)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let document = state.core.call(move |core, _| {
+        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler))
+    });
+    document.await.map_err(ApiError::stopping)?.map(Json).map_err(|error| not_found(&error))
+}
+
+pub(super) async fn rounds(
+    State(state): State<ApiState>,
+    Path(job): Path<String>,
+) -> Result<Json<Vec<RoundSummary>>, ApiError> {
+    let job = JobId::new(job)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let rounds = state.core.call(move |core, _| {
+        core.scheduler.job(&job).map_err(|error| not_found(&error))?;
+        core.rounds(&job)
+            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))
+    });
+    rounds.await.map_err(ApiError::stopping)?.map(Json)
+}
+
+/// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.
+pub(super) async fn submit_job(
+    State(state): State<ApiState>,
+    body: String,
+) -> Result<Json<JobSubmitted>, ApiError> {
+    let spec: JobSpec = toml::from_str(&body)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "job-invalid", error))?;
+    let mut seeds = [0; 16];
+    getrandom::fill(&mut seeds)
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
+    let seed =
+        |at: usize| seeds[at..at + 8].iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+    let (model_seed, cohort_seed) = (seed(0), seed(8));
+    let submitted = state.core.call(move |core, now| {
+        let refuse = |error: &dyn std::error::Error| {
+            let refusal = tributary_protocol::error_code::Refusal::from_error(
+                tributary_protocol::error_code::ErrorCode::JobInvalid,
+                error,
+            );
+            ApiError::refused(StatusCode::UNPROCESSABLE_ENTITY, refusal)
+        };
+        core.scheduler.check_submission(&spec).map_err(|error| match error {
+            SchedulerError::JobExists { .. } => {
+                ApiError::refused(StatusCode::CONFLICT, error.refusal())
+            }
+            error => refuse(&error),
+        })?;
+        let lattice = aggregation::plan_lattice(&spec).map_err(|error| refuse(&error))?;
+        let initial = registry::initial_model(&spec, model_seed, now, &core.blobs)
+            .map_err(|error| refuse(&error))?;
+        let job = spec.name.clone();
+        core.scheduler
+            .submit(spec, lattice, initial, cohort_seed, now)
+            .map_err(|error| refuse(&error))?;
+        Ok(JobSubmitted { job })
+    });
+    submitted.await.map_err(ApiError::stopping)?.map(Json)
+}
+
+pub(super) async fn models(
+    State(state): State<ApiState>,
+) -> Result<Json<Vec<ModelDocument>>, ApiError> {
+    let list = state
+        .core
+        .call(|core, _| core.scheduler.models().iter().map(ModelDocument::from).collect());
+    list.await.map(Json).map_err(ApiError::stopping)
+}
+
+pub(super) async fn model_file(
+    State(state): State<ApiState>,
+    Path(digest): Path<String>,
+) -> Result<impl IntoResponse, ApiError> {
+    let digest: Digest = digest
+        .parse()
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let bytes = state.core.call(move |core, _| {
+        core.scheduler.models().find(digest).is_some().then(|| core.blobs.clone())
+    });
+    let Some(blobs) = bytes.await.map_err(ApiError::stopping)? else {
+        let message = format!("there is no model file {digest} here");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "blob-unknown", message));
+    };
+    let bytes = tokio::task::spawn_blocking(move || blobs.read(digest)).await;
+    let bytes = bytes
+        .expect("reading a file does not panic")
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)))
+}
+
+fn not_found(error: &SchedulerError) -> ApiError {
+    ApiError::refused(StatusCode::NOT_FOUND, error.refusal())
+}

@@ -1,0 +1,268 @@
+//! Content-addressed files: models and updates, named by their BLAKE3.
+//!
+//! ```text
+//! blobs/<digest>        complete, never changed
+//! staging/<digest>      an upload in progress; its length says where it resumes
+//! ```
+//! A file is written under another name, flushed to the disk, and then renamed, so a name that
+//! exists always has its whole content.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use tributary_protocol::id::Digest;
+
+const READ_BYTES: usize = 256 * 1024;
+
+/// Says why a file cannot be stored or read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The disk or the file system failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is not what the name says.
+    #[error("file {path} has digest {found}; {expected} was expected")]
+    Digest {
+        /// Where.
+        path: PathBuf,
+        /// The digest that names it.
+        expected: Digest,
+        /// The digest of its content.
+        found: Digest,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
+    let path = path.to_owned();
+    move |source| BlobError::Io { action, path, source }
+}
+
+/// The two folders.
+#[derive(Debug, Clone)]
+pub struct BlobStore {
+    blobs: PathBuf,
+    staging: PathBuf,
+}
+
+impl BlobStore {
+    /// Opens, and creates if needed, the folders under `folder`.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn open(folder: &Path) -> Result<Self, BlobError> {
+        let store = Self { blobs: folder.join("blobs"), staging: folder.join("staging") };
+        for path in [&store.blobs, &store.staging] {
+            fs::create_dir_all(path).map_err(io_error("create", path))?;
+        }
+        Ok(store)
+    }
+
+    /// Where a complete file is.
+    #[must_use]
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        self.blobs.join(digest.to_string())
+    }
+
+    /// Whether the complete file is here.
+    #[must_use]
+    pub fn contains(&self, digest: Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Stores `bytes`; durable on return.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
+        let digest = Digest::of(bytes);
+        if self.contains(digest) {
+            return Ok(digest);
+        }
+        let staged = self.staging.join(format!("{digest}.put"));
+        let mut file = File::create(&staged).map_err(io_error("create", &staged))?;
+        file.write_all(bytes).map_err(io_error("write", &staged))?;
+        self.finish(&file, &staged, digest)?;
+        Ok(digest)
+    }
+
+    /// Reads a complete file and checks it.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
+        let path = self.path(digest);
+        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        let found = Digest::of(&bytes);
+        if found == digest {
+            Ok(bytes)
+        } else {
+            Err(BlobError::Digest { path, expected: digest, found })
+        }
+    }
+
+    /// Hands a complete file to `take` piece by piece, with the offset of each.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], or what `take` returns.
+    pub fn stream<E: From<BlobError>>(
+        &self,
+        digest: Digest,
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.path(digest);
+        let mut file = File::open(&path).map_err(io_error("open", &path))?;
+        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
+        loop {
+            let length = file.read(&mut buffer).map_err(io_error("read", &path))?;
+            if length == 0 {
+                return Ok(());
+            }
+            take(offset, &buffer[..length])?;
+            offset += length;
+        }
+    }
+
+    /// Opens the staging file of an upload; its length is what has arrived so far.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn stage(&self, digest: Digest) -> Result<Staged, BlobError> {
+        let path = self.staging.join(digest.to_string());
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(io_error("open", &path))?;
+        let length = file.metadata().map_err(io_error("read", &path))?.len();
+        Ok(Staged { digest, path, file, length })
+    }
+
+    /// Completes a staged upload: checks its digest, makes it durable, gives it its name.
+    ///
+    /// # Errors
+    /// [`BlobError::Digest`] if the content is not what was announced (the staging file is then removed, since a
+    /// resumption could not mend it), or [`BlobError::Io`].
+    pub fn complete(&self, staged: &Staged) -> Result<(), BlobError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut file = File::open(&staged.path).map_err(io_error("open", &staged.path))?;
+        hasher.update_reader(&mut file).map_err(io_error("read", &staged.path))?;
+        let found = Digest::from_bytes(*hasher.finalize().as_bytes());
+        if found != staged.digest {
+            fs::remove_file(&staged.path).map_err(io_error("remove", &staged.path))?;
+            return Err(BlobError::Digest {
+                path: staged.path.clone(),
+                expected: staged.digest,
+                found,
+            });
+        }
+        self.finish(&staged.file, &staged.path, staged.digest)
+    }
+
+    /// Removes a complete file that nothing refers to any more; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn remove(&self, digest: Digest) -> Result<(), BlobError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(io_error("remove", &path)),
+        }
+    }
+
+    /// Removes every complete file but these: what a crash left between a record and its files.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn retain(&self, referenced: &BTreeSet<Digest>) -> Result<(), BlobError> {
+        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
+            let entry = entry.map_err(io_error("list", &self.blobs))?;
+            let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(digest) = digest
+                && !referenced.contains(&digest)
+            {
+                self.remove(digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self, file: &File, staged: &Path, digest: Digest) -> Result<(), BlobError> {
+        let path = self.path(digest);
+        file.sync_all().map_err(io_error("flush", staged))?;
+        fs::rename(staged, &path).map_err(io_error("rename to", &path))?;
+        let folder = File::open(&self.blobs).map_err(io_error("open", &self.blobs))?;
+        folder.sync_all().map_err(io_error("flush", &self.blobs))
+    }
+}
+
+/// An upload in progress.
+#[derive(Debug)]
+pub struct Staged {
+    digest: Digest,
+    path: PathBuf,
+    /// Open for writing.
+    pub file: File,
+    /// Bytes that have arrived.
+    pub length: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = BlobStore::open(folder.path()).expect("opens");
+        (folder, store)
+    }
+
+    #[test]
+    fn content_comes_back_whole_and_in_pieces() {
+        let (_folder, store) = store();
+        let bytes: Vec<u8> = (0..READ_BYTES * 2 + 5).map(|i| i as u8).collect();
+        let digest = store.put(&bytes).expect("stores");
+        assert_eq!(store.read(digest).expect("reads"), bytes);
+        let mut pieces = Vec::new();
+        store
+            .stream(digest, |offset, piece| {
+                assert_eq!(offset, pieces.len());
+                pieces.extend_from_slice(piece);
+                Ok::<_, BlobError>(())
+            })
+            .expect("streams");
+        assert_eq!(pieces, bytes);
+    }
+
+    #[test]
+    fn a_staged_upload_resumes_and_wrong_content_never_gets_the_name() {
+        let (_folder, store) = store();
+        let digest = Digest::of(b"update");
+        let mut staged = store.stage(digest).expect("stages");
+        staged.file.write_all(b"upd").expect("writes");
+        let mut staged = store.stage(digest).expect("stages again");
+        assert_eq!(staged.length, 3);
+        io::Seek::seek(&mut staged.file, io::SeekFrom::Start(3)).expect("seeks");
+        staged.file.write_all(b"ate").expect("writes");
+        store.complete(&staged).expect("completes");
+        assert_eq!(store.read(digest).expect("reads"), b"update");
+
+        let other = Digest::of(b"announced");
+        let mut staged = store.stage(other).expect("stages");
+        staged.file.write_all(b"something else").expect("writes");
+        assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
+        assert!(!store.contains(other));
+        assert_eq!(store.stage(other).expect("starts anew").length, 0);
+    }
+}

@@ -1,0 +1,116 @@
+//! `job`: what to train.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Subcommand;
+use tributary_protocol::id::JobId;
+
+use super::{Common, client::Client, print, table};
+use crate::{
+    api::{JobDocument, JobSubmitted},
+    scheduler::JobState,
+};
+
+/// How often `watch` asks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Submit a job file (TOML).
+    Submit {
+        /// The file.
+        file: PathBuf,
+    },
+    /// List jobs.
+    List,
+    /// Show one job: its round, what it waits for, and each tenant.
+    Show {
+        /// The job.
+        job: JobId,
+    },
+    /// Follow a job until it ends; one line (or JSON object) for each change.
+    Watch {
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl JobCommand {
+    pub(super) fn run(self, common: &Common) -> anyhow::Result<()> {
+        let client = Client::connect(common)?;
+        match self {
+            Self::Submit { file } => {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("cannot read {}", file.display()))?;
+                let submitted: JobSubmitted = client
+                    .post_text("/v1/jobs", &text)
+                    .with_context(|| format!("{} was not accepted", file.display()))?;
+                print(common, &submitted, |submitted| format!("submitted job {}", submitted.job));
+            }
+            Self::List => {
+                let jobs: Vec<JobDocument> = client.get("/v1/jobs")?;
+                print(common, &jobs, |jobs| {
+                    table(
+                        ["job", "state", "rounds", "waiting for"],
+                        jobs.iter().map(|job| {
+                            [
+                                job.job.to_string(),
+                                state(job).to_owned(),
+                                rounds(job),
+                                job.waiting_for.clone(),
+                            ]
+                        }),
+                    )
+                });
+            }
+            Self::Show { job } => {
+                let job: JobDocument = client.get(&format!("/v1/jobs/{job}"))?;
+                print(common, &job, describe);
+            }
+            Self::Watch { job } => watch(common, &client, &job)?,
+        }
+        Ok(())
+    }
+}
+
+fn watch(common: &Common, client: &Client, job: &JobId) -> anyhow::Result<()> {
+    let mut last = String::new();
+    loop {
+        let document: JobDocument = client.get(&format!("/v1/jobs/{job}"))?;
+        let line = summary(&document);
+        if line != last {
+            print(common, &document, summary);
+            last = line;
+        }
+        match document.state {
+            JobState::Running => std::thread::sleep(WATCH_INTERVAL),
+            JobState::Finished => return Ok(()),
+            JobState::Failed => anyhow::bail!("job {job} failed: {}", document.waiting_for),
+        }
+    }
+}
+
+const fn state(job: &JobDocument) -> &'static str {
+    match job.state {
+        JobState::Running => "running",
+        JobState::Finished => "finished",
+        JobState::Failed => "failed",
+    }
+}
+
+fn rounds(job: &JobDocument) -> String {
+    format!("{}/{}", job.rounds_committed, job.rounds)
+}
+
+fn summary(job: &JobDocument) -> String {
+    format!("{} {} round {} {}: {}", job.job, rounds(job), job.round, job.phase, job.waiting_for)
+}
+
+fn describe(job: &JobDocument) -> String {
+    let tenants = job
+        .tenants
+        .iter()
+        .map(|tenant| [tenant.tenant.to_string(), tenant.state.clone(), tenant.detail.clone()]);
+    format!("{} ({})\n{}", summary(job), state(job), table(["tenant", "state", ""], tenants))
+}

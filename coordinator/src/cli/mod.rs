@@ -1,0 +1,137 @@
+//! The command line.
+//!
+//! `init` and `serve` work on the coordinator's folder; every other command asks the running
+//! coordinator through its HTTP API, with the administrator's token from the same folder.
+
+mod client;
+mod init;
+mod job;
+mod model;
+mod serve;
+mod tenant;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use serde::Serialize;
+
+use crate::config::Folder;
+
+/// Schedules federated learning rounds and keeps the shared base models.
+#[derive(Debug, Parser)]
+#[command(name = "tributary-coordinator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The coordinator's folder.
+    #[arg(long, env = "TRIBUTARY_COORDINATOR_DIR", default_value = "coordinator", global = true)]
+    dir: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Common {
+    fn folder(&self) -> Folder {
+        Folder::new(self.dir.clone())
+    }
+}
+
+#[derive(Debug, Args)]
+struct ListenFlags {
+    /// QUIC address for agents; overrides coordinator.toml.
+    #[arg(long, env = "TRIBUTARY_QUIC_LISTEN")]
+    quic_listen: Option<SocketAddr>,
+    /// HTTP address for operators; overrides coordinator.toml.
+    #[arg(long, env = "TRIBUTARY_API_LISTEN")]
+    api_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new coordinator: authority, certificate, configuration.
+    Init {
+        /// A DNS name or IP address under which agents reach it; repeat for more.
+        #[arg(long = "host", default_values_t = [String::from("localhost"), String::from("127.0.0.1")])]
+        hosts: Vec<String>,
+        #[command(flatten)]
+        listen: ListenFlags,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Run the coordinator.
+    Serve {
+        #[command(flatten)]
+        listen: ListenFlags,
+        /// Stop when standard input closes (for a parent process).
+        #[arg(long, hide = true)]
+        exit_with_stdin: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Admit tenants.
+    Tenant {
+        #[command(subcommand)]
+        command: tenant::TenantCommand,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Submit and watch jobs.
+    Job {
+        #[command(subcommand)]
+        command: job::JobCommand,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List and export models.
+    Model {
+        #[command(subcommand)]
+        command: model::ModelCommand,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever the command meets, as a chain of causes ending in a hint where there is one.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Init { hosts, listen, common } => init::run(&common, &hosts, &listen),
+            Command::Serve { listen, exit_with_stdin, common } => {
+                serve::run(&common, &listen, exit_with_stdin)
+            }
+            Command::Tenant { command, common } => command.run(&common),
+            Command::Job { command, common } => command.run(&common),
+            Command::Model { command, common } => command.run(&common),
+        }
+    }
+}
+
+/// Prints a document as JSON, or as the given lines.
+fn print<T: Serialize>(common: &Common, document: &T, text: impl FnOnce(&T) -> String) {
+    let text = if common.json {
+        serde_json::to_string(document).expect("documents are plain data")
+    } else {
+        text(document)
+    };
+    print_line(&text);
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn print_line(text: &str) {
+    println!("{text}");
+}
+
+fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header).add_rows(rows);
+    table.to_string()
+}

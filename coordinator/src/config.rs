@@ -1,0 +1,242 @@
+//! The coordinator's folder and its configuration file.
+
+use std::{
+    fs,
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::tenants::authority::{Authority, AuthorityError, PemPair};
+
+/// Says why the folder cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder is not a coordinator's.
+    #[error(
+        "{path} is not a coordinator's folder; make one with `tributary-coordinator init --dir {path}`"
+    )]
+    NotInitialized {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder is a coordinator's already.
+    #[error("{path} already holds a coordinator; nothing was changed, choose another folder")]
+    AlreadyInitialized {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The configuration does not parse.
+    #[error("{path} is not valid")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Key or certificate are not usable.
+    #[error("the authority or the coordinator's certificate is not usable")]
+    Authority(#[from] AuthorityError),
+}
+
+/// `coordinator.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+}
+
+/// Addresses; port 0 takes a free one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// QUIC, for agents.
+    pub quic: SocketAddr,
+    /// HTTP, for operators and monitoring; it has no TLS of its own, so keep it on loopback.
+    pub api: SocketAddr,
+}
+
+/// Where a running coordinator can be reached, as `endpoints.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Address of the QUIC socket.
+    pub quic: SocketAddr,
+    /// Base URL of the HTTP API.
+    pub api: String,
+}
+
+/// The folder that holds everything of one coordinator.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Names the folder.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file or folder inside.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Fills a new folder: configuration, authority, own certificate, administrator's token.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; an existing coordinator is never overwritten.
+    pub fn initialize(
+        &self,
+        config: &Config,
+        authority: &PemPair,
+        server: &PemPair,
+        admin_token: &str,
+    ) -> Result<(), ConfigError> {
+        if self.join("coordinator.toml").exists() || self.join("authority.key").exists() {
+            return Err(ConfigError::AlreadyInitialized { path: self.path.clone() });
+        }
+        fs::create_dir_all(&self.path).map_err(|source| self.error("create", "", source))?;
+        self.write_secret("authority.key", &authority.key)?;
+        self.write("authority.pem", &authority.certificate)?;
+        self.write_secret("server.key", &server.key)?;
+        self.write("server.pem", &server.certificate)?;
+        self.write_secret("admin.token", admin_token)?;
+        // Last, because it makes the folder a coordinator's.
+        let text = toml::to_string_pretty(config).expect("plain tables and strings");
+        self.write("coordinator.toml", &text)
+    }
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, line and key.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let path = self.join("coordinator.toml");
+        if !path.exists() {
+            return Err(ConfigError::NotInitialized { path: self.path.clone() });
+        }
+        toml::from_str(&self.read("coordinator.toml")?)
+            .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+    }
+
+    /// Reads the authority.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn authority(&self) -> Result<Authority, ConfigError> {
+        Ok(Authority::load(&self.pair("authority")?)?)
+    }
+
+    /// Reads the coordinator's own key and certificate.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn server(&self) -> Result<PemPair, ConfigError> {
+        self.pair("server")
+    }
+
+    /// Reads the administrator's token.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn admin_token(&self) -> Result<String, ConfigError> {
+        Ok(self.read("admin.token")?.trim().to_owned())
+    }
+
+    /// Announces where the coordinator listens: the file appears whole, once it does.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn announce(&self, endpoints: &Endpoints) -> Result<(), ConfigError> {
+        let text = serde_json::to_string(endpoints).expect("plain strings");
+        self.write("endpoints.json.new", &text)?;
+        fs::rename(self.join("endpoints.json.new"), self.join("endpoints.json"))
+            .map_err(|source| self.error("write", "endpoints.json", source))
+    }
+
+    /// Takes back [`Self::announce`].
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn retract(&self) -> Result<(), ConfigError> {
+        match fs::remove_file(self.join("endpoints.json")) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.error("remove", "endpoints.json", source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pair(&self, name: &str) -> Result<PemPair, ConfigError> {
+        let certificate = self.read(&format!("{name}.pem"))?;
+        Ok(PemPair { certificate, key: self.read(&format!("{name}.key"))? })
+    }
+
+    fn read(&self, name: &str) -> Result<String, ConfigError> {
+        fs::read_to_string(self.join(name)).map_err(|source| self.error("read", name, source))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), ConfigError> {
+        fs::write(self.join(name), text).map_err(|source| self.error("write", name, source))
+    }
+
+    fn write_secret(&self, name: &str, text: &str) -> Result<(), ConfigError> {
+        let mut options = fs::File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file =
+            options.open(self.join(name)).map_err(|source| self.error("create", name, source))?;
+        file.write_all(text.as_bytes()).map_err(|source| self.error("write", name, source))
+    }
+
+    fn error(&self, action: &'static str, name: &str, source: std::io::Error) -> ConfigError {
+        ConfigError::File { action, path: self.join(name), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_configuration_is_valid() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/config/coordinator.toml");
+        let text = fs::read_to_string(path).expect("sample");
+        toml::from_str::<Config>(&text).expect("valid");
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let text = "[listen]\nquic = '0.0.0.0:1'\napi = '127.0.0.1:2'\ntls = true\n";
+        let error = toml::from_str::<Config>(text).expect_err("typo").to_string();
+        assert!(error.contains("tls") && error.contains("line 4"), "{error}");
+    }
+}

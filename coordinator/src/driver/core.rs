@@ -1,0 +1,322 @@
+//! The task that owns all state and carries out the scheduler's actions in order.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{JobId, TenantId},
+    message::{CoordinatorMessage, UploadOffer},
+    time::Timestamp,
+    transport::endpoint,
+};
+
+use super::clock;
+use crate::{
+    aggregation::{self, AggregationError, NextModel, RoundSum},
+    blobs::{BlobError, BlobStore},
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler},
+    store::{self, Store, StoreError, Table},
+    tenants::authority::Authority,
+};
+
+/// Requests waiting for the core; senders wait when it is full.
+const QUEUE: usize = 1024;
+
+/// Control messages waiting for a slow agent; past that its connection is closed.
+const SESSION_QUEUE: usize = 256;
+
+/// Says why the coordinator had to stop. What is durable stays as it is.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CoreError {
+    /// Records cannot be read or written.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// A model or update file cannot be read or written.
+    #[error("a file failed")]
+    Blob(#[from] BlobError),
+    /// The core has stopped; its own error says why.
+    #[error("the coordinator is stopping")]
+    Stopped,
+}
+
+/// State and everything needed to act on it.
+pub struct Core {
+    /// The stepped state.
+    pub scheduler: Scheduler,
+    /// Model and update files.
+    pub blobs: BlobStore,
+    /// Signs agents' certificates.
+    pub authority: Arc<Authority>,
+    store: Box<dyn Store>,
+    sums: BTreeMap<JobId, RoundSum>,
+    sessions: BTreeMap<TenantId, Session>,
+    sessions_opened: u64,
+}
+
+/// The way to a connected agent.
+struct Session {
+    number: u64,
+    outbox: mpsc::Sender<CoordinatorMessage>,
+    connection: quinn::Connection,
+}
+
+type Answer = Box<dyn FnOnce() + Send>;
+type Request = Box<dyn FnOnce(&mut Core, Timestamp) -> Answer + Send>;
+
+/// Lets other tasks run code on the core.
+#[derive(Clone)]
+pub struct CoreHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl CoreHandle {
+    /// Runs `request` on the core; everything that it changed is durable when this returns.
+    ///
+    /// # Errors
+    /// [`CoreError::Stopped`].
+    pub async fn call<R: Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Core, Timestamp) -> R + Send + 'static,
+    ) -> Result<R, CoreError> {
+        let (answer, answered) = oneshot::channel();
+        let request: Request = Box::new(move |core, now| {
+            let result = request(core, now);
+            Box::new(move || drop(answer.send(result)))
+        });
+        self.requests.send(request).await.map_err(|_| CoreError::Stopped)?;
+        answered.await.map_err(|_| CoreError::Stopped)
+    }
+}
+
+impl Core {
+    /// Continues from what the store holds.
+    ///
+    /// # Errors
+    /// [`CoreError::Store`] if a record is damaged; nothing is reset.
+    pub fn restore(
+        store: Box<dyn Store>,
+        blobs: BlobStore,
+        authority: Authority,
+    ) -> Result<Self, CoreError> {
+        let tenants = store::load(&*store, Table::Tenants)?;
+        let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let models = store::load(&*store, Table::Models)?;
+        for job in &jobs {
+            info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
+        }
+        let scheduler = Scheduler::restore(tenants, jobs, models, clock::now());
+        blobs.retain(&scheduler.referenced_files())?;
+        Ok(Self {
+            scheduler,
+            blobs,
+            authority: Arc::new(authority),
+            store,
+            sums: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            sessions_opened: 0,
+        })
+    }
+
+    /// Starts the core's task. It ends with an error when something durable fails, or with `Ok`
+    /// when every handle is gone.
+    #[must_use]
+    pub fn spawn(mut self) -> (CoreHandle, tokio::task::JoinHandle<Result<(), CoreError>>) {
+        let (requests, mut inbox) = mpsc::channel::<Request>(QUEUE);
+        let task = tokio::spawn(async move {
+            tokio::task::block_in_place(|| self.settle(clock::now()))?;
+            loop {
+                let wait =
+                    self.scheduler.poll_timeout().map(|deadline| deadline.since(clock::now()));
+                let request = tokio::select! {
+                    request = inbox.recv() => match request {
+                        Some(request) => Some(request),
+                        None => return Ok(()),
+                    },
+                    () = sleep(wait) => None,
+                };
+                tokio::task::block_in_place(|| {
+                    let now = clock::now();
+                    let answer = request.map(|request| request(&mut self, now));
+                    self.scheduler.handle_timeout(now);
+                    self.settle(now)?;
+                    if let Some(answer) = answer {
+                        answer();
+                    }
+                    Ok::<(), CoreError>(())
+                })
+                .inspect_err(|error| error!(%error, "the coordinator must stop"))?;
+            }
+        });
+        (CoreHandle { requests }, task)
+    }
+
+    /// Whether an offered update is wanted.
+    ///
+    /// # Errors
+    /// The refusal for the agent.
+    pub fn offered(&self, tenant: &TenantId, offer: &UploadOffer) -> Result<OfferAnswer, Refusal> {
+        self.scheduler.offered(tenant, offer).map_err(|error| error.refusal())
+    }
+
+    /// How the rounds of a job ended, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn rounds(&self, job: &JobId) -> Result<Vec<RoundSummary>, StoreError> {
+        let mut rounds: Vec<RoundSummary> = store::load(&*self.store, Table::Rounds)?;
+        rounds.retain(|round| round.job == *job);
+        Ok(rounds)
+    }
+
+    /// Counts an update whose file is complete.
+    ///
+    /// # Errors
+    /// The refusal for the agent; the update is then not counted.
+    pub fn reported(
+        &mut self,
+        tenant: &TenantId,
+        offer: &UploadOffer,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if self.offered(tenant, offer)? == OfferAnswer::Receive {
+            self.add_to_sum(tenant, offer)?;
+        }
+        self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())?;
+        metrics::counter!("tributary_updates_total", "tenant" => tenant.to_string(), "job" => offer.job.to_string())
+            .increment(1);
+        Ok(())
+    }
+
+    fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
+        let internal =
+            |error: &dyn std::error::Error| Refusal::from_error(ErrorCode::Internal, error);
+        let mut sum = match self.sums.remove(&offer.job) {
+            Some(sum) if sum.round() == offer.round => sum,
+            _ => self.empty_sum(&offer.job).map_err(|error| internal(&error))?,
+        };
+        match sum.add(tenant, offer.update.digest, &self.blobs) {
+            Ok(()) => {
+                self.sums.insert(offer.job.clone(), sum);
+                Ok(())
+            }
+            // The sum is dropped, since part of the update may be in it; the commit adds anew.
+            Err(error @ AggregationError::Update { .. }) => {
+                let _ = self.blobs.remove(offer.update.digest);
+                Err(Refusal::from_error(ErrorCode::UpdateMalformed, &error))
+            }
+            Err(error) => Err(internal(&error)),
+        }
+    }
+
+    fn empty_sum(&self, job: &JobId) -> Result<RoundSum, AggregationError> {
+        let job = self.scheduler.job(job).expect("offers are checked before");
+        let record = job.record();
+        let dimension = record.spec.model.num_parameters();
+        Ok(RoundSum::new(job.round().number, aggregation::lattice(record.lattice)?, dimension))
+    }
+
+    /// Registers a tenant's connection, in place of an earlier one, and greets it.
+    pub fn open_session(
+        &mut self,
+        tenant: &TenantId,
+        connection: quinn::Connection,
+        head: tributary_protocol::message::LedgerHead,
+        now: Timestamp,
+    ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
+        let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
+        self.sessions_opened += 1;
+        let number = self.sessions_opened;
+        let session = Session { number, outbox, connection };
+        if let Some(earlier) = self.sessions.insert(tenant.clone(), session) {
+            let refusal =
+                Refusal::new(ErrorCode::Superseded, "a newer connection of this tenant took over");
+            endpoint::close(&earlier.connection, &refusal);
+        }
+        self.scheduler.connected(tenant, head, now);
+        (number, messages)
+    }
+
+    /// Forgets a connection, unless a newer one took its place.
+    pub fn close_session(&mut self, tenant: &TenantId, number: u64, now: Timestamp) {
+        if self.sessions.get(tenant).is_some_and(|session| session.number == number) {
+            self.sessions.remove(tenant);
+            self.scheduler.disconnected(tenant, now);
+        }
+    }
+
+    /// Closes the connection of a tenant whose certificate was replaced.
+    pub fn drop_session(&mut self, tenant: &TenantId, refusal: &Refusal, now: Timestamp) {
+        if let Some(session) = self.sessions.remove(tenant) {
+            endpoint::close(&session.connection, refusal);
+            self.scheduler.disconnected(tenant, now);
+        }
+    }
+
+    /// Carries out every action, in order: a send never overtakes the persist before it.
+    fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
+        while let Some(action) = self.scheduler.poll_action() {
+            match action {
+                Action::Persist(batch) => self.store.apply(&batch)?,
+                Action::Send(tenant, message) => self.send(&tenant, message),
+                Action::Discard(files) => {
+                    for file in files {
+                        self.blobs.remove(file)?;
+                    }
+                }
+                Action::Commit(commit) => self.commit(&commit, now)?,
+            }
+        }
+        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
+        Ok(())
+    }
+
+    fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
+        let Some(session) = self.sessions.get(tenant) else { return };
+        if session.outbox.try_send(message).is_err() {
+            warn!(%tenant, "the agent does not read its messages; closing its connection");
+            let refusal = Refusal::new(ErrorCode::TimedOut, "control messages were not read");
+            endpoint::close(&session.connection, &refusal);
+        }
+    }
+
+    fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
+        match self.aggregate(commit) {
+            Ok(model) => {
+                info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
+                metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
+                self.scheduler.committed(commit, model, now);
+                Ok(())
+            }
+            Err(AggregationError::Blob(error)) => Err(error.into()),
+            Err(error) => {
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
+                self.scheduler.commit_failed(commit, refusal.message);
+                Ok(())
+            }
+        }
+    }
+
+    fn aggregate(&mut self, commit: &Commit) -> Result<NextModel, AggregationError> {
+        let sum = match self.sums.remove(&commit.job) {
+            Some(sum) if sum.round() == commit.round => sum,
+            _ => self.empty_sum(&commit.job)?,
+        };
+        let updates = sum.finish(&commit.contributors, &self.blobs)?;
+        let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+        let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
+        let (spec, state) = (&job.record().spec, base.optimizer_state);
+        aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)
+    }
+}
+
+async fn sleep(wait: Option<std::time::Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

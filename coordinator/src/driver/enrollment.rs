@@ -1,0 +1,72 @@
+//! Exchanges a one-time token for a client certificate.
+
+use std::time::Duration;
+
+use quinn::Connection;
+use tracing::{info, warn};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::Digest,
+    message::{EnrollmentRequest, EnrollmentResponse},
+    transport::{TransportError, stream},
+};
+
+use super::{Core, CoreHandle};
+use tributary_protocol::time::Timestamp;
+
+/// An enrolment, from connection to answer, may take this long.
+const ENROLLMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Certificates of agents are valid for this long.
+const CERTIFICATE_DAYS: u32 = 365;
+
+pub(super) async fn run(connection: Connection, core: CoreHandle) {
+    match tokio::time::timeout(ENROLLMENT_TIMEOUT, answer(&connection, core)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(remote = %connection.remote_address(), %error, "enrolment failed"),
+        Err(_) => warn!(remote = %connection.remote_address(), "enrolment timed out"),
+    }
+    connection.close(quinn::VarInt::from_u32(0), b"");
+}
+
+async fn answer(connection: &Connection, core: CoreHandle) -> Result<(), TransportError> {
+    let (mut send, mut receive) =
+        connection.accept_bi().await.map_err(TransportError::Connection)?;
+    let request: EnrollmentRequest = stream::expect_message(&mut receive).await?;
+    let response = match core.call(move |core, now| enroll(core, &request, now)).await {
+        Ok(Ok(certificates)) => EnrollmentResponse::Issued { certificates },
+        Ok(Err(refusal)) => EnrollmentResponse::Refused(refusal),
+        Err(error) => {
+            EnrollmentResponse::Refused(Refusal::from_error(ErrorCode::ShuttingDown, &error))
+        }
+    };
+    stream::write_message(&mut send, &response).await?;
+    send.finish().map_err(|_| TransportError::Closed)?;
+    // The agent closes once it has the answer.
+    connection.closed().await;
+    Ok(())
+}
+
+fn enroll(
+    core: &mut Core,
+    request: &EnrollmentRequest,
+    now: Timestamp,
+) -> Result<Vec<Vec<u8>>, Refusal> {
+    let tenant = &request.tenant;
+    let refuse = |error: crate::scheduler::SchedulerError| {
+        warn!(%tenant, %error, "enrolment refused");
+        error.refusal()
+    };
+    core.scheduler.check_enrollment(tenant, &request.secret, now).map_err(refuse)?;
+    let certificate = core
+        .authority
+        .issue_agent(tenant, &request.signing_request, now, CERTIFICATE_DAYS)
+        .map_err(|error| Refusal::from_error(ErrorCode::SigningRequestInvalid, &error))?;
+    core.scheduler
+        .enrolled(tenant, &request.secret, Digest::of(&certificate), now)
+        .map_err(refuse)?;
+    let replaced = Refusal::new(ErrorCode::CertificateNotRegistered, "the tenant enrolled anew");
+    core.drop_session(tenant, &replaced, now);
+    info!(%tenant, "enrolled");
+    Ok(vec![certificate.to_vec(), core.authority.certificate().to_vec()])
+}

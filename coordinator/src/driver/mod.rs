@@ -1,0 +1,18 @@
+//! The thin layer around [`crate::scheduler`]: sockets, disk, clock and entropy.
+//!
+//! ```text
+//! agents ──QUIC──▶ listener ──▶ session / transfer / enrollment ─┐
+//! operators ─HTTP─▶ api ─────────────────────────────────────────┴▶ core (one task, owns the state)
+//! ```
+
+pub mod clock;
+pub mod core;
+mod enrollment;
+mod listener;
+mod session;
+mod transfer;
+
+pub use self::{
+    core::{Core, CoreError, CoreHandle},
+    listener::listen,
+};

@@ -1,0 +1,176 @@
+//! One agent's connection: its control stream, and a task for each file it transfers.
+
+use std::time::Duration;
+
+use quinn::{Connection, RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::mpsc;
+use tracing::{Instrument, debug, info, info_span, warn};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{Digest, TenantId},
+    message::{AgentMessage, CoordinatorMessage, LedgerHead},
+    transport::{TransportError, endpoint::close, stream},
+};
+
+use super::{CoreError, CoreHandle, transfer};
+use crate::tenants::authority;
+
+/// After the handshake, a hello must come within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Says why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl SessionError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Transport(error) => Refusal::from_error(error.code(), error),
+            Self::Core(error) => Refusal::from_error(ErrorCode::ShuttingDown, error),
+            Self::Refused(refusal) => refusal.clone(),
+        }
+    }
+}
+
+pub(super) async fn run(
+    connection: Connection,
+    certificate: CertificateDer<'static>,
+    core: CoreHandle,
+) {
+    let remote = connection.remote_address();
+    let tenant = match authority::tenant_of(&certificate) {
+        Ok(tenant) => tenant,
+        Err(error) => {
+            warn!(%remote, %error, "connection refused");
+            return close(
+                &connection,
+                &Refusal::from_error(ErrorCode::CertificateNotRegistered, &error),
+            );
+        }
+    };
+    let span = info_span!("session", %tenant, %remote);
+    async {
+        let error = match serve(&connection, &tenant, Digest::of(&certificate), core).await {
+            Ok(()) => return info!("disconnected"),
+            Err(error) => error,
+        };
+        match connection.close_reason() {
+            Some(reason) => info!(%reason, "disconnected"),
+            None => {
+                let refusal = error.refusal();
+                warn!(code = %refusal.code, reason = %refusal.message, "closing the connection");
+                close(&connection, &refusal);
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn serve(
+    connection: &Connection,
+    tenant: &TenantId,
+    certificate: Digest,
+    core: CoreHandle,
+) -> Result<(), SessionError> {
+    let who = tenant.clone();
+    let context = core.call(move |core, _| core.scheduler.authenticate(&who, certificate)).await?;
+    let context = context.map_err(|error| SessionError::Refused(error.refusal()))?;
+    let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
+        .await
+        .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
+    let (who, handle) = (tenant.clone(), connection.clone());
+    let (session, outbox) =
+        core.call(move |core, now| core.open_session(&who, handle, head, now)).await?;
+    info!(region = %context.region, ledger = head.sequence, "connected");
+    let result = tokio::select! {
+        result = read_control(&mut receive, tenant, &core) => result,
+        result = write_control(send, outbox) => result.map_err(SessionError::from),
+        result = accept_transfers(connection, tenant, &core) => result.map_err(SessionError::from),
+    };
+    let who = tenant.clone();
+    core.call(move |core, now| core.close_session(&who, session, now)).await?;
+    result
+}
+
+async fn greet(
+    connection: &Connection,
+) -> Result<(SendStream, RecvStream, LedgerHead), TransportError> {
+    let (send, mut receive) = connection.accept_bi().await.map_err(TransportError::Connection)?;
+    match stream::expect_message(&mut receive).await? {
+        AgentMessage::Hello { agent_version, ledger_head } => {
+            debug!(agent_version, "hello");
+            Ok((send, receive, ledger_head))
+        }
+        AgentMessage::Accept { .. } | AgentMessage::Decline { .. } => {
+            Err(TransportError::EndedEarly)
+        }
+    }
+}
+
+async fn read_control(
+    receive: &mut RecvStream,
+    tenant: &TenantId,
+    core: &CoreHandle,
+) -> Result<(), SessionError> {
+    while let Some(message) = stream::read_message::<AgentMessage>(receive).await? {
+        let who = tenant.clone();
+        let result = match message {
+            AgentMessage::Hello { .. } => {
+                let refusal = Refusal::new(ErrorCode::UnexpectedMessage, "hello was already said");
+                return Err(SessionError::Refused(refusal));
+            }
+            AgentMessage::Accept { job, round } => {
+                core.call(move |core, now| core.scheduler.accepted(&who, &job, round, now)).await?
+            }
+            AgentMessage::Decline { job, round, refusal } => {
+                // The reason is the peer's text: bounded before it is stored and shown.
+                let refusal = Refusal::new(refusal.code, refusal.message);
+                warn!(%job, %round, code = %refusal.code, reason = %refusal.message, "the agent declines");
+                core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
+                    .await?
+            }
+        };
+        // An answer to a round that closed in the meantime is no fault.
+        if let Err(error) = result {
+            debug!(%error, "answer ignored");
+        }
+    }
+    Ok(())
+}
+
+async fn write_control(
+    mut send: SendStream,
+    mut outbox: mpsc::Receiver<CoordinatorMessage>,
+) -> Result<(), TransportError> {
+    while let Some(message) = outbox.recv().await {
+        stream::write_message(&mut send, &message).await?;
+    }
+    // A newer connection of the tenant took over; the close frame says so.
+    std::future::pending().await
+}
+
+async fn accept_transfers(
+    connection: &Connection,
+    tenant: &TenantId,
+    core: &CoreHandle,
+) -> Result<(), TransportError> {
+    let mut transfers = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            streams = connection.accept_bi() => {
+                let (send, receive) = streams.map_err(TransportError::Connection)?;
+                transfers.spawn(transfer::run(send, receive, tenant.clone(), core.clone()).in_current_span());
+            }
+            Some(_) = transfers.join_next() => {}
+        }
+    }
+}

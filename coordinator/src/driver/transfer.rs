@@ -1,0 +1,151 @@
+//! File streams: base models down, updates up.
+
+use quinn::{RecvStream, SendStream};
+use tokio::fs::File;
+use tracing::{info, warn};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{Digest, TenantId},
+    message::{TransferRequest, TransferResponse, UploadOffer},
+    tensor_stream::Cursor,
+    transport::{TransportError, stream},
+};
+
+use super::{CoreError, CoreHandle};
+use crate::{
+    blobs::{BlobError, BlobStore},
+    scheduler::OfferAnswer,
+};
+
+/// Says why a transfer failed.
+#[derive(Debug, thiserror::Error)]
+enum TransferError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl From<tributary_protocol::tensor_stream::TensorStreamError> for TransferError {
+    fn from(error: tributary_protocol::tensor_stream::TensorStreamError) -> Self {
+        Self::Transport(error.into())
+    }
+}
+
+impl TransferError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Transport(error) => Refusal::from_error(error.code(), error),
+            Self::Core(error) => Refusal::from_error(ErrorCode::ShuttingDown, error),
+            Self::Blob(BlobError::Digest { expected, found, .. }) => Refusal::new(
+                ErrorCode::ChecksumMismatch,
+                format!(
+                    "the file has digest {found}, but {expected} was announced; it was discarded"
+                ),
+            ),
+            Self::Blob(_) => Refusal::new(ErrorCode::Internal, "the file could not be stored"),
+            Self::Refused(refusal) => refusal.clone(),
+        }
+    }
+}
+
+pub(super) async fn run(
+    mut send: SendStream,
+    mut receive: RecvStream,
+    tenant: TenantId,
+    core: CoreHandle,
+) {
+    if let Err(error) = serve(&mut send, &mut receive, &tenant, &core).await {
+        let refusal = error.refusal();
+        warn!(code = %refusal.code, reason = %refusal.message, "transfer refused");
+        // The peer may be gone; then there is nobody to tell.
+        let _ = stream::write_message(&mut send, &TransferResponse::Refused(refusal)).await;
+        let _ = send.finish();
+        let _ = receive.stop(quinn::VarInt::from_u32(0));
+    }
+}
+
+async fn serve(
+    send: &mut SendStream,
+    receive: &mut RecvStream,
+    tenant: &TenantId,
+    core: &CoreHandle,
+) -> Result<(), TransferError> {
+    match stream::expect_message(receive).await? {
+        TransferRequest::Download { digest, offset } => {
+            download(send, core, digest, offset).await?
+        }
+        TransferRequest::Upload(offer) => upload(send, receive, tenant, core, offer).await?,
+    }
+    send.finish().map_err(|_| TransportError::Closed)?;
+    Ok(())
+}
+
+async fn download(
+    send: &mut SendStream,
+    core: &CoreHandle,
+    digest: Digest,
+    offset: u64,
+) -> Result<(), TransferError> {
+    let model = core.call(move |core, _| {
+        core.scheduler
+            .models()
+            .find(digest)
+            .map(|model| (model.file.length, core.blobs.path(digest)))
+    });
+    let Some((length, path)) = model.await? else {
+        let message = format!("there is no model file {digest} here");
+        return Err(TransferError::Refused(Refusal::new(ErrorCode::BlobUnknown, message)));
+    };
+    let cursor = Cursor::new(length, offset)?;
+    let mut file = File::open(&path).await.map_err(TransportError::File)?;
+    stream::write_message(send, &TransferResponse::Sending { length }).await?;
+    stream::send_file(send, &mut file, cursor, |_| ()).await?;
+    Ok(())
+}
+
+async fn upload(
+    send: &mut SendStream,
+    receive: &mut RecvStream,
+    tenant: &TenantId,
+    core: &CoreHandle,
+    offer: UploadOffer,
+) -> Result<(), TransferError> {
+    let (who, offered) = (tenant.clone(), offer.clone());
+    let (answer, blobs) =
+        core.call(move |core, _| (core.offered(&who, &offered), core.blobs.clone())).await?;
+    let answer = answer.map_err(TransferError::Refused)?;
+    if answer == OfferAnswer::Receive && !blobs.contains(offer.update.digest) {
+        receive_update(send, receive, &blobs, &offer).await?;
+    }
+    let (who, report) = (tenant.clone(), offer.clone());
+    core.call(move |core, now| core.reported(&who, &report, now))
+        .await?
+        .map_err(TransferError::Refused)?;
+    info!(job = %offer.job, round = %offer.round, bytes = offer.update.length, "update stored");
+    stream::write_message(send, &TransferResponse::Stored).await?;
+    Ok(())
+}
+
+async fn receive_update(
+    send: &mut SendStream,
+    receive: &mut RecvStream,
+    blobs: &BlobStore,
+    offer: &UploadOffer,
+) -> Result<(), TransferError> {
+    let mut staged = blobs.stage(offer.update.digest)?;
+    let offset = Cursor::resumable(offer.update.length, staged.length);
+    let cursor = Cursor::new(offer.update.length, offset)?;
+    stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;
+    let mut file = File::from_std(staged.file);
+    stream::receive_file(receive, &mut file, cursor).await?;
+    staged.file = file.into_std().await;
+    let blobs = blobs.clone();
+    let complete = tokio::task::spawn_blocking(move || blobs.complete(&staged)).await;
+    complete.expect("completing an upload does not panic")?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Versions of the base models: one line of descent for each job.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+use tributary_protocol::{
+    id::{Digest, JobId, RoundNumber},
+    job::JobSpec,
+    message::{BaseModel, BlobRef},
+    model::Initialization,
+    time::Timestamp,
+};
+
+use crate::{
+    aggregation::AggregationError,
+    blobs::BlobStore,
+    store::{Batch, Table},
+};
+
+/// A durable model version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelVersion {
+    /// The job that made it.
+    pub job: JobId,
+    /// Version within the job; 0 is the initial model.
+    pub version: u64,
+    /// The round that committed it; 0 for the initial model.
+    pub round: RoundNumber,
+    /// The safetensors file.
+    pub file: BlobRef,
+    /// The version's predecessor.
+    pub parent: Option<Digest>,
+    /// What the server optimizer keeps for the next round.
+    pub optimizer_state: Option<Digest>,
+    /// When it was committed.
+    pub created: Timestamp,
+}
+
+impl ModelVersion {
+    /// The form in which agents hear of it.
+    #[must_use]
+    pub fn announcement(&self, job: &JobSpec) -> BaseModel {
+        BaseModel {
+            job: self.job.clone(),
+            dataset: job.dataset.clone(),
+            model: job.model.clone(),
+            version: self.version,
+            file: self.file,
+        }
+    }
+
+    /// Adds the record to a batch.
+    pub fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Models, format!("{}/{:010}", self.job, self.version), self);
+    }
+}
+
+/// All model versions, by job.
+#[derive(Debug, Clone, Default)]
+pub struct ModelRegistry {
+    versions: BTreeMap<JobId, Vec<ModelVersion>>,
+}
+
+impl ModelRegistry {
+    /// Collects versions as the store returns them.
+    #[must_use]
+    pub fn new(versions: Vec<ModelVersion>) -> Self {
+        let mut registry = Self::default();
+        for version in versions {
+            registry.insert(version);
+        }
+        registry
+    }
+
+    /// Adds a version.
+    pub fn insert(&mut self, version: ModelVersion) {
+        self.versions.entry(version.job.clone()).or_default().push(version);
+    }
+
+    /// The newest version of a job.
+    #[must_use]
+    pub fn latest(&self, job: &JobId) -> Option<&ModelVersion> {
+        self.versions.get(job).and_then(|versions| versions.last())
+    }
+
+    /// Every version, job by job, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &ModelVersion> {
+        self.versions.values().flatten()
+    }
+
+    /// Whether a file is a registered model, and so may be handed out.
+    #[must_use]
+    pub fn find(&self, file: Digest) -> Option<&ModelVersion> {
+        self.iter().find(|version| version.file.digest == file)
+    }
+}
+
+/// Makes and stores version 0 of a job's model from a seed.
+///
+/// # Errors
+/// [`AggregationError`] if the file cannot be stored.
+pub fn initial_model(
+    job: &JobSpec,
+    seed: u64,
+    now: Timestamp,
+    blobs: &BlobStore,
+) -> Result<ModelVersion, AggregationError> {
+    let mut draw = StdRng::seed_from_u64(seed);
+    let mut parameters = Vec::with_capacity(job.model.num_parameters());
+    for tensor in job.model.tensors() {
+        let elements = 0..tensor.num_elements();
+        match tensor.initialization {
+            Initialization::Zeros => parameters.extend(elements.map(|_| 0.0_f32)),
+            Initialization::Uniform { bound } => {
+                parameters.extend(elements.map(|_| draw.random_range(-bound..=bound)));
+            }
+        }
+    }
+    let bytes = tributary_protocol::tensor_file::write(&job.model, &parameters)?;
+    let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
+    Ok(ModelVersion {
+        job: job.name.clone(),
+        version: 0,
+        round: RoundNumber::default(),
+        file,
+        parent: None,
+        optimizer_state: None,
+        created: now,
+    })
+}

@@ -1,0 +1,159 @@
+//! Configuration: the cohort has its assignments and answers whether it will train.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::{
+    id::{RoundNumber, TenantId},
+    job::RoundPlan,
+    time::Timestamp,
+};
+
+use super::{Input, Phase, Reporting, RoundError, Step, closed};
+
+/// Waits for every cohort member's answer, or the deadline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    pub(super) deadline: Timestamp,
+    report_deadline: Timestamp,
+    silent: BTreeSet<TenantId>,
+    accepted: BTreeSet<TenantId>,
+    /// Who declined, and why.
+    declined: BTreeMap<TenantId, String>,
+}
+
+impl Configuration {
+    pub(super) const fn new(cohort: BTreeSet<TenantId>, plan: &RoundPlan, now: Timestamp) -> Self {
+        Self {
+            deadline: now.after_ms(plan.configuration_timeout_ms),
+            report_deadline: now.after_ms(plan.report_timeout_ms),
+            silent: cohort,
+            accepted: BTreeSet::new(),
+            declined: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn rearm(&mut self, plan: &RoundPlan, now: Timestamp) {
+        self.deadline = now.after_ms(plan.configuration_timeout_ms);
+        self.report_deadline = now.after_ms(plan.report_timeout_ms);
+    }
+
+    /// The invited tenants that have not declined.
+    pub(super) fn cohort(&self) -> impl Iterator<Item = &TenantId> {
+        self.silent.iter().chain(&self.accepted)
+    }
+
+    /// Everyone who was asked, declining tenants included.
+    pub(super) fn invited(&self) -> impl Iterator<Item = &TenantId> {
+        self.cohort().chain(self.declined.keys())
+    }
+
+    pub(super) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.cohort().any(|member| member == tenant).then_some(self.report_deadline)
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        round: RoundNumber,
+        plan: &RoundPlan,
+        now: Timestamp,
+        input: Input,
+    ) -> Result<Step, RoundError> {
+        let step = match input {
+            Input::Accepted(tenant) => {
+                self.require(round, &tenant)?;
+                if !self.silent.remove(&tenant) {
+                    return Ok(Step::Stay);
+                }
+                self.accepted.insert(tenant);
+                self.settle(plan, now)
+            }
+            Input::Declined(tenant, refusal) => {
+                self.require(round, &tenant)?;
+                self.silent.remove(&tenant);
+                self.accepted.remove(&tenant);
+                self.declined.insert(tenant, refusal.to_string());
+                self.settle(plan, now)
+            }
+            // An agent that restarted with a release in hand may report before the others answer.
+            Input::Reported(tenant, update) => {
+                self.require(round, &tenant)?;
+                self.silent.remove(&tenant);
+                self.accepted.insert(tenant.clone());
+                let mut reporting = self.reporting(now);
+                return reporting.handle(round, plan, Input::Reported(tenant, update)).map(
+                    |step| match step {
+                        Step::Stay | Step::Changed => Step::Next(Phase::Reporting(reporting)),
+                        next @ Step::Next(_) => next,
+                    },
+                );
+            }
+            other => closed(round, "configuration", &other).map(|()| Step::Stay)?,
+        };
+        Ok(step)
+    }
+
+    pub(super) fn timeout(&mut self, plan: &RoundPlan, now: Timestamp) -> Step {
+        for tenant in std::mem::take(&mut self.silent) {
+            self.declined.insert(tenant, "no answer in time".to_owned());
+        }
+        self.settle(plan, now)
+    }
+
+    pub(super) fn waiting_for(&self) -> String {
+        format!("waiting for the answer of {}", names(&self.silent))
+    }
+
+    /// Who has accepted so far.
+    #[must_use]
+    pub const fn accepted(&self) -> &BTreeSet<TenantId> {
+        &self.accepted
+    }
+
+    /// Who has not answered yet.
+    #[must_use]
+    pub const fn silent(&self) -> &BTreeSet<TenantId> {
+        &self.silent
+    }
+
+    pub(super) fn require(&self, round: RoundNumber, tenant: &TenantId) -> Result<(), RoundError> {
+        if self.silent.contains(tenant) || self.accepted.contains(tenant) {
+            return Ok(());
+        }
+        Err(RoundError::NotInCohort { tenant: tenant.clone(), round })
+    }
+
+    fn reporting(&self, now: Timestamp) -> Reporting {
+        // Silent members stay: they may be busy reconnecting with a finished report.
+        let expected = self.cohort().cloned().collect();
+        Reporting::new(expected, self.declined.clone(), self.report_deadline.max(now))
+    }
+
+    fn settle(&self, plan: &RoundPlan, now: Timestamp) -> Step {
+        let possible = self.silent.len() + self.accepted.len();
+        if possible < plan.cohort_size_min as usize {
+            let reason = format!(
+                "{possible} of at least {} tenants would report; {}",
+                plan.cohort_size_min,
+                reasons(&self.declined)
+            );
+            return Step::Next(Phase::Abandoned { reason });
+        }
+        if self.silent.is_empty() {
+            return Step::Next(Phase::Reporting(self.reporting(now)));
+        }
+        Step::Changed
+    }
+}
+
+pub(super) fn names<'a>(tenants: impl IntoIterator<Item = &'a TenantId>) -> String {
+    tenants.into_iter().map(TenantId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn reasons(declined: &BTreeMap<TenantId, String>) -> String {
+    declined
+        .iter()
+        .map(|(tenant, reason)| format!("{tenant}: {reason}"))
+        .collect::<Vec<_>>()
+        .join("; ")
+}

@@ -1,0 +1,81 @@
+//! Selection: waiting until enough tenants could take part.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::{
+    id::{RoundNumber, TenantId},
+    job::RoundPlan,
+    time::Timestamp,
+};
+
+use super::{Configuration, Input, Phase, RoundError, Step, closed};
+use crate::cohort;
+
+/// Waits for a full cohort, or everyone who could come; after the deadline, for the smallest cohort
+/// that may commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    deadline: Timestamp,
+    /// Whether the wait for a full cohort is over.
+    deadline_passed: bool,
+    /// Known only while running; tenants announce themselves again after a restart.
+    #[serde(skip)]
+    available: BTreeSet<TenantId>,
+    #[serde(skip)]
+    population: usize,
+}
+
+impl Selection {
+    pub(super) const fn new(plan: &RoundPlan, now: Timestamp) -> Self {
+        let deadline = now.after_ms(plan.selection_timeout_ms);
+        Self { deadline, deadline_passed: false, available: BTreeSet::new(), population: 0 }
+    }
+
+    pub(super) fn rearm(&mut self, plan: &RoundPlan, now: Timestamp) {
+        *self = Self::new(plan, now);
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Timestamp> {
+        if self.deadline_passed { None } else { Some(self.deadline) }
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        round: RoundNumber,
+        plan: &RoundPlan,
+        seed: u64,
+        now: Timestamp,
+        input: Input,
+    ) -> Result<Step, RoundError> {
+        match input {
+            Input::Available { tenants, population } => {
+                (self.available, self.population) = (tenants, population);
+                Ok(self.settle(plan, seed, now))
+            }
+            other => closed(round, "selection", &other).map(|()| Step::Stay),
+        }
+    }
+
+    pub(super) fn timeout(&mut self, plan: &RoundPlan, seed: u64, now: Timestamp) -> Step {
+        self.deadline_passed = true;
+        self.settle(plan, seed, now)
+    }
+
+    pub(super) fn waiting_for(&self, plan: &RoundPlan) -> String {
+        format!("waiting for {} tenants, {} available", self.needed(plan), self.available.len())
+    }
+
+    fn needed(&self, plan: &RoundPlan) -> usize {
+        let (full, min) = (plan.cohort_size as usize, plan.cohort_size_min as usize);
+        if self.deadline_passed { min } else { full.min(self.population).max(min) }
+    }
+
+    fn settle(&self, plan: &RoundPlan, seed: u64, now: Timestamp) -> Step {
+        if self.available.len() < self.needed(plan) {
+            return Step::Stay;
+        }
+        let cohort = cohort::choose(&self.available, plan.cohort_size as usize, seed);
+        Step::Next(Phase::Configuration(Configuration::new(cohort, plan, now)))
+    }
+}

@@ -1,0 +1,313 @@
+//! One job: its document, its open round, and what its rounds lead to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::{
+    error_code::Refusal,
+    id::{Digest, JobId, RoundNumber, TenantId},
+    job::JobSpec,
+    message::{Assignment, CoordinatorMessage, LatticeSpec},
+    time::Timestamp,
+};
+
+use super::{Action, Commit, OfferAnswer, SchedulerError};
+use crate::{
+    registry::ModelVersion,
+    round::{Output, Phase, Round, RoundRecord},
+    store::{Batch, Table},
+};
+
+/// Whether a job still trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Rounds are run.
+    Running,
+    /// All rounds are committed.
+    Finished,
+    /// No further model can be made; [`JobRecord::failure`] says why.
+    Failed,
+}
+
+/// The durable form of a job and its open (or last) round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRecord {
+    /// The document.
+    pub spec: JobSpec,
+    /// The lattice of its updates.
+    pub lattice: LatticeSpec,
+    /// Whether it still trains.
+    pub state: JobState,
+    /// Rounds that became models.
+    pub rounds_committed: u64,
+    /// Seeds the cohort of each round.
+    pub cohort_seed: u64,
+    /// The open round, or the last one.
+    pub round: RoundRecord,
+    /// Why the job failed, if it did.
+    pub failure: Option<String>,
+    /// When it was submitted.
+    pub submitted: Timestamp,
+}
+
+impl JobRecord {
+    /// Adds the record to a batch.
+    pub fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Jobs, self.spec.name.as_str(), self);
+    }
+}
+
+/// How a round ended, for the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundSummary {
+    /// The job.
+    pub job: JobId,
+    /// The round.
+    pub round: RoundNumber,
+    /// The updates that it summed, by tenant; empty if it was abandoned.
+    pub contributors: BTreeMap<TenantId, Digest>,
+    /// Why it was abandoned, if it was.
+    pub abandoned: Option<String>,
+    /// When it ended.
+    pub ended: Timestamp,
+}
+
+/// A running or finished job.
+#[derive(Debug)]
+pub struct Job {
+    record: JobRecord,
+    pub(super) round: Round,
+    /// A commit is with the driver; later outputs wait until the model is durable.
+    committing: bool,
+    /// Tenants that refuse the job until they reconnect, and why.
+    pub(super) refusals: BTreeMap<TenantId, Refusal>,
+}
+
+impl Job {
+    pub(super) fn open(
+        spec: JobSpec,
+        lattice: LatticeSpec,
+        base: Digest,
+        cohort_seed: u64,
+        now: Timestamp,
+    ) -> Self {
+        let number = RoundNumber::default().next();
+        let round = Round::new(number, base, spec.round.clone(), cohort_seed, now);
+        let record = JobRecord {
+            spec,
+            lattice,
+            state: JobState::Running,
+            rounds_committed: 0,
+            cohort_seed,
+            round: round.record().clone(),
+            failure: None,
+            submitted: now,
+        };
+        Self { record, round, committing: false, refusals: BTreeMap::new() }
+    }
+
+    pub(super) fn restore(record: JobRecord, now: Timestamp) -> Self {
+        let round = Round::restore(record.round.clone(), now);
+        Self { record, round, committing: false, refusals: BTreeMap::new() }
+    }
+
+    /// The durable form.
+    #[must_use]
+    pub const fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
+    /// The open round, or the last one.
+    #[must_use]
+    pub const fn round(&self) -> &RoundRecord {
+        self.round.record()
+    }
+
+    /// Tenants that refuse the job, and why.
+    #[must_use]
+    pub const fn refusals(&self) -> &BTreeMap<TenantId, Refusal> {
+        &self.refusals
+    }
+
+    /// One line for people: what the job waits for.
+    #[must_use]
+    pub fn waiting_for(&self) -> String {
+        match (self.record.state, &self.record.failure) {
+            (JobState::Running, _) => {}
+            (_, Some(failure)) => return format!("nothing; the job failed: {failure}"),
+            (_, None) => return "nothing; the job is finished".to_owned(),
+        }
+        let mut line = self.round.waiting_for();
+        for (tenant, refusal) in &self.refusals {
+            line += &format!("; {tenant} refuses: {refusal}");
+        }
+        line
+    }
+
+    /// Length of a packed update, in bytes.
+    #[must_use]
+    pub fn update_bytes(&self) -> u64 {
+        let bits =
+            self.record.spec.model.num_parameters() as u64 * u64::from(self.record.lattice.bits);
+        bits.div_ceil(8)
+    }
+
+    pub(super) const fn poll_timeout(&self) -> Option<Timestamp> {
+        self.round.poll_timeout()
+    }
+
+    pub(super) fn require_round(&self, offered: RoundNumber) -> Result<(), SchedulerError> {
+        let job = || self.record.spec.name.clone();
+        if self.record.state != JobState::Running {
+            return Err(SchedulerError::JobFinished { job: job() });
+        }
+        let open = self.round().number;
+        if offered != open {
+            return Err(SchedulerError::WrongRound { job: job(), offered, open });
+        }
+        Ok(())
+    }
+
+    pub(super) fn offered(
+        &self,
+        tenant: &TenantId,
+        round: RoundNumber,
+        update: Digest,
+    ) -> Result<OfferAnswer, SchedulerError> {
+        let open = self.round().number;
+        if round != open || !matches!(self.round().phase, Phase::Committed { .. }) {
+            self.require_round(round)?;
+        }
+        let counted = self.round.check_report(tenant, update)?;
+        Ok(if counted { OfferAnswer::Stored } else { OfferAnswer::Receive })
+    }
+
+    /// Translates the round's outputs, up to a commit.
+    pub(super) fn take_actions(&mut self, base: &ModelVersion, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while !self.committing
+            && let Some(output) = self.round.poll_output()
+        {
+            match output {
+                Output::Persist(round) => {
+                    let mut batch = Batch::default();
+                    let discarded = self.put_round(round, now, &mut batch);
+                    actions.push(Action::Persist(batch));
+                    if !discarded.is_empty() {
+                        actions.push(Action::Discard(discarded));
+                    }
+                }
+                Output::Configure(tenant, deadline) => {
+                    let assignment = self.assignment(base, deadline, now);
+                    let message = CoordinatorMessage::Configure(Box::new(assignment));
+                    actions.push(Action::Send(tenant, message));
+                }
+                Output::Commit(contributors) => {
+                    self.committing = true;
+                    let (job, round) = (self.record.spec.name.clone(), self.round().number);
+                    actions.push(Action::Commit(Commit { job, round, contributors }));
+                }
+                Output::Close { tenants, abandoned } => {
+                    let (job, round) = (self.record.spec.name.clone(), self.round().number);
+                    actions.extend(tenants.into_iter().map(|tenant| {
+                        let (job, abandoned) = (job.clone(), abandoned.clone());
+                        Action::Send(
+                            tenant,
+                            CoordinatorMessage::RoundClosed { job, round, abandoned },
+                        )
+                    }));
+                }
+            }
+        }
+        actions
+    }
+
+    /// Records that the open round became a model: what must be durable, and then told.
+    pub(super) fn committed(
+        &mut self,
+        commit: &Commit,
+        version: &ModelVersion,
+        now: Timestamp,
+    ) -> Vec<Action> {
+        assert!(
+            self.committing && self.round().number == commit.round,
+            "commits are answered once"
+        );
+        self.committing = false;
+        self.record.rounds_committed += 1;
+        if self.record.rounds_committed >= self.record.spec.round.rounds {
+            self.record.state = JobState::Finished;
+        }
+        let mut batch = Batch::default();
+        version.put(&mut batch);
+        let discarded = self.put_round(self.round.record().clone(), now, &mut batch);
+        let mut actions = vec![Action::Persist(batch), Action::Discard(discarded)];
+        actions.extend(self.take_actions(version, now));
+        actions
+    }
+
+    /// Ends the job because its open commit cannot become a model.
+    pub(super) fn failed(&mut self, reason: String) -> Batch {
+        (self.record.state, self.record.failure) = (JobState::Failed, Some(reason));
+        let mut batch = Batch::default();
+        self.record.put(&mut batch);
+        batch
+    }
+
+    /// Opens the round after a closed one; false if none is due.
+    pub(super) fn open_next_round(&mut self, base: Digest, now: Timestamp) -> bool {
+        let closed =
+            matches!(self.round().phase, Phase::Committed { .. } | Phase::Abandoned { .. });
+        if !closed || self.committing || self.record.state != JobState::Running {
+            return false;
+        }
+        let number = self.round().number.next();
+        let seed = self.record.cohort_seed.wrapping_add(number.0);
+        self.round = Round::new(number, base, self.record.spec.round.clone(), seed, now);
+        true
+    }
+
+    /// Records where the round stands; returns the updates that a closed round leaves behind.
+    fn put_round(
+        &mut self,
+        round: RoundRecord,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> BTreeSet<Digest> {
+        let summary = |contributors, abandoned| RoundSummary {
+            job: self.record.spec.name.clone(),
+            round: round.number,
+            contributors,
+            abandoned,
+            ended: now,
+        };
+        let summary = match &round.phase {
+            Phase::Committed { contributors } => Some(summary(contributors.clone(), None)),
+            Phase::Abandoned { reason } => Some(summary(BTreeMap::new(), Some(reason.clone()))),
+            _ => None,
+        };
+        let mut discarded = BTreeSet::new();
+        if let Some(summary) = summary {
+            discarded.extend(self.record.round.updates().into_values());
+            discarded.extend(round.updates().into_values());
+            let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
+            batch.put(Table::Rounds, key, &summary);
+        }
+        self.record.round = round;
+        self.record.put(batch);
+        discarded
+    }
+
+    fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {
+        Assignment {
+            job: self.record.spec.clone(),
+            round: self.round().number,
+            base: base.announcement(&self.record.spec),
+            lattice: self.record.lattice,
+            report_within_ms: deadline.since(now).as_millis() as u64,
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The whole coordinator as a value that is stepped by hand: tenants, jobs, their rounds and models.
+//!
+//! What happens outside goes in through methods that take the current time; what the driver must
+//! do comes out of [`Scheduler::poll_action`], in order. Sockets, disk, clock and entropy live in
+//! [`crate::driver`], so tests and simulations run exactly this code.
+
+mod job;
+mod tenancy;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thiserror::Error;
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::{Digest, JobId, RoundNumber, TenantId},
+    job::{JobSpec, JobSpecError},
+    message::{CoordinatorMessage, LatticeSpec, LedgerHead, UploadOffer},
+    time::Timestamp,
+};
+
+pub use self::job::{Job, JobRecord, JobState, RoundSummary};
+use crate::{
+    aggregation::NextModel,
+    registry::{ModelRegistry, ModelVersion},
+    round::{Input, RoundError},
+    store::Batch,
+    tenants::{EnrollmentError, TenantRecord},
+};
+
+/// What the driver must do, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make these records durable before going on.
+    Persist(Batch),
+    /// Send a tenant a control message, if it is connected.
+    Send(TenantId, CoordinatorMessage),
+    /// Remove these files: what was persisted before no longer refers to them.
+    Discard(BTreeSet<Digest>),
+    /// Aggregate these updates and answer with [`Scheduler::committed`].
+    Commit(Commit),
+}
+
+/// A round that has all its updates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// The job.
+    pub job: JobId,
+    /// The round.
+    pub round: RoundNumber,
+    /// Whose updates are summed.
+    pub contributors: BTreeMap<TenantId, Digest>,
+}
+
+/// What to do with an offered update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfferAnswer {
+    /// It is already counted.
+    Stored,
+    /// Receive it.
+    Receive,
+}
+
+/// Says why a request was refused; nothing changed.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum SchedulerError {
+    /// The job is not usable.
+    #[error("the job cannot be accepted")]
+    Job(#[source] JobSpecError),
+    /// A job of this name exists.
+    #[error("a job named {job} exists; choose another name")]
+    JobExists {
+        /// The name.
+        job: JobId,
+    },
+    /// No job of this name.
+    #[error("there is no job {job}; `job list` shows what there is")]
+    JobUnknown {
+        /// The name.
+        job: JobId,
+    },
+    /// The job takes no updates any more.
+    #[error("job {job} has ended")]
+    JobFinished {
+        /// The name.
+        job: JobId,
+    },
+    /// The update is for a round that is not open.
+    #[error("round {offered} of job {job} is not open; the open round is {open}")]
+    WrongRound {
+        /// The job.
+        job: JobId,
+        /// The round of the update.
+        offered: RoundNumber,
+        /// The round that is open.
+        open: RoundNumber,
+    },
+    /// The update has the wrong size.
+    #[error("the update has {offered} bytes; an update of job {job} has {expected}")]
+    UpdateLength {
+        /// The job.
+        job: JobId,
+        /// Announced length, in bytes.
+        offered: u64,
+        /// The only possible length, in bytes.
+        expected: u64,
+    },
+    /// The round refused the input.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// The token does not admit.
+    #[error(transparent)]
+    Enrollment(#[from] EnrollmentError),
+    /// The tenant is not known, or shows a certificate that is not its current one.
+    #[error(
+        "the certificate of tenant {tenant} is not the registered one; enrol again with a new token"
+    )]
+    CertificateNotRegistered {
+        /// Who.
+        tenant: TenantId,
+    },
+}
+
+impl SchedulerError {
+    /// The code for the peer.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Job(_) | Self::JobExists { .. } => ErrorCode::JobInvalid,
+            Self::JobUnknown { .. } => ErrorCode::JobUnknown,
+            Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
+            Self::UpdateLength { .. } => ErrorCode::UpdateLength,
+            Self::Round(error) => error.code(),
+            Self::Enrollment(error) => error.code(),
+            Self::CertificateNotRegistered { .. } => ErrorCode::CertificateNotRegistered,
+        }
+    }
+
+    /// The refusal for the peer.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        Refusal::from_error(self.code(), self)
+    }
+}
+
+/// Tenants, jobs and models.
+#[derive(Debug, Default)]
+pub struct Scheduler {
+    tenants: BTreeMap<TenantId, TenantRecord>,
+    jobs: BTreeMap<JobId, Job>,
+    models: ModelRegistry,
+    connected: BTreeSet<TenantId>,
+    actions: VecDeque<Action>,
+}
+
+impl Scheduler {
+    /// Continues from what the store holds.
+    #[must_use]
+    pub fn restore(
+        tenants: Vec<TenantRecord>,
+        jobs: Vec<JobRecord>,
+        models: Vec<ModelVersion>,
+        now: Timestamp,
+    ) -> Self {
+        let mut scheduler = Self {
+            tenants: tenants
+                .into_iter()
+                .map(|record| (record.context.id.clone(), record))
+                .collect(),
+            jobs: jobs
+                .into_iter()
+                .map(|record| (record.spec.name.clone(), Job::restore(record, now)))
+                .collect(),
+            models: ModelRegistry::new(models),
+            ..Self::default()
+        };
+        scheduler.settle_all(now);
+        scheduler
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.jobs.values().filter_map(Job::poll_timeout).min()
+    }
+
+    /// Acts on every deadline that has passed.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        for job in self.jobs.values_mut() {
+            job.round.handle_timeout(now);
+        }
+        self.settle_all(now);
+    }
+
+    /// Accepts a job whose initial model is stored.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the job is invalid or the name is taken.
+    pub fn submit(
+        &mut self,
+        spec: JobSpec,
+        lattice: LatticeSpec,
+        initial: ModelVersion,
+        cohort_seed: u64,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        self.check_submission(&spec)?;
+        let id = spec.name.clone();
+        let job = Job::open(spec, lattice, initial.file.digest, cohort_seed, now);
+        let mut batch = Batch::default();
+        initial.put(&mut batch);
+        job.record().put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        self.models.insert(initial);
+        self.jobs.insert(id, job);
+        self.settle_all(now);
+        Ok(())
+    }
+
+    /// Whether [`Self::submit`] would accept the job.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Job`] or [`SchedulerError::JobExists`].
+    pub fn check_submission(&self, spec: &JobSpec) -> Result<(), SchedulerError> {
+        spec.validate().map_err(SchedulerError::Job)?;
+        if self.jobs.contains_key(&spec.name) {
+            return Err(SchedulerError::JobExists { job: spec.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// A cohort member starts training.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the round is over or the tenant is not in it.
+    pub fn accepted(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        self.step(job, round, Input::Accepted(tenant.clone()), now)
+    }
+
+    /// A cohort member will not report. Unless the reason is transient, it is not invited to this
+    /// job again before it reconnects.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the round is over or the tenant is not in it.
+    pub fn declined(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        refusal: Refusal,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        if !refusal.code.is_transient()
+            && let Some(job) = self.jobs.get_mut(job)
+        {
+            job.refusals.insert(tenant.clone(), refusal.clone());
+        }
+        self.step(job, round, Input::Declined(tenant.clone(), refusal), now)
+    }
+
+    /// Whether an update that a tenant offers is wanted.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] naming what does not fit.
+    pub fn offered(
+        &self,
+        tenant: &TenantId,
+        offer: &UploadOffer,
+    ) -> Result<OfferAnswer, SchedulerError> {
+        let job = self.job(&offer.job)?;
+        let (length, expected) = (offer.update.length, job.update_bytes());
+        if length != expected {
+            return Err(SchedulerError::UpdateLength {
+                job: offer.job.clone(),
+                offered: length,
+                expected,
+            });
+        }
+        job.offered(tenant, offer.round, offer.update.digest)
+    }
+
+    /// An offered update is durable here and well-formed.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the round closed in the meantime.
+    pub fn reported(
+        &mut self,
+        tenant: &TenantId,
+        offer: &UploadOffer,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        self.acknowledge(tenant, offer.ledger_head);
+        if self.offered(tenant, offer)? == OfferAnswer::Stored {
+            return Ok(());
+        }
+        self.step(
+            &offer.job,
+            offer.round,
+            Input::Reported(tenant.clone(), offer.update.digest),
+            now,
+        )
+    }
+
+    /// The model that [`Action::Commit`] asked for is stored.
+    ///
+    /// # Panics
+    /// If no such commit is open, which is a bug of the driver.
+    pub fn committed(&mut self, commit: &Commit, model: NextModel, now: Timestamp) {
+        let parent = self.models.latest(&commit.job).expect("every job has version 0").clone();
+        let version = ModelVersion {
+            job: commit.job.clone(),
+            version: parent.version + 1,
+            round: commit.round,
+            file: model.file,
+            parent: Some(parent.file.digest),
+            optimizer_state: model.optimizer_state,
+            created: now,
+        };
+        let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
+        let actions = job.committed(commit, &version, now);
+        let announcement = version.announcement(&job.record().spec);
+        let superseded =
+            parent.optimizer_state.filter(|state| version.optimizer_state != Some(*state));
+        self.models.insert(version);
+        self.actions.extend(actions);
+        self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
+        let listeners: Vec<_> = self.eligible(&commit.job).collect();
+        for tenant in listeners {
+            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        }
+        self.settle_all(now);
+    }
+
+    /// The model that [`Action::Commit`] asked for cannot be made (training diverged): the job ends.
+    ///
+    /// # Panics
+    /// If no such commit is open, which is a bug of the driver.
+    pub fn commit_failed(&mut self, commit: &Commit, reason: String) {
+        let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
+        self.actions.push_back(Action::Persist(job.failed(reason)));
+    }
+
+    /// Known jobs.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`].
+    pub fn job(&self, job: &JobId) -> Result<&Job, SchedulerError> {
+        self.jobs.get(job).ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })
+    }
+
+    /// All models.
+    #[must_use]
+    pub const fn models(&self) -> &ModelRegistry {
+        &self.models
+    }
+
+    /// Every file that a record refers to.
+    #[must_use]
+    pub fn referenced_files(&self) -> BTreeSet<Digest> {
+        let models = self.models.iter().map(|version| version.file.digest);
+        let states = self.jobs.keys().filter_map(|job| self.models.latest(job)?.optimizer_state);
+        let updates = self.jobs.values().flat_map(|job| job.round().updates().into_values());
+        models.chain(states).chain(updates).collect()
+    }
+
+    fn step(
+        &mut self,
+        job: &JobId,
+        round: RoundNumber,
+        input: Input,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let job = self
+            .jobs
+            .get_mut(job)
+            .ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })?;
+        job.require_round(round)?;
+        job.round.handle(now, input)?;
+        self.settle_all(now);
+        Ok(())
+    }
+
+    /// Takes every round's outputs, opens the next rounds, and tells selections who is there.
+    fn settle_all(&mut self, now: Timestamp) {
+        let ids: Vec<_> = self.jobs.keys().cloned().collect();
+        for id in ids {
+            loop {
+                let tenants: BTreeSet<_> = self.eligible(&id).collect();
+                let population = self.population(&id);
+                let base = self.models.latest(&id).expect("every job has version 0");
+                let job = self.jobs.get_mut(&id).expect("listed above");
+                let available = Input::Available { tenants, population };
+                job.round.handle(now, available).expect("availability fits every phase");
+                self.actions.extend(job.take_actions(base, now));
+                if !job.open_next_round(base.file.digest, now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, tenant: TenantId, message: CoordinatorMessage) {
+        self.actions.push_back(Action::Send(tenant, message));
+    }
+
+    fn acknowledge(&mut self, tenant: &TenantId, head: LedgerHead) {
+        if let Some(record) = self.tenants.get_mut(tenant)
+            && record.acknowledge(head)
+        {
+            let mut batch = Batch::default();
+            record.put(&mut batch);
+            self.actions.push_back(Action::Persist(batch));
+        }
+    }
+}

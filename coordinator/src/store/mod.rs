@@ -1,0 +1,117 @@
+//! Small durable records: tenants, jobs with their rounds, model versions.
+//!
+//! A [`Batch`] is applied atomically and is durable when [`Store::apply`] returns. Models and
+//! updates are not records but content-addressed files ([`crate::blobs`]).
+
+mod memory;
+mod sled;
+#[cfg(test)]
+mod tests;
+
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+pub use self::{memory::MemoryStore, sled::SledStore};
+
+/// What kind of record a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// [`crate::tenants::TenantRecord`] by tenant id.
+    Tenants,
+    /// [`crate::scheduler::JobRecord`] by job id.
+    Jobs,
+    /// [`crate::registry::ModelVersion`] by job id and version.
+    Models,
+    /// [`crate::scheduler::RoundSummary`] by job id and round number.
+    Rounds,
+}
+
+impl Table {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tenants => "tenants",
+            Self::Jobs => "jobs",
+            Self::Models => "models",
+            Self::Rounds => "rounds",
+        }
+    }
+}
+
+/// Says why records cannot be read or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has the store open.
+    #[error("the store at {path} is in use; is another coordinator running on it?")]
+    Locked {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the store says.
+        #[source]
+        source: ::sled::Error,
+    },
+    /// The store failed; nothing of the batch is applied.
+    #[error("the store failed; check the disk, nothing was reset")]
+    Backend(#[source] ::sled::Error),
+    /// A record does not parse. It is left as it is.
+    #[error("record {key:?} of table {table} is damaged or from another version; restore a backup")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+        /// The key.
+        key: String,
+        /// What the parser met.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Writes that become durable together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    writes: Vec<(Table, String, Vec<u8>)>,
+}
+
+impl Batch {
+    /// Adds a record, replacing an earlier one with this key.
+    pub fn put<T: Serialize>(&mut self, table: Table, key: impl Into<String>, record: &T) {
+        let value = serde_json::to_vec(record).expect("records are plain data with string keys");
+        self.writes.push((table, key.into(), value));
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+/// A durable map of records.
+pub trait Store: Send {
+    /// All records of a table, in key order, as bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`].
+    fn scan(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Applies every write of the batch or none; durable on return.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`].
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreError>;
+}
+
+/// Reads and parses a whole table.
+///
+/// # Errors
+/// [`StoreError`]; a record that does not parse stops the read, it is never skipped.
+pub fn load<T: DeserializeOwned>(store: &dyn Store, table: Table) -> Result<Vec<T>, StoreError> {
+    let parse = |(key, value): (String, Vec<u8>)| {
+        serde_json::from_slice(&value).map_err(|source| StoreError::Damaged {
+            table: table.name(),
+            key,
+            source,
+        })
+    };
+    store.scan(table)?.into_iter().map(parse).collect()
+}

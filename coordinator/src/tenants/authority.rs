@@ -1,0 +1,239 @@
+//! The certificate authority: signs the coordinator's own certificate and those of agents.
+
+use std::{fmt, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
+};
+use thiserror::Error;
+use time::OffsetDateTime;
+use tributary_protocol::{
+    id::{Digest, IdError, TenantId},
+    time::Timestamp,
+    transport::tls::Identity,
+};
+
+const AUTHORITY_DAYS: u64 = 3650;
+const SERVER_DAYS: u64 = 825;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Clocks of agents may be behind by this much.
+const BACKDATED: Duration = Duration::from_secs(60 * 60);
+
+/// Says why a certificate cannot be made or read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// Key or certificate generation failed, or a signing request does not verify.
+    #[error("certificate operation failed")]
+    Certificate(#[from] rcgen::Error),
+    /// A PEM text has no such item.
+    #[error("{what} is not readable PEM")]
+    Pem {
+        /// Which text.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A time is outside of what certificates can say.
+    #[error("the clock shows a time that a certificate cannot hold")]
+    Time,
+    /// A peer certificate cannot be parsed.
+    #[error("the peer's certificate cannot be parsed")]
+    Parse,
+    /// The common name of a peer certificate is not a tenant id.
+    #[error("the peer's certificate names no tenant")]
+    Name(#[source] IdError),
+}
+
+/// A private key and its certificate, both PEM.
+#[derive(Clone)]
+pub struct PemPair {
+    /// Certificate, or chain with the leaf first.
+    pub certificate: String,
+    /// PKCS#8 key.
+    pub key: String,
+}
+
+impl fmt::Debug for PemPair {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PemPair")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The authority, ready to sign.
+pub struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Authority")
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Makes a new authority; its key comes from the operating system's entropy.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`].
+    pub fn generate(now: Timestamp) -> Result<PemPair, AuthorityError> {
+        let mut params = parameters("Tributary coordinator authority", now, AUTHORITY_DAYS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        Ok(PemPair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Reads an authority, generated here or brought along.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if either text is not usable.
+    pub fn load(pair: &PemPair) -> Result<Self, AuthorityError> {
+        let certificate = certificate(&pair.certificate)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(&pair.key)?)?;
+        Ok(Self { certificate, issuer })
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The fingerprint that enrolment tokens carry.
+    #[must_use]
+    pub fn fingerprint(&self) -> Digest {
+        Digest::of(&self.certificate)
+    }
+
+    /// Makes the coordinator's own key and certificate for these DNS names and IP addresses.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`] naming a host that is neither.
+    pub fn issue_server(
+        &self,
+        hosts: &[String],
+        now: Timestamp,
+    ) -> Result<PemPair, AuthorityError> {
+        let mut params = parameters("Tributary coordinator", now, SERVER_DAYS)?;
+        params.subject_alt_names = CertificateParams::new(hosts)?.subject_alt_names;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(PemPair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Signs an agent's key. Name and rights come from here, not from the signing request.
+    ///
+    /// - `signing_request`: DER; its own signature is verified
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`] if the request does not verify.
+    pub fn issue_agent(
+        &self,
+        tenant: &TenantId,
+        signing_request: &[u8],
+        now: Timestamp,
+        valid_days: u32,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let request = CertificateSigningRequestDer::from(signing_request);
+        let request = CertificateSigningRequestParams::from_der(&request)?;
+        let mut params = parameters(tenant.as_str(), now, valid_days.into())?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.der().clone())
+    }
+}
+
+/// Reads the coordinator's own identity; the authority's certificate goes along in the chain, so
+/// that an enrolling agent can recognise it.
+///
+/// # Errors
+/// [`AuthorityError::Pem`].
+pub fn server_identity(pair: &PemPair, authority: &Authority) -> Result<Identity, AuthorityError> {
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
+        .map_err(|source| AuthorityError::Pem { what: "the coordinator's key", source })?;
+    Ok(Identity {
+        chain: vec![certificate(&pair.certificate)?, authority.certificate.clone()],
+        key,
+    })
+}
+
+/// The tenant that a verified client certificate names.
+///
+/// # Errors
+/// [`AuthorityError::Parse`] or [`AuthorityError::Name`].
+pub fn tenant_of(certificate: &CertificateDer<'_>) -> Result<TenantId, AuthorityError> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|_| AuthorityError::Parse)?;
+    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    TenantId::new(name.unwrap_or_default()).map_err(AuthorityError::Name)
+}
+
+fn certificate(pem: &str) -> Result<CertificateDer<'static>, AuthorityError> {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|source| AuthorityError::Pem { what: "the certificate", source })
+}
+
+fn parameters(
+    name: &str,
+    now: Timestamp,
+    valid_days: u64,
+) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    params.distinguished_name = subject;
+    let seconds = i64::try_from(now.0 / 1000).map_err(|_| AuthorityError::Time)?;
+    let now = OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| AuthorityError::Time)?;
+    params.not_before = now - BACKDATED;
+    params.not_after = now + DAY * u32::try_from(valid_days).map_err(|_| AuthorityError::Time)?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn request(name: &str, key: &KeyPair) -> Vec<u8> {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("params");
+        params.serialize_request(key).expect("serializes").der().to_vec()
+    }
+
+    #[test]
+    fn the_certificate_names_the_tenant_not_what_the_request_says() {
+        let authority = Authority::load(&Authority::generate(NOW).expect("makes")).expect("loads");
+        let key = KeyPair::generate().expect("key");
+        let alpha = TenantId::new("alpha").expect("valid");
+        let certificate =
+            authority.issue_agent(&alpha, &request("beta", &key), NOW, 90).expect("signs");
+        assert_eq!(tenant_of(&certificate).expect("parses"), alpha);
+    }
+
+    #[test]
+    fn a_damaged_signing_request_is_refused() {
+        let authority = Authority::load(&Authority::generate(NOW).expect("makes")).expect("loads");
+        let key = KeyPair::generate().expect("key");
+        let mut bytes = request("alpha", &key);
+        *bytes.last_mut().expect("not empty") ^= 1;
+        let alpha = TenantId::new("alpha").expect("valid");
+        assert!(authority.issue_agent(&alpha, &bytes, NOW, 90).is_err());
+        assert!(authority.issue_agent(&alpha, b"garbage", NOW, 90).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! Length-prefixed messages and chunked files on a QUIC stream.
+
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom},
+};
+
+use super::TransportError;
+use crate::{
+    codec::{self, MESSAGE_BYTES_MAX},
+    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, HEADER_BYTES},
+};
+
+/// A peer in the middle of a message or file may pause for this long.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends one message.
+///
+/// # Errors
+/// [`TransportError`] if it is too large or the stream is gone.
+pub async fn write_message<T: Serialize + Sync>(
+    stream: &mut SendStream,
+    message: &T,
+) -> Result<(), TransportError> {
+    let body = codec::encode(message)?;
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend((body.len() as u32).to_le_bytes());
+    frame.extend(body);
+    stream.write_all(&frame).await.map_err(TransportError::Write)
+}
+
+/// Receives the next message; `None` when the peer has finished the stream.
+///
+/// Waits for the start of a message without limit, for the rest at most [`PROGRESS_TIMEOUT`].
+///
+/// # Errors
+/// [`TransportError`] if the frame is oversized, cut short, malformed or too slow.
+pub async fn read_message<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+) -> Result<Option<T>, TransportError> {
+    let mut first = [0; 1];
+    match stream.read(&mut first).await.map_err(TransportError::Read)? {
+        None => return Ok(None),
+        Some(0) => return Err(TransportError::EndedEarly),
+        Some(_) => {}
+    }
+    within(async {
+        let mut rest = [0; 3];
+        read_exact(stream, &mut rest).await?;
+        let length = u32::from_le_bytes([first[0], rest[0], rest[1], rest[2]]) as usize;
+        if length > MESSAGE_BYTES_MAX {
+            return Err(TransportError::FrameTooLarge { length, max: MESSAGE_BYTES_MAX });
+        }
+        let mut body = vec![0; length];
+        read_exact(stream, &mut body).await?;
+        Ok(Some(codec::decode(&body)?))
+    })
+    .await
+}
+
+/// Receives a message that must come, within [`PROGRESS_TIMEOUT`].
+///
+/// # Errors
+/// As [`read_message`], and [`TransportError::EndedEarly`] if the stream is finished.
+pub async fn expect_message<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+) -> Result<T, TransportError> {
+    within(read_message(stream)).await?.ok_or(TransportError::EndedEarly)
+}
+
+/// Sends `file` from where `cursor` stands to its end; `sent` hears the payload bytes of each chunk.
+///
+/// # Errors
+/// [`TransportError`] if the file or the stream fails.
+pub async fn send_file(
+    stream: &mut SendStream,
+    file: &mut File,
+    mut cursor: Cursor,
+    mut sent: impl FnMut(usize),
+) -> Result<(), TransportError> {
+    file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
+    let mut payload = vec![0; CHUNK_BYTES];
+    while !cursor.is_finished() {
+        let payload = &mut payload[..cursor.next_length()];
+        file.read_exact(payload).await.map_err(TransportError::File)?;
+        let header = cursor.send(payload);
+        stream.write_all(&header.encode()).await.map_err(TransportError::Write)?;
+        stream.write_all(payload).await.map_err(TransportError::Write)?;
+        sent(payload.len());
+    }
+    Ok(())
+}
+
+/// Receives chunks into `file`, which stands at the cursor's offset, to its end. What is written before an error is a
+/// valid prefix, from which a later attempt resumes.
+///
+/// # Errors
+/// [`TransportError`] if a chunk is not the next one, is damaged or late, or the file fails.
+pub async fn receive_file(
+    stream: &mut RecvStream,
+    file: &mut File,
+    cursor: Cursor,
+) -> Result<(), TransportError> {
+    file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
+    let received = receive_chunks(stream, file, cursor).await;
+    // Also after an error: a write that is still under way would be lost to the next attempt.
+    file.flush().await.map_err(TransportError::File)?;
+    received
+}
+
+async fn receive_chunks(
+    stream: &mut RecvStream,
+    file: &mut File,
+    mut cursor: Cursor,
+) -> Result<(), TransportError> {
+    let mut payload = vec![0; CHUNK_BYTES];
+    while !cursor.is_finished() {
+        let mut header = [0; HEADER_BYTES];
+        within(read_exact(stream, &mut header)).await?;
+        let header = ChunkHeader::decode(&header)?;
+        cursor.expect(&header)?;
+        let payload = &mut payload[..header.length as usize];
+        within(read_exact(stream, payload)).await?;
+        cursor.accept(&header, payload)?;
+        file.write_all(payload).await.map_err(TransportError::File)?;
+    }
+    Ok(())
+}
+
+async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), TransportError> {
+    stream.read_exact(buffer).await.map_err(|error| match error {
+        quinn::ReadExactError::FinishedEarly(_) => TransportError::EndedEarly,
+        quinn::ReadExactError::ReadError(error) => TransportError::Read(error),
+    })
+}
+
+async fn within<T>(
+    step: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
+    tokio::time::timeout(PROGRESS_TIMEOUT, step)
+        .await
+        .unwrap_or(Err(TransportError::Idle { seconds: PROGRESS_TIMEOUT.as_secs() }))
+}

@@ -1,0 +1,233 @@
+//! Answers privacy questions on the command line: what releases cost, and how much noise they need.
+//!
+//! Checks and names what is asked; the computation is [`tributary_privacy::accountant`].
+
+mod answer;
+mod event;
+mod mechanism;
+
+use thiserror::Error;
+use tributary_privacy::{
+    accountant::{self, AccountantError, Delta},
+    mechanism::{Neighbouring, PrivacyEvent},
+};
+
+pub use self::{
+    answer::{AccountAnswer, CalibrateAnswer},
+    event::{EventError, SampledReleases},
+    mechanism::{Accountant, Mechanism, neighbouring_from_name, neighbouring_name},
+};
+
+/// What is to be accounted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccountRequest {
+    /// How the results are made.
+    pub mechanism: Mechanism,
+    /// Which datasets count as neighbours; `None` for the mechanism's own relation.
+    pub neighbouring: Option<Neighbouring>,
+    /// How to compute.
+    pub accountant: Accountant,
+    /// All releases, composed.
+    pub releases: Vec<SampledReleases>,
+    /// Size of the dataset, which samples of fixed size need.
+    pub num_examples: Option<u64>,
+    /// The δ at which ε is wanted.
+    pub delta: f64,
+}
+
+/// Says which question has no answer.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum AccountingError {
+    /// The accountant refuses a number.
+    #[error(transparent)]
+    Accountant(#[from] AccountantError),
+    /// A number lies outside its range (NaN included).
+    #[error("--{flag} is {value}; it must be {range}")]
+    OutOfRange {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: f64,
+        /// What would work.
+        range: &'static str,
+    },
+    /// Nothing was asked.
+    #[error("nothing to account: give --noise-multiplier and --steps, or --event q:sigma:steps")]
+    Nothing,
+    /// A mechanism without sampling was given a sampling rate.
+    #[error("--mechanism {mechanism} takes everybody: its sampling rate is 1, not {sampling_rate}")]
+    Unsampled {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// What was given.
+        sampling_rate: f64,
+    },
+    /// Samples of fixed size need to know of what.
+    #[error("--mechanism {mechanism} needs --num-examples, the size of the dataset")]
+    NoDatasetSize {
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
+    /// The mechanism has a privacy analysis only under the other relation.
+    #[error(
+        "--mechanism {mechanism} is accounted under {}, not {}",
+        neighbouring_name(*only),
+        neighbouring_name(*asked)
+    )]
+    OtherRelation {
+        /// The mechanism.
+        mechanism: Mechanism,
+        /// The relation that works.
+        only: Neighbouring,
+        /// The relation that was asked for.
+        asked: Neighbouring,
+    },
+}
+
+impl AccountRequest {
+    /// Computes the cost.
+    ///
+    /// # Errors
+    /// [`AccountingError`] naming the flag and what would work.
+    pub fn answer(&self) -> Result<AccountAnswer, AccountingError> {
+        if self.releases.is_empty() {
+            return Err(AccountingError::Nothing);
+        }
+        let delta = Delta::new(self.delta)?;
+        let neighbouring = self.neighbouring.unwrap_or(self.mechanism.neighbouring());
+        let event = |releases| self.mechanism.event(releases, neighbouring, self.num_examples);
+        let events: Vec<PrivacyEvent> =
+            self.releases.iter().map(event).collect::<Result<_, _>>()?;
+        let epsilon = match self.accountant {
+            Accountant::Pld => accountant::epsilon_pld(&events, delta)?,
+            Accountant::Rdp => accountant::epsilon_rdp(&events, delta)?,
+        };
+        Ok(AccountAnswer {
+            epsilon,
+            delta: self.delta,
+            mechanism: self.mechanism,
+            neighbouring,
+            accountant: self.accountant,
+        })
+    }
+}
+
+/// Finds the least noise with which `steps` Poisson-subsampled Gaussian releases cost at most
+/// `target_epsilon`, under add-or-remove-one.
+///
+/// # Errors
+/// [`AccountingError`] naming the flag and what would work.
+pub fn calibrate(
+    target_epsilon: f64,
+    delta: f64,
+    sampling_rate: f64,
+    steps: u64,
+) -> Result<CalibrateAnswer, AccountingError> {
+    // Any noise passes the check of the other numbers.
+    SampledReleases { sampling_rate, noise_multiplier: 1.0, steps }.validate()?;
+    let valid_delta = Delta::new(delta)?;
+    let noise_multiplier =
+        accountant::calibrate_noise_multiplier(target_epsilon, valid_delta, sampling_rate, steps)?;
+    let event = PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps };
+    Ok(CalibrateAnswer {
+        noise_multiplier,
+        epsilon: accountant::epsilon(&[event], valid_delta)?,
+        delta,
+        mechanism: Mechanism::PoissonGaussian,
+        neighbouring: Neighbouring::AddOrRemoveOne,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(sampling_rate: f64, noise_multiplier: f64, steps: u64) -> AccountRequest {
+        AccountRequest {
+            mechanism: Mechanism::PoissonGaussian,
+            neighbouring: None,
+            accountant: Accountant::Pld,
+            releases: vec![SampledReleases { sampling_rate, noise_multiplier, steps }],
+            num_examples: None,
+            delta: 1e-5,
+        }
+    }
+
+    /// The figure is never below `exact` and at most 1 % above.
+    fn assert_tight(request: &AccountRequest, exact: f64) {
+        let epsilon = request.answer().unwrap().epsilon;
+        assert!((exact..=exact * 1.01).contains(&epsilon), "{epsilon} for {exact}");
+    }
+
+    #[test]
+    fn answers_agree_with_exact_values() {
+        // Exact values by inversion of the characteristic function, or in closed form.
+        assert_tight(&request(0.01, 1.0, 1000), 1.828_236_667);
+        let mut composed = request(0.01, 1.0, 1000);
+        composed.releases.push(SampledReleases {
+            sampling_rate: 0.02,
+            noise_multiplier: 1.5,
+            steps: 500,
+        });
+        assert_tight(&composed, 2.303_128_323);
+        let mut gaussian = request(1.0, 2.0, 10);
+        gaussian.mechanism = Mechanism::Gaussian;
+        assert_tight(&gaussian, 7.511_275_900);
+        gaussian.neighbouring = Some(Neighbouring::ReplaceOne);
+        assert_tight(&gaussian, 17.856_586_830);
+        let mut discrete = request(1.0, 2.0, 1);
+        discrete.mechanism = Mechanism::DiscreteGaussian;
+        discrete.delta = 1e-6;
+        assert_tight(&discrete, 2.275_793_151);
+    }
+
+    #[test]
+    fn the_renyi_accountant_is_above_the_tight_one() {
+        let tight = request(0.01, 1.1, 1000);
+        let renyi = AccountRequest { accountant: Accountant::Rdp, ..tight.clone() };
+        assert!(renyi.answer().unwrap().epsilon > tight.answer().unwrap().epsilon);
+    }
+
+    #[test]
+    fn fixed_size_samples_need_the_dataset_size_and_their_own_relation() {
+        let mut fixed = request(0.01, 2.0, 100);
+        fixed.mechanism = Mechanism::WithoutReplacementGaussian;
+        assert!(fixed.answer().unwrap_err().to_string().contains("--num-examples"));
+        fixed.num_examples = Some(10_000);
+        let answer = fixed.answer().unwrap();
+        assert_eq!(answer.neighbouring, Neighbouring::ReplaceOne);
+        assert!(answer.epsilon > 0.0);
+        fixed.num_examples = Some(10_050);
+        assert!(fixed.answer().unwrap_err().to_string().contains("whole number"));
+        fixed.neighbouring = Some(Neighbouring::AddOrRemoveOne);
+        assert!(fixed.answer().unwrap_err().to_string().contains("replace-one"));
+    }
+
+    #[test]
+    fn calibrated_noise_meets_its_target() {
+        let answer = calibrate(2.0, 1e-5, 0.01, 1000).unwrap();
+        assert!((0.959_101..0.9595).contains(&answer.noise_multiplier), "{answer}");
+        assert!((1.99..=2.0).contains(&answer.epsilon), "{answer}");
+    }
+
+    #[test]
+    fn impossible_questions_are_named() {
+        for (sampling_rate, noise_multiplier, expected) in [
+            (0.0, 1.0, "--sampling-rate is 0"),
+            (1.5, 1.0, "--sampling-rate is 1.5"),
+            (f64::NAN, 1.0, "--sampling-rate is NaN"),
+            (0.1, 0.0, "--noise-multiplier is 0"),
+            (0.1, f64::INFINITY, "--noise-multiplier is inf"),
+        ] {
+            let error = request(sampling_rate, noise_multiplier, 1).answer().unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let mut unsampled = request(0.5, 1.0, 1);
+        unsampled.mechanism = Mechanism::Gaussian;
+        assert!(unsampled.answer().unwrap_err().to_string().contains("sampling rate is 1"));
+        for delta in [0.0, 1.0, f64::NAN] {
+            assert!(calibrate(1.0, delta, 0.1, 10).is_err());
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The command line of `tributary-sim`.
+
+pub mod account;
+pub mod data;
+pub mod demo;
+mod output;
+
+use clap::{Parser, Subcommand};
+
+/// The Tributary research simulator and demo.
+#[derive(Debug, Parser)]
+#[command(name = "tributary-sim", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole system on this machine: a coordinator, agents, real data, real privacy
+    Demo(demo::DemoArguments),
+    /// Find, download and split public datasets
+    Data(data::DataArguments),
+    /// Compute the ε of a sequence of noisy releases
+    Account(account::AccountArguments),
+    /// Find the noise multiplier for a wanted ε
+    Calibrate(account::CalibrateArguments),
+}

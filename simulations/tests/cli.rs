@@ -1,0 +1,116 @@
+//! The command line as a user meets it: the real binary, its output and its exit codes.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tributary-sim");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().expect("the binary starts")
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    let output = run(arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(text.lines().count(), 1, "one JSON object, nothing else: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const RELEASES: [&str; 6] =
+    ["--sampling-rate", "0.01", "--noise-multiplier", "1.1", "--steps", "1000"];
+
+#[test]
+fn account_and_calibrate_are_inverse() {
+    let calibrated = json(&[
+        "calibrate",
+        "--target-epsilon",
+        "2",
+        "--delta",
+        "1e-5",
+        "--sampling-rate",
+        "0.01",
+        "--steps",
+        "1000",
+        "--json",
+    ]);
+    let noise_multiplier = calibrated["noise_multiplier"].as_f64().expect("a number").to_string();
+    let answer = json(&[
+        "account",
+        "--mechanism",
+        "poisson-gaussian",
+        "--sampling-rate",
+        "0.01",
+        "--noise-multiplier",
+        &noise_multiplier,
+        "--steps",
+        "1000",
+        "--delta",
+        "1e-5",
+        "--json",
+    ]);
+    let epsilon = answer["epsilon"].as_f64().expect("a number");
+    assert!((1.9..=2.05).contains(&epsilon), "{epsilon}");
+}
+
+#[test]
+fn events_add_to_the_cost() {
+    let account = |more: &[&str]| {
+        let arguments = [&["account", "--delta", "1e-5", "--json"], &RELEASES[..], more].concat();
+        json(&arguments)["epsilon"].as_f64().expect("a number")
+    };
+    assert!(account(&["--event", "0.01:1.1:500", "--event", "1:9:1"]) > account(&[]));
+}
+
+#[test]
+fn the_plain_answer_names_mechanism_and_neighbouring_relation() {
+    let output = run(&[&["account", "--delta", "1e-5"], &RELEASES[..]].concat());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("poisson-gaussian") && text.contains("add-or-remove-one"), "{text}");
+}
+
+#[test]
+fn impossible_questions_fail_with_the_flag_and_its_range() {
+    for (arguments, expected) in [
+        (&["account", "--delta", "2", "--event", "0.1:1:1"][..], "delta"),
+        (&["account", "--delta", "1e-5", "--event", "0.1:-1:1"], "--noise-multiplier is -1"),
+        (&["account", "--delta", "1e-5", "--event", "0.1:1"], "q:sigma:steps"),
+        (&["account", "--delta", "1e-5"], "--event q:sigma:steps"),
+        (&["data", "partition", "fashion-mnist", "--output", "x", "--alpha", "-1"], "alpha"),
+        (&["data", "fetch", "fashion-mnist", "--from", "/nonexistent"], "/nonexistent"),
+        (&["demo", "--tenants", "0"], "1 to 64 tenants"),
+        (&["demo", "--rounds", "0"], "round.rounds"),
+    ] {
+        // Nothing is downloaded for a request that cannot work.
+        let output = Command::new(BINARY)
+            .args(arguments)
+            .env("PATH", "")
+            .env_remove("XDG_CACHE_HOME")
+            .env("HOME", "relative")
+            .output()
+            .expect("the binary starts");
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn the_demo_says_how_to_build_what_it_starts() {
+    let binary = Path::new(BINARY);
+    // A second name for the same file: a fresh copy may still be open for writing in a child that
+    // another test is just starting, and cannot be executed then.
+    let folder = tempfile::tempdir_in(binary.parent().expect("a folder")).expect("a folder");
+    let alone = folder.path().join(binary.file_name().expect("a file"));
+    std::fs::hard_link(binary, &alone).expect("linked");
+    let output = Command::new(alone).arg("demo").env("PATH", "").output().expect("starts");
+    let text = stderr(&output);
+    assert!(text.contains("tributary-coordinator") && text.contains("cargo build --release"));
+}

@@ -1,0 +1,36 @@
+//! Builds the programs that tests and demo start.
+
+use std::path::PathBuf;
+
+use crate::shell::{cargo, root, run};
+
+/// The packages with a program.
+const PROGRAMS: [&str; 3] = ["tributary-coordinator", "tributary-agent", "tributary-sim"];
+
+/// How to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// With overflow checks and debug assertions, as the tests.
+    Dev,
+    /// As it is shipped.
+    Release,
+}
+
+/// Builds the three programs; returns the folder that holds them.
+pub(crate) fn programs(profile: Profile) -> anyhow::Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--locked", "--bins"]);
+    for package in PROGRAMS {
+        command.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    run(&mut command)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR");
+    let target = target.map_or_else(|| root().join("target"), |path| root().join(path));
+    Ok(target.join(match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    }))
+}
