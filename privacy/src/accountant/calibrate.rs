@@ -1,19 +1,19 @@
 //! Choosing the noise for a target ε.
 
-use super::{AccountantError, Delta, epsilon};
+use super::{AccountantError, Delta, epsilon, pld::estimate};
 use crate::mechanism::PrivacyEvent;
 
 /// The smallest noise multiplier that calibration considers.
 const NOISE_MULTIPLIER_MIN: f64 = 0.01;
 /// The largest noise multiplier that calibration considers.
 const NOISE_MULTIPLIER_MAX: f64 = 1e6;
-/// Relative width at which the bisection ends.
-const PRECISION: f64 = 1e-6;
+/// Relative width of the bracket at which the search ends.
+const PRECISION: f64 = 1e-5;
 
-/// The smallest noise multiplier (to six digits, rounded up) at which `steps` Poisson-subsampled
+/// The smallest noise multiplier (to five digits, rounded up) at which `steps` Poisson-subsampled
 /// Gaussian releases cost at most `target_epsilon`.
 ///
-/// Bisection on [`epsilon`], which falls as the noise grows; the returned value was itself
+/// Root finding on [`epsilon`], which falls as the noise grows; the returned value was itself
 /// evaluated and meets the target. There is no closed formula to trust here: the textbook one holds
 /// only for ε < 1.
 ///
@@ -32,26 +32,54 @@ pub fn calibrate_noise_multiplier(
         let (field, range) = ("target_epsilon", "a positive finite number");
         return Err(AccountantError::OutOfRange { field, value: target_epsilon, range });
     }
-    let meets = |noise_multiplier: f64| {
-        let event = PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps };
-        Ok::<_, AccountantError>(epsilon(&[event], delta)? <= target_epsilon)
+    let event = |noise_multiplier| {
+        [PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps }]
     };
-    if meets(NOISE_MULTIPLIER_MIN)? {
-        return Ok(NOISE_MULTIPLIER_MIN);
+    super::validate(&event(1.0))?;
+    let excess = |noise_multiplier: f64| {
+        Ok::<_, AccountantError>((epsilon(&event(noise_multiplier), delta)? / target_epsilon).ln())
+    };
+    // The quick estimate leaves little for the slow, certain one to search.
+    let (mut low, mut high) = (NOISE_MULTIPLIER_MIN, NOISE_MULTIPLIER_MAX);
+    while high > low * 1.001 {
+        let middle = (low * high).sqrt();
+        if estimate(&event(middle), delta) > target_epsilon { low = middle } else { high = middle }
     }
-    let mut low = NOISE_MULTIPLIER_MIN;
-    let mut high = 1.0;
-    while !meets(high)? {
-        low = high;
-        high *= 4.0;
-        if high > NOISE_MULTIPLIER_MAX {
+    let guess = high;
+    let mut factor = 1.01;
+    let (mut above, mut below);
+    loop {
+        (low, high) = ((guess / factor).max(NOISE_MULTIPLIER_MIN), guess * factor);
+        (above, below) = (excess(low)?, excess(high)?);
+        if below > 0.0 && high > NOISE_MULTIPLIER_MAX {
             let noise_multiplier_max = NOISE_MULTIPLIER_MAX;
             return Err(AccountantError::Unreachable { target_epsilon, noise_multiplier_max });
         }
+        if above <= 0.0 && low == NOISE_MULTIPLIER_MIN {
+            return Ok(low);
+        }
+        if above > 0.0 && below <= 0.0 {
+            break;
+        }
+        factor *= factor;
     }
-    while high > low * (1.0 + PRECISION) {
-        let middle = (low * high).sqrt();
-        if meets(middle)? { high = middle } else { low = middle }
+    // Regula falsi, stepping just beyond the estimated root so that the bracket closes from both
+    // sides; ln ε is nearly linear in ln σ. Every fourth step bisects, for certain progress.
+    for turn in 1.. {
+        let width = (high / low).ln();
+        if width <= PRECISION {
+            break;
+        }
+        let share = above / (above - below);
+        let beyond = 0.4 * PRECISION * if share < 0.5 { 1.0 } else { -1.0 };
+        let position = if turn % 4 == 0 || !share.is_finite() {
+            0.5 * width
+        } else {
+            (share * width + beyond).clamp(0.2 * PRECISION, width - 0.2 * PRECISION)
+        };
+        let middle = low * position.exp();
+        let value = excess(middle)?;
+        if value > 0.0 { (low, above) = (middle, value) } else { (high, below) = (middle, value) }
     }
     Ok(high)
 }

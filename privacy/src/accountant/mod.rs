@@ -1,13 +1,27 @@
 //! Accountants: what a sequence of releases costs, as an upper bound of ε at a given δ.
 
 mod calibrate;
+mod gaussian;
+mod normal;
+mod pld;
 mod rdp;
+mod zcdp;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::{calibrate::calibrate_noise_multiplier, rdp::epsilon_rdp};
-use crate::mechanism::PrivacyEvent;
+pub use self::{
+    calibrate::calibrate_noise_multiplier,
+    pld::epsilon_pld,
+    rdp::epsilon_rdp,
+    zcdp::{distributed_discrete_gaussian_rho, zcdp_epsilon},
+};
+use crate::{mechanism::PrivacyEvent, noise::SIGMA_MIN};
+
+/// The largest deviation of an accounted scalar discrete Gaussian; finer noise is as good as
+/// continuous.
+const DISCRETE_SIGMA_MAX: f64 = 10_000.0;
+use gaussian::gaussian_epsilon;
 
 /// Says why no ε can be given.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -23,6 +37,9 @@ pub enum AccountantError {
         /// What would work.
         range: &'static str,
     },
+    /// Events under different neighbouring relations do not compose.
+    #[error("the events mix add-or-remove-one and replace-one")]
+    MixedNeighbouring,
     /// No noise within the supported range reaches the target.
     #[error("no noise multiplier up to {noise_multiplier_max} reaches epsilon {target_epsilon}")]
     Unreachable {
@@ -80,31 +97,62 @@ impl From<Delta> for f64 {
 /// # Errors
 /// [`AccountantError::OutOfRange`] names the parameter of an event that cannot be.
 pub fn epsilon(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
-    epsilon_rdp(events, delta)
+    epsilon_pld(events, delta)
 }
 
-/// Checks that the parameters of every event make sense.
+/// Checks that the parameters of every event make sense, and that all share one relation.
 fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
-    let multiplier = |value: f64| {
-        // A noise multiplier of 0 (no noise) is a fact that costs infinity, not a mistake.
-        let range = "a finite number, at least 0";
-        if value.is_finite() && value >= 0.0 {
-            Ok(())
-        } else {
-            Err(AccountantError::OutOfRange { field: "noise_multiplier", value, range })
-        }
+    let check = |field, value: f64, holds: bool, range| {
+        if holds { Ok(()) } else { Err(AccountantError::OutOfRange { field, value, range }) }
     };
+    // A noise multiplier of 0 (no noise) is a fact that costs infinity, not a mistake.
+    let multiplier = |value: f64| {
+        let holds = value.is_finite() && value >= 0.0;
+        check("noise_multiplier", value, holds, "a finite number, at least 0")
+    };
+    let rate =
+        |value: f64| check("sampling_rate", value, (0.0..=1.0).contains(&value), "between 0 and 1");
     for event in events {
         match *event {
-            PrivacyEvent::Gaussian { noise_multiplier, .. } => multiplier(noise_multiplier)?,
-            PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, .. } => {
+            PrivacyEvent::Gaussian { noise_multiplier, .. }
+            | PrivacyEvent::GaussianReplaceOne { noise_multiplier, .. } => {
                 multiplier(noise_multiplier)?;
-                if !(0.0..=1.0).contains(&sampling_rate) {
-                    let (field, range) = ("sampling_rate", "between 0 and 1");
-                    return Err(AccountantError::OutOfRange { field, value: sampling_rate, range });
-                }
+            }
+            PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, .. }
+            | PrivacyEvent::PoissonGaussianReplaceOne { sampling_rate, noise_multiplier, .. } => {
+                multiplier(noise_multiplier)?;
+                rate(sampling_rate)?;
+            }
+            PrivacyEvent::WithoutReplacementGaussian {
+                batch_size,
+                num_examples,
+                noise_multiplier,
+                ..
+            } => {
+                multiplier(noise_multiplier)?;
+                let holds = batch_size <= num_examples;
+                check("batch_size", batch_size as f64, holds, "at most num_examples")?;
+            }
+            PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. } => {
+                let holds = (SIGMA_MIN..=DISCRETE_SIGMA_MAX).contains(&sigma);
+                check("sigma", sigma, holds, "between 0.5 and 10000")?;
+                let holds = f64::from(sensitivity) <= 8.0 * sigma;
+                check("sensitivity", f64::from(sensitivity), holds, "at most 8 sigma")?;
+            }
+            PrivacyEvent::Skellam { variance, sensitivity, .. } => {
+                let holds = (0.25..=DISCRETE_SIGMA_MAX.powi(2)).contains(&variance);
+                check("variance", variance, holds, "between 0.25 and 1e8")?;
+                let holds = f64::from(sensitivity) <= 8.0 * variance.sqrt();
+                check("sensitivity", f64::from(sensitivity), holds, "at most 8 deviations")?;
             }
         }
     }
-    Ok(())
+    match events {
+        [first, rest @ ..]
+            if rest.iter().any(|event| event.neighbouring() != first.neighbouring()) =>
+        {
+            Err(AccountantError::MixedNeighbouring)
+        }
+        _ => Ok(()),
+    }
 }

@@ -2,18 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Which datasets count as neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Neighbouring {
+    /// One has a unit more than the other.
+    AddOrRemoveOne,
+    /// They differ in one unit.
+    ReplaceOne,
+}
+
 /// One accounted release, or many equal ones.
 ///
-/// The noise multiplier is the noise standard deviation divided by the L2 sensitivity under
-/// add-or-remove-one (the clipping norm); the neighbouring relation of every variant is
-/// add-or-remove-one unless its name says otherwise.
+/// A noise multiplier is always the noise standard deviation divided by the clipping norm: the L2
+/// bound of one unit's contribution. That is the sensitivity under add-or-remove-one; replacing one
+/// unit moves the sum by up to twice as much, which the accountants take care of. The neighbouring
+/// relation is add-or-remove-one unless the name says otherwise, and events of both relations are
+/// never composed together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum PrivacyEvent {
     /// The Gaussian mechanism on the whole data.
     Gaussian {
-        /// Noise deviation over L2 sensitivity.
+        /// Noise deviation over clipping norm.
         noise_multiplier: f64,
         /// How many such releases.
         count: u64,
@@ -22,9 +34,133 @@ pub enum PrivacyEvent {
     PoissonGaussian {
         /// Probability with which each unit joins.
         sampling_rate: f64,
-        /// Noise deviation over L2 sensitivity.
+        /// Noise deviation over clipping norm.
         noise_multiplier: f64,
         /// How many such releases, each with a fresh sample.
         steps: u64,
     },
+    /// One integer plus discrete Gaussian noise.
+    DiscreteGaussian {
+        /// Noise deviation parameter, in units of that integer.
+        sigma: f64,
+        /// By how much one unit can change the integer.
+        sensitivity: u32,
+        /// How many such releases.
+        count: u64,
+    },
+    /// One integer plus Skellam noise (the difference of two equal Poissons).
+    Skellam {
+        /// Variance of the noise.
+        variance: f64,
+        /// By how much one unit can change the integer.
+        sensitivity: u32,
+        /// How many such releases.
+        count: u64,
+    },
+    /// [`Gaussian`](Self::Gaussian) under replace-one.
+    GaussianReplaceOne {
+        /// Noise deviation over clipping norm.
+        noise_multiplier: f64,
+        /// How many such releases.
+        count: u64,
+    },
+    /// [`PoissonGaussian`](Self::PoissonGaussian) under replace-one.
+    PoissonGaussianReplaceOne {
+        /// Probability with which each unit joins.
+        sampling_rate: f64,
+        /// Noise deviation over clipping norm.
+        noise_multiplier: f64,
+        /// How many such releases, each with a fresh sample.
+        steps: u64,
+    },
+    /// The Gaussian mechanism on a sample of fixed size, under replace-one.
+    WithoutReplacementGaussian {
+        /// Units in a sample.
+        batch_size: u64,
+        /// Units in the dataset.
+        num_examples: u64,
+        /// Noise deviation over clipping norm.
+        noise_multiplier: f64,
+        /// How many such releases, each with a fresh sample.
+        steps: u64,
+    },
+}
+
+impl PrivacyEvent {
+    /// The relation under which the event is accounted.
+    #[must_use]
+    pub const fn neighbouring(&self) -> Neighbouring {
+        match self {
+            Self::Gaussian { .. }
+            | Self::PoissonGaussian { .. }
+            | Self::DiscreteGaussian { .. }
+            | Self::Skellam { .. } => Neighbouring::AddOrRemoveOne,
+            Self::GaussianReplaceOne { .. }
+            | Self::PoissonGaussianReplaceOne { .. }
+            | Self::WithoutReplacementGaussian { .. } => Neighbouring::ReplaceOne,
+        }
+    }
+
+    /// How many equal releases the event stands for.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        match *self {
+            Self::Gaussian { count, .. }
+            | Self::DiscreteGaussian { count, .. }
+            | Self::Skellam { count, .. }
+            | Self::GaussianReplaceOne { count, .. } => count,
+            Self::PoissonGaussian { steps, .. }
+            | Self::PoissonGaussianReplaceOne { steps, .. }
+            | Self::WithoutReplacementGaussian { steps, .. } => steps,
+        }
+    }
+
+    /// The same release that many times.
+    #[must_use]
+    pub fn with_count(&self, new_count: u64) -> Self {
+        let mut event = self.clone();
+        match &mut event {
+            Self::Gaussian { count, .. }
+            | Self::DiscreteGaussian { count, .. }
+            | Self::Skellam { count, .. }
+            | Self::GaussianReplaceOne { count, .. } => *count = new_count,
+            Self::PoissonGaussian { steps, .. }
+            | Self::PoissonGaussianReplaceOne { steps, .. }
+            | Self::WithoutReplacementGaussian { steps, .. } => *steps = new_count,
+        }
+        event
+    }
+
+    /// The deviation over the sensitivity of the event's own relation, if nothing is sampled and
+    /// the noise is continuous.
+    pub(crate) fn as_gaussian(&self) -> Option<f64> {
+        match *self {
+            Self::Gaussian { noise_multiplier, .. } => Some(noise_multiplier),
+            Self::PoissonGaussian { sampling_rate, noise_multiplier, .. } => {
+                (sampling_rate == 1.0).then_some(noise_multiplier)
+            }
+            Self::GaussianReplaceOne { noise_multiplier, .. } => Some(noise_multiplier / 2.0),
+            Self::PoissonGaussianReplaceOne { sampling_rate, noise_multiplier, .. } => {
+                (sampling_rate == 1.0).then_some(noise_multiplier / 2.0)
+            }
+            Self::WithoutReplacementGaussian {
+                batch_size, num_examples, noise_multiplier, ..
+            } => (batch_size == num_examples).then_some(noise_multiplier / 2.0),
+            Self::DiscreteGaussian { .. } | Self::Skellam { .. } => None,
+        }
+    }
+
+    /// Whether the output cannot depend on any one unit.
+    pub(crate) fn reveals_nothing(&self) -> bool {
+        let never_sampled = match *self {
+            Self::PoissonGaussian { sampling_rate, .. }
+            | Self::PoissonGaussianReplaceOne { sampling_rate, .. } => sampling_rate == 0.0,
+            Self::WithoutReplacementGaussian { batch_size, .. } => batch_size == 0,
+            Self::DiscreteGaussian { sensitivity, .. } | Self::Skellam { sensitivity, .. } => {
+                sensitivity == 0
+            }
+            Self::Gaussian { .. } | Self::GaussianReplaceOne { .. } => false,
+        };
+        never_sampled || self.count() == 0
+    }
 }

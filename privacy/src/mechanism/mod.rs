@@ -7,7 +7,7 @@ mod noisy_update;
 use thiserror::Error;
 
 pub use self::{
-    event::PrivacyEvent,
+    event::{Neighbouring, PrivacyEvent},
     gradient_sum::{GradientSum, NoisyGradientSum},
     noisy_update::NoisyUpdate,
 };
