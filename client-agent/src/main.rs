@@ -1,6 +1,9 @@
 //! Entry point of `tributary-agent`.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -8,7 +11,12 @@ use tributary_agent::cli::{Arguments, execute};
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("TRIBUTARY_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .init();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
