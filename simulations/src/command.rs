@@ -73,6 +73,10 @@ fn said(last_words: &str) -> String {
 #[must_use]
 pub fn workspace_program(path: &Path) -> Command {
     let mut command = Command::new(path);
+    // Its log is a file, and its last words appear in our messages.
+    command.env("NO_COLOR", "1");
+    // Backtraces of panics help; those of ordinary errors only bury the message.
+    command.env("RUST_LIB_BACKTRACE", "0");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TRIBUTARY_") {
             command.env_remove(name);
