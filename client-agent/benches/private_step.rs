@@ -1,11 +1,12 @@
 //! What privacy costs a training step: the clipped sum of per-example gradients against the plain
 //! sum on the same batch, for an MLP, a CNN and a network with a time axis, and the noise on top.
 //!
-//! Plain and private steps are measured in turn and compared pair by pair, so that a busy machine
-//! slows both; a harness that measures one after the other cannot give a stable ratio. Run it on
-//! one thread: `RAYON_NUM_THREADS=1 cargo bench -p tributary-agent --bench private_step`.
+//! Plain and private steps are measured in turn, in processor time where the system tells it, and
+//! compared pair by pair, so that a busy machine slows both; a harness that measures one after the
+//! other cannot give a stable ratio. Run it on one thread, as processor time is that of the main
+//! thread: `RAYON_NUM_THREADS=1 cargo bench -p tributary-agent --bench private_step`.
 
-use std::time::Instant;
+use std::{cell::RefCell, sync::LazyLock, time::Instant};
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -15,58 +16,114 @@ use tributary_agent::{
         Model, Tape, cross_entropy_sum,
         layer::{ConvGeometry, Recording, Spans, conv2d, embedding, linear, max_pool2d, rms_norm},
     },
+    train::{LocalTask, dp_sgd, local_sgd},
 };
 use tributary_privacy::{clip::ClippingNorm, mechanism::NoisyGradientSum, noise::SecureNoise};
-use tributary_protocol::model::{MlpSpec, ModelSpec};
+use tributary_protocol::{
+    job::TrainingPlan,
+    model::{MlpSpec, ModelSpec},
+};
 
-const PAIRS: usize = 31;
+const PAIRS: usize = 15;
 const CLIPPING_NORM: f64 = 1.0;
 
 fn main() {
     let mut source = Xoshiro256PlusPlus::seed_from_u64(1);
     let mlp = mlp(&mut source);
-    compare("MLP 784-128-10, batch 250", &mut |clip| mlp(clip));
+    compare("MLP 784-128-10, batch 250", 40, &mlp);
     let cnn = cnn(&mut source);
-    compare("CNN 28x28-16-32-10, batch 64", &mut |clip| cnn(clip));
+    compare("CNN 28x28-16-32-10, batch 64", 4, &cnn);
+    let whole = whole(&mut source);
+    compare("MLP, batch 500, whole step with noise", 20, &whole);
     let sequence = sequence(&mut source);
-    compare("sequence 64 x 128, 4 layers, batch 16", &mut |clip| sequence(clip));
+    compare("sequence 64 x 128, 5 layers, batch 16", 6, &sequence);
     noise();
 }
 
 /// One step with clipping (true) or without, from records to moved parameters.
 type Step = Box<dyn Fn(bool)>;
 
-fn compare(name: &str, step: &mut dyn FnMut(bool)) {
+/// Compares private with plain steps; `repeats` of them make one measurement, long enough for the
+/// system's accounting of processor time.
+fn compare(name: &str, repeats: u32, step: &Step) {
+    if !is_selected(name) {
+        return;
+    }
     let (mut plain, mut ratios) = (Vec::new(), Vec::new());
-    step(false);
-    step(true);
+    let many = |private| time(|| (0..repeats).for_each(|_| step(private)));
     for _ in 0..PAIRS {
-        let (without, with) = (time(|| step(false)), time(|| step(true)));
-        plain.push(without);
+        let (without, with) = (many(false), many(true));
+        plain.push(without / f64::from(repeats));
         ratios.push(with / without);
     }
     let (plain, ratio) = (median(plain) * 1e3, median(ratios));
     report(&format!("{name:40} plain {plain:8.3} ms   private / plain {ratio:.3}"));
 }
 
+/// Whether every word of the command line, flags aside, is in the name.
+fn is_selected(name: &str) -> bool {
+    std::env::args().skip(1).all(|word| word.starts_with("--") || name.contains(&word))
+}
+
 fn noise() {
+    if !is_selected("noise") {
+        return;
+    }
     const DIMENSION: usize = 101_770;
     let norm = ClippingNorm::new(CLIPPING_NORM).expect("positive");
     let mechanism = NoisyGradientSum::new(norm, 1.0, DIMENSION).expect("valid");
     let mut noise = SecureNoise::new().expect("entropy");
     let times = (0..PAIRS).map(|_| {
-        time(|| drop(mechanism.release(mechanism.begin(), &mut noise).expect("in bounds")))
+        time(|| {
+            for _ in 0..20 {
+                drop(mechanism.release(mechanism.begin(), &mut noise).expect("in bounds"));
+            }
+        })
     });
-    let release = median(times.collect()) * 1e3;
+    let release = median(times.collect()) / 20.0 * 1e3;
     report(&format!("grid and noise of {DIMENSION} parameters          {release:8.3} ms a step"));
+}
+
+fn mlp_spec() -> ModelSpec {
+    ModelSpec::Mlp(MlpSpec { inputs: 784, hidden: vec![128], classes: 10 })
+}
+
+fn images(source: &mut Xoshiro256PlusPlus, count: u32) -> Dataset {
+    let pixels = (0..count * 784).map(|_| source.random()).collect();
+    Dataset::from_bytes(pixels, 784, (0..count).map(|index| index % 10).collect(), 10)
+}
+
+/// The training loops themselves, one step: DP-SGD or plain SGD on all of 500 records.
+fn whole(source: &mut Xoshiro256PlusPlus) -> Step {
+    let (spec, data) = (mlp_spec(), images(source, 500));
+    let base = uniform(source, spec.num_parameters());
+    let plan = TrainingPlan {
+        local_steps: 1,
+        sampling_rate: 1.0,
+        batch_size_expected: 500,
+        client_learning_rate: 0.01,
+        update_norm_max: 16.0,
+    };
+    let train: Vec<u32> = (0..500).collect();
+    let norm = ClippingNorm::new(CLIPPING_NORM).expect("positive");
+    let mechanism = NoisyGradientSum::new(norm, 1.0, spec.num_parameters()).expect("valid");
+    let noise = RefCell::new(SecureNoise::new().expect("entropy"));
+    let source = RefCell::new(Xoshiro256PlusPlus::seed_from_u64(2));
+    Box::new(move |private| {
+        let task = LocalTask { spec: &spec, base: &base, data: &data, train: &train, plan: &plan };
+        let update = if private {
+            dp_sgd(&task, &mechanism, &mut *noise.borrow_mut(), &mut |_, _| {})
+        } else {
+            local_sgd(&task, &mut *source.borrow_mut(), &mut |_, _| {})
+        };
+        drop(update.expect("trains"));
+    })
 }
 
 fn mlp(source: &mut Xoshiro256PlusPlus) -> Step {
     const BATCH: u32 = 250;
-    let spec = ModelSpec::Mlp(MlpSpec { inputs: 784, hidden: vec![128], classes: 10 });
+    let (spec, data) = (mlp_spec(), images(source, BATCH));
     let model = Model::new(&spec, &uniform(source, spec.num_parameters())).expect("valid");
-    let pixels = (0..BATCH * 784).map(|_| source.random()).collect();
-    let data = Dataset::from_bytes(pixels, 784, (0..BATCH).map(|i| i % 10).collect(), 10);
     let indices: Vec<u32> = (0..BATCH).collect();
     Box::new(move |clip| {
         let run = || -> Result<()> {
@@ -179,11 +236,19 @@ fn labels(count: usize) -> Tensor {
     Tensor::from_vec(labels, count, &Device::Cpu).expect("sizes agree")
 }
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+/// Seconds that the work kept the processor busy, or lasted where the system does not say.
 fn time(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
+    let start = seconds();
     work();
-    start.elapsed().as_secs_f64()
+    seconds() - start
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn seconds() -> f64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let busy = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = busy.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |value| value * 1e-9)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -325,6 +325,18 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_jobs_are_valid() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/jobs");
+        for entry in std::fs::read_dir(folder).expect("samples") {
+            let path = entry.expect("an entry").path();
+            let text = std::fs::read_to_string(&path).expect("reads");
+            let job: JobSpec =
+                toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            job.validate().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_named() {
         let text = EXAMPLE.replace("local_steps", "local_stepz");
         let error = toml::from_str::<JobSpec>(&text).expect_err("typo").to_string();

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Seek},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -66,6 +67,22 @@ pub enum CommandError {
 
 fn said(last_words: &str) -> String {
     if last_words.is_empty() { String::new() } else { format!(": {last_words}") }
+}
+
+/// A program of the workspace, free of settings that the user's environment holds for others.
+#[must_use]
+pub fn workspace_program(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    // Its log is a file, and its last words appear in our messages.
+    command.env("NO_COLOR", "1");
+    // Backtraces of panics help; those of ordinary errors only bury the message.
+    command.env("RUST_LIB_BACKTRACE", "0");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TRIBUTARY_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs `command` without standard input and returns what it printed on stdout.

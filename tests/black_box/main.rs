@@ -3,6 +3,7 @@
 mod identity;
 mod jobs;
 mod recovery;
+mod samples;
 mod uploads;
 
 use tributary_protocol::enrollment::EnrollmentToken;

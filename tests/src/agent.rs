@@ -60,14 +60,22 @@ impl Agent {
         agent
     }
 
+    /// Makes an empty folder.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), process: None }
+    }
+
     /// Makes the folder without an identity.
     ///
     /// # Panics
     /// If files cannot be written.
     #[must_use]
     pub fn prepare(policy: &str) -> Self {
-        let agent =
-            Self { folder: tempfile::tempdir().expect("a temporary folder"), process: None };
+        let agent = Self::empty();
         agent.write("agent.toml", CONFIG);
         agent.write("policy.toml", policy);
         let mut points = String::from("x,y,side\n");

@@ -231,7 +231,7 @@ mod tests {
         fn any_text_is_a_table_or_an_error(text in "(age|job|income|30|cook|low|,|\n|\"| |.){0,30}") {
             for has_header in [true, false] {
                 if let Ok(data) = load_text(text.as_bytes(), has_header) {
-                    prop_assert!(data.len() > 0 && data.num_features() == 3);
+                    prop_assert!(!data.is_empty() && data.num_features() == 3);
                 }
             }
         }

@@ -180,7 +180,7 @@ mod tests {
             (Vec::new(), good_labels, "starts with []"),
             (images(3), labels(&[0, 3, 1]), "record 2: label 3"),
             (images(0), labels(&[]), "no records"),
-            (vec![[0, 0, 8, 3], [0; 4], [0xff; 4], [0xff; 4]].concat(), labels(&[]), "no records"),
+            ([[0, 0, 8, 3], [0; 4], [0xff; 4], [0xff; 4]].concat(), labels(&[]), "no records"),
         ];
         for (image_bytes, label_bytes, wanted) in cases {
             let error = load_pair(&image_bytes, &label_bytes).map(|_| ()).expect_err(wanted);

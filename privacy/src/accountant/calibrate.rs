@@ -21,7 +21,7 @@ const PRECISION: f64 = 1e-5;
 ///
 /// # Errors
 /// [`AccountantError::OutOfRange`] names the parameter that cannot work,
-/// [`AccountantError::Unreachable`] if even [`NOISE_MULTIPLIER_MAX`] is not enough.
+/// [`AccountantError::Unreachable`] if even a noise multiplier of a million is not enough.
 pub fn calibrate_noise_multiplier(
     target_epsilon: f64,
     delta: Delta,

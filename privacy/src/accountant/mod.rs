@@ -100,6 +100,19 @@ pub fn epsilon(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantE
     epsilon_pld(events, delta)
 }
 
+/// The same events, equal ones counted together, in a fixed order of first appearance.
+pub(crate) fn coalesced(events: &[PrivacyEvent]) -> Vec<PrivacyEvent> {
+    let mut merged: Vec<PrivacyEvent> = Vec::new();
+    for event in events {
+        let same = |other: &&mut PrivacyEvent| other.with_count(0) == event.with_count(0);
+        match merged.iter_mut().find(same) {
+            Some(other) => *other = other.with_count(other.count().saturating_add(event.count())),
+            None => merged.push(event.clone()),
+        }
+    }
+    merged
+}
+
 /// Checks that the parameters of every event make sense, and that all share one relation.
 fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
     let check = |field, value: f64, holds: bool, range| {

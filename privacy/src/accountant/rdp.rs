@@ -76,6 +76,8 @@ fn fractional_order_max(events: &[PrivacyEvent]) -> f64 {
         {
             noise_multiplier.min(smallest)
         }
+        // Known at integer orders only.
+        PrivacyEvent::WithoutReplacementGaussian { .. } => 0.0,
         _ => smallest,
     });
     if smallest >= 0.2 { 16.0 } else { 0.0 }
@@ -104,6 +106,18 @@ fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
         }
         (None, &PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. }) => {
             gaussian(sigma / f64::from(sensitivity))
+        }
+        (
+            None,
+            &PrivacyEvent::WithoutReplacementGaussian {
+                batch_size,
+                num_examples,
+                noise_multiplier,
+                ..
+            },
+        ) if noise_multiplier > 0.0 && order.fract() == 0.0 => {
+            let sampling_rate = batch_size as f64 / num_examples as f64;
+            fixed_size_log_moment(sampling_rate, noise_multiplier / 2.0, order as u32)
         }
         // No moment of these is implemented; an unknown order counts as infinite.
         (None, _) => f64::INFINITY,
@@ -175,6 +189,38 @@ fn integer_log_moment(sampling_rate: f64, noise_multiplier: f64, order: u32) -> 
     let sum: f64 = terms.iter().map(|term| (term - largest).exp()).sum();
     let log_excess = largest + sum.ln();
     if log_excess > 30.0 { log_excess + (-log_excess).exp() } else { log_excess.exp().ln_1p() }
+}
+
+/// `K(order)` of one Gaussian release on a sample of fixed size, under replace-one.
+///
+/// `ln(1 + q² C(α, 2) min(4 (e^ρ(2) - 1), 2 e^ρ(2)) + Σ_{k > 2} 2 q^k C(α, k) e^((k - 1) ρ(k)))`
+/// with the unsampled `ρ(k) = k / (2 σ²)`.
+///
+/// - `sigma`: deviation over the replace-one sensitivity, which is twice the clipping norm
+///
+/// Source: Wang, Balle, Kasiviswanathan 2019, arXiv:1808.00087, theorem 9.
+fn fixed_size_log_moment(sampling_rate: f64, sigma: f64, order: u32) -> f64 {
+    let divergence = |k: f64| k / (2.0 * sigma * sigma);
+    let mut log_weight = 0.0;
+    let mut log_sum = f64::NEG_INFINITY;
+    for k in 1..=order {
+        let k = f64::from(k);
+        log_weight += ((f64::from(order) - k + 1.0) / k).ln() + sampling_rate.ln();
+        let log_gain = if k < 2.0 {
+            continue;
+        } else if k == 2.0 {
+            let twice = divergence(2.0);
+            // ln(e^x - 1) without overflow.
+            let excess = twice + (-(-twice).exp_m1()).ln();
+            (4.0_f64.ln() + excess).min(2.0_f64.ln() + twice)
+        } else {
+            2.0_f64.ln() + (k - 1.0) * divergence(k)
+        };
+        let term = log_weight + log_gain;
+        let (large, small) = if term > log_sum { (term, log_sum) } else { (log_sum, term) };
+        log_sum = large + (small - large).exp().ln_1p();
+    }
+    if log_sum > 30.0 { log_sum + (-log_sum).exp() } else { log_sum.exp().ln_1p() }
 }
 
 #[cfg(test)]

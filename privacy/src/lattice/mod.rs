@@ -5,12 +5,13 @@
 
 mod pack;
 mod plan;
+mod rotation;
 mod sum;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::{plan::LatticeRequest, sum::ModularSum};
+pub use self::{plan::LatticeRequest, rotation::Rotation, sum::ModularSum};
 use crate::clip::ClippingNorm;
 
 /// The narrowest modulus, in bits.

@@ -8,11 +8,16 @@
 //! Trust: the tenant owns its ledger; the chain guards against accidents and restored backups, not
 //! against a tenant that rewrites its own file with its own hands.
 
+mod figures;
 mod memory;
 mod record;
 mod store;
 
 use std::collections::HashMap;
+
+use figures::Figures;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 pub use self::{
     memory::{MemoryLedgerStore, MemoryStoreError},
@@ -20,11 +25,9 @@ pub use self::{
     store::LedgerStore,
 };
 use crate::{
-    accountant::{AccountantError, Delta, epsilon},
+    accountant::{AccountantError, Delta},
     mechanism::PrivacyEvent,
 };
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -156,6 +159,7 @@ pub struct Ledger<S> {
     /// `hashes[n]` is the chain's hash after n entries.
     hashes: Vec<[u8; 32]>,
     by_round: HashMap<(String, u64), usize>,
+    figures: Figures,
     needs_reopen: bool,
 }
 
@@ -176,6 +180,7 @@ impl<S: LedgerStore> Ledger<S> {
             entries: Vec::new(),
             hashes: vec![record::genesis(tenant)],
             by_round: HashMap::new(),
+            figures: Figures::default(),
             needs_reopen: false,
         };
         let finished = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
@@ -245,7 +250,8 @@ impl<S: LedgerStore> Ledger<S> {
     /// # Errors
     /// [`LedgerError::Accountant`] if δ is not between 0 and 1.
     pub fn spent(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Result<f64, LedgerError> {
-        Ok(epsilon(&self.events_within(dataset, now_ms, budget), Delta::new(budget.delta)?)?)
+        let events = self.events_within(dataset, now_ms, budget);
+        Ok(self.figures.epsilon(&events, Delta::new(budget.delta)?)?)
     }
 
     /// What a debit would cost; writes nothing.
@@ -264,9 +270,9 @@ impl<S: LedgerStore> Ledger<S> {
         }
         let delta = Delta::new(budget.delta)?;
         let mut events = self.events_within(&request.dataset, now_ms, budget);
-        let epsilon_before = epsilon(&events, delta)?;
+        let epsilon_before = self.figures.epsilon(&events, delta)?;
         events.extend(request.events.iter().cloned());
-        let epsilon_after = epsilon(&events, delta)?;
+        let epsilon_after = self.figures.epsilon(&events, delta)?;
         if epsilon_after > epsilon_max {
             let dataset = request.dataset.clone();
             let delta = budget.delta;

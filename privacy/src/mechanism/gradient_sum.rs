@@ -56,11 +56,10 @@ const DIMENSION_MAX: usize = 1 << 32;
 /// the loss is 1.7 % of signal and no privacy.
 ///
 /// # Why the continuous Gaussian accounts for it
-/// The noise has at least 2^19 grid units of deviation. Rounding a continuous Gaussian of variance
-/// `sigma² - 1/12` to the grid is post-processing of the continuous mechanism on an integer shift,
-/// and its distribution agrees with the discrete Gaussian of variance `sigma²` to a relative
-/// `O(sigma^-4)` per coordinate: below 2^-70, which for 2^32 coordinates stays under 2^-38 of the
-/// variance and of δ even if all added up. (The Rényi divergences of the discrete Gaussian are
+/// Rounding a continuous Gaussian of variance `sigma² - 1/12` to the grid is post-processing of the
+/// continuous mechanism on an integer shift, and its distribution is within `sigma^-4 / 1000` of the
+/// discrete Gaussian of variance `sigma²` in every coordinate; sigma is 2^20 noise multipliers or
+/// more. [`statistical_distance`](Self::statistical_distance) adds this up. (The Rényi divergences of the discrete Gaussian are
 /// below the continuous ones at every order without such an argument: Canonne, Kamath, Steinke
 /// 2020, theorem 14.)
 #[derive(Debug, Clone)]
@@ -142,6 +141,15 @@ impl NoisyGradientSum {
     pub const fn event(&self, sampling_rate: f64) -> PrivacyEvent {
         let noise_multiplier = self.noise_multiplier;
         PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps: 1 }
+    }
+
+    /// The statistical distance between one release's noise and the accounted one, at most: an
+    /// amount of δ a release, far below what any budget resolves.
+    #[must_use]
+    pub fn statistical_distance(&self) -> f64 {
+        // The sampler's, and the rounded continuous Gaussian's at `sigma^-4 / 1000`, a coordinate.
+        let rounding = 1e-3 * self.gaussian.sigma().powi(-4);
+        self.dimension as f64 * (DiscreteGaussian::STATISTICAL_DISTANCE + rounding)
     }
 
     /// Starts the sum of one batch; a batch without any example is released as it is.

@@ -2,14 +2,20 @@
 
 mod event;
 mod gradient_sum;
+mod map;
 mod noisy_update;
+mod statistics;
+
+use std::sync::Arc;
 
 use thiserror::Error;
 
 pub use self::{
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::{GradientSum, NoisyGradientSum},
+    map::discrete_gaussian_rho,
     noisy_update::NoisyUpdate,
+    statistics::{NoisyMean, NoisyStatistics},
 };
 use crate::{clip::ClipError, lattice::LatticeError, noise::NoiseError};
 
@@ -33,6 +39,17 @@ pub enum MechanismError {
         sigma: f64,
         /// The smallest deviation for this dimension.
         sigma_min: f64,
+    },
+    /// opendp's privacy map refuses the mechanism.
+    #[error("opendp has no privacy map for sensitivity {sensitivity} and deviation {sigma}")]
+    PrivacyMap {
+        /// The L2 sensitivity, in grid units.
+        sensitivity: f64,
+        /// The noise deviation, in grid units.
+        sigma: f64,
+        /// What opendp said.
+        #[source]
+        source: Arc<opendp::error::Error>,
     },
     /// A number lies outside its range (NaN included).
     #[error("`{field}` is {value}; it must be {range}")]

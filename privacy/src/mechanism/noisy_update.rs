@@ -1,6 +1,6 @@
 //! The noisy client update of the `tenant` privacy unit.
 
-use super::{MechanismError, PrivacyEvent};
+use super::{MechanismError, PrivacyEvent, discrete_gaussian_rho};
 use crate::{
     clip::{ClippingNorm, clip_l2},
     lattice::Lattice,
@@ -31,8 +31,9 @@ impl NoisyUpdate {
     ///
     /// The noise must be fine-grained enough to be accounted as continuous: a discrete Gaussian of
     /// deviation s grid units is within `s^-4 / 1000` of a rounded continuous one of variance
-    /// `s² - 1/12` in every coordinate, and rounding is post-processing. Over all coordinates
-    /// (`sqrt(dimension)` times as much) that must stay below 2^-40.
+    /// `s² - 1/12` in every coordinate, and rounding is post-processing. The figure is half the root
+    /// of the chi-square divergence, which bounds the statistical distance and grows only with the
+    /// root of the dimension; over all coordinates it must stay below 2^-40.
     ///
     /// - `noise_multiplier`: noise deviation / clipping norm, above 0
     /// - `dimension`: number of coordinates
@@ -64,6 +65,22 @@ impl NoisyUpdate {
     #[must_use]
     pub const fn event(&self) -> PrivacyEvent {
         PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+    }
+
+    /// The ρ (zCDP) of one release, by opendp's privacy map on the integer vectors.
+    ///
+    /// # Errors
+    /// [`MechanismError::PrivacyMap`] if opendp refuses the numbers.
+    pub fn rho(&self) -> Result<f64, MechanismError> {
+        let sensitivity = self.clipping_norm.value() / self.lattice.step();
+        discrete_gaussian_rho(sensitivity, self.gaussian.sigma())
+    }
+
+    /// The statistical distance between one release's noise and the accounted one, at most: an
+    /// amount of δ a release, far below what any budget resolves.
+    #[must_use]
+    pub fn statistical_distance(&self) -> f64 {
+        self.dimension as f64 * DiscreteGaussian::STATISTICAL_DISTANCE + ROUNDING_DISTANCE_MAX
     }
 
     /// Clips `update` in place, and returns its noisy, packed form: the only thing that may leave.
@@ -113,10 +130,33 @@ mod tests {
         let mean = values.iter().sum::<f64>() / dimension as f64;
         let variance =
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / dimension as f64;
+        let rho = mechanism.rho().expect("valid");
+        assert!((rho / 2.0 - 1.0).abs() < 1e-9, "0.5 / 0.5² = 2, not {rho}");
+        assert!(mechanism.statistical_distance() < 1e-12);
         let clipped = 1.0 / (dimension as f64).sqrt();
         // Five standard errors of each estimate.
         assert!((mean - clipped).abs() < 5.0 * 0.5 / (dimension as f64).sqrt());
         assert!((variance.sqrt() - 0.5).abs() < 5.0 * 0.5 / (2.0 * dimension as f64).sqrt());
+    }
+
+    /// The `s^-4 / 1000` of [`NoisyUpdate::new`], by direct summation.
+    #[test]
+    fn discrete_and_rounded_gaussians_are_as_close_as_claimed() {
+        for sigma in [1.0, 2.0, 4.0, 8.0_f64] {
+            let mass = |x: i32| (-0.5 * (f64::from(x) / sigma).powi(2)).exp();
+            let reach = (8.0 * sigma) as i32;
+            let total: f64 = (-10 * reach..=10 * reach).map(mass).sum();
+            let deviation = (sigma * sigma - 1.0 / 12.0).sqrt();
+            let above = |x: f64| 0.5 * libm::erfc(x / deviation / std::f64::consts::SQRT_2);
+            let chi_square: f64 = (-reach..=reach)
+                .map(|x| {
+                    let rounded = above(f64::from(x.abs()) - 0.5) - above(f64::from(x.abs()) + 0.5);
+                    (mass(x) / total - rounded).powi(2) / rounded
+                })
+                .sum();
+            let distance = 0.5 * chi_square.sqrt() * sigma.powi(4);
+            assert!(distance > 0.0008 && distance < 0.001, "{sigma}: {distance}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod bernoulli;
 mod discrete_gaussian;
+mod exact;
+mod fixed;
 mod source;
+mod table;
 
 use thiserror::Error;
 
@@ -10,6 +13,7 @@ use thiserror::Error;
 pub use self::source::SeededNoise;
 pub use self::{
     discrete_gaussian::DiscreteGaussian,
+    exact::ExactDiscreteGaussian,
     source::{NoiseSource, SecureNoise},
 };
 

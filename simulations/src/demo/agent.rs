@@ -17,7 +17,7 @@ use super::{
     process::Process,
 };
 use crate::{
-    command::run_to_end,
+    command::{run_to_end, workspace_program},
     data::{
         fashion_mnist::{CLASSES, TRAIN_EXAMPLES},
         partition::{IMAGES_FILE, LABELS_FILE},
@@ -111,7 +111,7 @@ impl AgentCommands {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = workspace_program(&self.program);
         command.arg(subcommand).arg("--dir").arg(&self.folder);
         command
     }

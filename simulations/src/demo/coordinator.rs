@@ -16,7 +16,10 @@ use super::{
     http::{Endpoint, HttpError},
     process::Process,
 };
-use crate::{command::run_to_end, deadline::Stop};
+use crate::{
+    command::{run_to_end, workspace_program},
+    deadline::Stop,
+};
 
 /// Name of the process in messages.
 pub const NAME: &str = "coordinator";
@@ -95,7 +98,7 @@ impl CoordinatorCommands {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = workspace_program(&self.program);
         command.args(arguments).arg("--dir").arg(&self.folder);
         command
     }

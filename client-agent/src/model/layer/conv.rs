@@ -1,10 +1,11 @@
 //! Convolution as patches and a linear layer with a time axis, channels last.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{
     super::kernels::{add_assign, elements, with_elements},
-    Recording, linear,
+    Recording,
+    linear::Linear,
 };
 
 /// A square kernel's size and steps, in pixels.
@@ -35,16 +36,117 @@ pub fn conv2d(
     relu: bool,
     recording: Option<Recording>,
 ) -> Result<Tensor> {
-    let (examples, height, width, channels) = inputs.dims4()?;
+    let (_, height, width, channels) = inputs.dims4()?;
     let patches = Patches::new(geometry, height, width, channels)?;
-    let (rows, columns) = (patches.rows, patches.columns);
     let inputs = inputs.contiguous()?;
-    let patches = inputs.apply_op1(patches)?;
-    let outputs = linear(&patches, weight, bias, relu, recording)?;
-    outputs.reshape((examples, rows, columns, weight.dim(0)?))
+    let needs_graph = recording.is_some() || inputs.track_op();
+    let op = Conv { patches, linear: Linear { relu, recording } };
+    match (bias, needs_graph) {
+        (Some(bias), true) => inputs.apply_op3(weight, bias, op),
+        (Some(bias), false) => inputs.apply_op3_no_bwd(weight, bias, &op),
+        (None, true) => inputs.apply_op2(weight, op),
+        (None, false) => inputs.apply_op2_no_bwd(weight, &op),
+    }
 }
 
-/// Copies each patch into a row: `[n, height, width, c]` to `[n, rows · columns, k · k · c]`.
+/// Patches and product as one node, so that the patches, many times the size of the images, and
+/// their gradient live only within it. The backward pass copies the patches once more.
+struct Conv {
+    patches: Patches,
+    linear: Linear,
+}
+
+impl Conv {
+    fn forward(
+        &self,
+        (inputs, layout): (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let patches = CpuStorage::F32(self.patches.gather(elements(inputs, layout)?));
+        let shape = self.patches.shape(layout.dims()[0]);
+        let (outputs, shape) =
+            self.linear.forward((&patches, &Layout::contiguous(shape)), weight, bias)?;
+        let (examples, _, width) = shape.dims3()?;
+        let shape = (examples, self.patches.rows, self.patches.columns, width);
+        Ok((outputs, Shape::from(shape)))
+    }
+
+    fn backward(
+        &self,
+        inputs: &Tensor,
+        weight: &Tensor,
+        outputs: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let (examples, width) = (inputs.dim(0)?, weight.dim(0)?);
+        let patches = with_elements(inputs, |images| self.patches.gather(images))?;
+        let shape = self.patches.shape(examples);
+        let patches = Tensor::from_vec(patches, shape, inputs.device())?;
+        let rows = (examples, shape.1, width);
+        let (outputs, gradient) = (outputs.reshape(rows)?, gradient.contiguous()?.reshape(rows)?);
+        let wanted = inputs.track_op();
+        let gradient = self.linear.backward(&patches, weight, &outputs, &gradient, wanted)?;
+        gradient.map(|gradient| self.patches.scatter(&gradient, inputs)).transpose()
+    }
+}
+
+impl CustomOp2 for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn cpu_fwd(
+        &self,
+        inputs: &CpuStorage,
+        inputs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((inputs, inputs_layout), (weight, weight_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        inputs: &Tensor,
+        weight: &Tensor,
+        outputs: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((self.backward(inputs, weight, outputs, gradient)?, None))
+    }
+}
+
+impl CustomOp3 for Conv {
+    fn name(&self) -> &'static str {
+        "conv-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        inputs: &CpuStorage,
+        inputs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((inputs, inputs_layout), (weight, weight_layout), Some((bias, bias_layout)))
+    }
+
+    fn bwd(
+        &self,
+        inputs: &Tensor,
+        weight: &Tensor,
+        _bias: &Tensor,
+        outputs: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok((self.backward(inputs, weight, outputs, gradient)?, None, None))
+    }
+}
+
+/// Where each patch lies: `[n, height, width, c]` to `[n, rows · columns, k · k · c]`.
 #[derive(Clone, Copy)]
 struct Patches {
     geometry: ConvGeometry,
@@ -103,15 +205,14 @@ impl Patches {
     const fn patch_len(&self) -> usize {
         self.geometry.kernel * self.geometry.kernel * self.channels
     }
-}
 
-impl CustomOp1 for Patches {
-    fn name(&self) -> &'static str {
-        "patches"
+    /// `[examples, rows · columns, kernel · kernel · channels]`.
+    const fn shape(&self, examples: usize) -> (usize, usize, usize) {
+        (examples, self.rows * self.columns, self.patch_len())
     }
 
-    fn cpu_fwd(&self, images: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let images = elements(images, layout)?;
+    /// The patches of all images.
+    fn gather(&self, images: &[f32]) -> Vec<f32> {
         let examples = images.len() / self.image_len().max(1);
         let mut patches = vec![0.0; examples * self.patches_len()];
         let pairs =
@@ -121,11 +222,11 @@ impl CustomOp1 for Patches {
                 patches[to..to + length].copy_from_slice(&image[from..from + length]);
             });
         }
-        let shape = (examples, self.rows * self.columns, self.patch_len());
-        Ok((CpuStorage::F32(patches), Shape::from(shape)))
+        patches
     }
 
-    fn bwd(&self, images: &Tensor, _patches: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+    /// The gradient of the images: each pixel's sum over the patches that it is in.
+    fn scatter(&self, gradient: &Tensor, images: &Tensor) -> Result<Tensor> {
         let mut sums = vec![0.0; images.elem_count()];
         with_elements(gradient, |gradient| {
             let pairs = sums
@@ -137,6 +238,6 @@ impl CustomOp1 for Patches {
                 });
             }
         })?;
-        Ok(Some(Tensor::from_vec(sums, images.shape(), images.device())?))
+        Tensor::from_vec(sums, images.shape(), images.device())
     }
 }

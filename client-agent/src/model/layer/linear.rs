@@ -43,13 +43,14 @@ pub fn linear(
     }
 }
 
-struct Linear {
-    relu: bool,
-    recording: Option<Recording>,
+/// The node; also the inner part of a convolution.
+pub(super) struct Linear {
+    pub(super) relu: bool,
+    pub(super) recording: Option<Recording>,
 }
 
 impl Linear {
-    fn forward(
+    pub(super) fn forward(
         &self,
         (inputs, inputs_layout): (&CpuStorage, &Layout),
         (weight, weight_layout): (&CpuStorage, &Layout),
@@ -73,17 +74,18 @@ impl Linear {
         Ok((product, Shape::from(dims)))
     }
 
-    /// Leaves the record and returns the gradient of the inputs, if anything before needs it.
-    fn backward(
+    /// Leaves the record and returns the gradient of the inputs, if it is wanted.
+    pub(super) fn backward(
         &self,
         inputs: &Tensor,
         weight: &Tensor,
         outputs: &Tensor,
         gradient: &Tensor,
+        wants_inputs: bool,
     ) -> Result<Option<Tensor>> {
         let gradient =
             if self.relu { relu_backward(outputs, gradient)? } else { gradient.contiguous()? };
-        let inputs_gradient = if inputs.track_op() {
+        let inputs_gradient = if wants_inputs {
             let (width, _) = weight.dims2()?;
             let flat = gradient.reshape(((), width))?;
             Some(flat.matmul(&weight.detach())?.reshape(inputs.shape())?)
@@ -160,7 +162,8 @@ impl CustomOp2 for Linear {
         outputs: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((self.backward(inputs, weight, outputs, gradient)?, None))
+        let wanted = inputs.track_op();
+        Ok((self.backward(inputs, weight, outputs, gradient, wanted)?, None))
     }
 }
 
@@ -189,6 +192,7 @@ impl CustomOp3 for Linear {
         outputs: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok((self.backward(inputs, weight, outputs, gradient)?, None, None))
+        let wanted = inputs.track_op();
+        Ok((self.backward(inputs, weight, outputs, gradient, wanted)?, None, None))
     }
 }

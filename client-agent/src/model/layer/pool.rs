@@ -70,9 +70,8 @@ impl CustomOp1 for MaxPool {
                 self.for_each_pixel(corner, |pixel| {
                     for (largest, &value) in largest.iter_mut().zip(&image[pixel..]) {
                         // NaN wins, so that it is not hidden from the finite checks.
-                        if value > *largest || value.is_nan() {
-                            *largest = value;
-                        }
+                        let wins = value > *largest || value.is_nan();
+                        *largest = if wins { value } else { *largest };
                     }
                 });
             });
@@ -83,18 +82,21 @@ impl CustomOp1 for MaxPool {
 
     fn bwd(&self, images: &Tensor, pooled: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let mut sums = vec![0.0; images.elem_count()];
-        let example = |image: &[f32], pooled: &[f32], gradient: &[f32], sums: &mut [f32]| {
+        let mut rest = vec![0.0; self.channels];
+        let mut example = |image: &[f32], pooled: &[f32], gradient: &[f32], sums: &mut [f32]| {
             self.for_each_cell(|cell, corner| {
-                for channel in 0..self.channels {
+                let pooled = &pooled[cell..cell + self.channels];
+                rest.copy_from_slice(&gradient[cell..cell + self.channels]);
+                self.for_each_pixel(corner, |pixel| {
+                    let (image, sums) = (&image[pixel..], &mut sums[pixel..]);
                     // The first of equal pixels takes it all.
-                    let mut open = true;
-                    self.for_each_pixel(corner, |pixel| {
-                        if open && image[pixel + channel] == pooled[cell + channel] {
-                            sums[pixel + channel] = gradient[cell + channel];
-                            open = false;
-                        }
-                    });
-                }
+                    let pixels = image.iter().zip(sums).zip(pooled).zip(&mut rest);
+                    for (((value, sum), largest), rest) in pixels {
+                        let is_largest = value == largest;
+                        *sum = if is_largest { *rest } else { 0.0 };
+                        *rest = if is_largest { 0.0 } else { *rest };
+                    }
+                });
             });
         };
         with_elements(images, |images| {

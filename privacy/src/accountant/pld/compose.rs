@@ -21,7 +21,7 @@ const COARSE_SIZE: usize = 1 << 16;
 /// Points of the FFT at most.
 const FINE_SIZE_MAX: usize = 1 << 20;
 /// The share of a release's variance that the grid may add.
-const VARIANCE_SHARE: f64 = 1e-5;
+const VARIANCE_SHARE: f64 = 4e-5;
 /// Attempts at a better centre or a wider window.
 const ATTEMPTS: usize = 8;
 
@@ -163,9 +163,13 @@ impl Composed {
             let (mut spectrum, log_total) = tilted(&grid, step, center.tilt, size);
             log_moment += count * log_total;
             forward.process(&mut spectrum);
-            for (factor, value) in product.iter_mut().zip(&spectrum) {
+            // The loss is real, so the upper half of its spectrum mirrors the lower.
+            for (factor, value) in product[..=size / 2].iter_mut().zip(&spectrum) {
                 *factor *= power(*value, component.count);
             }
+        }
+        for index in 1..size / 2 {
+            product[size - index] = product[index].conj();
         }
         planner.plan_fft_inverse(size).process(&mut product);
         let scale = (size as f64).recip();

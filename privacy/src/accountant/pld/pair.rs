@@ -140,7 +140,10 @@ impl Pair {
                 (-low, high)
             }
             Self::ReplaceOne(pair) => pair.losses(limits),
-            Self::Atoms(_) => return 0.0,
+            Self::Atoms(atoms) => {
+                let losses = atoms.iter().map(|&(_, loss)| loss);
+                losses.fold((0.0, 0.0), |(low, high), loss| (loss.min(low), loss.max(high)))
+            }
         };
         (high - low) / POINTS_MAX
     }

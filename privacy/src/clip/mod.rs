@@ -1,7 +1,15 @@
-//! L2 clipping of client updates.
+//! L2 clipping of client updates: flat, per layer, and with a norm that adapts.
+
+mod adaptive;
+mod layers;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::{
+    adaptive::{AdaptiveClip, AdaptiveClipPlan},
+    layers::LayerNorms,
+};
 
 /// Says why an update cannot be clipped.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -14,6 +22,24 @@ pub enum ClipError {
         index: usize,
         /// Its value.
         value: f32,
+    },
+    /// The update has another length than its layers together.
+    #[error("the update has {length} elements; its layers have {expected}")]
+    Length {
+        /// Elements given.
+        length: usize,
+        /// Elements of all layers.
+        expected: usize,
+    },
+    /// A parameter lies outside its range (NaN included).
+    #[error("`{field}` is {value}; it must be {range}")]
+    OutOfRange {
+        /// The name of the parameter.
+        field: &'static str,
+        /// What was given.
+        value: f64,
+        /// What would work.
+        range: &'static str,
     },
     /// The clipping norm is not a positive finite number.
     #[error("clipping norm {norm} is not a positive finite number")]

@@ -1,0 +1,163 @@
+//! The bytes of every message, field by field: a change here is a change of the protocol version.
+//!
+//! Integers up to 250 are one byte; 251 announces a `u16`, 252 a `u32`, 253 a `u64`, little endian.
+//! Text and lists start with their length, enums with the number of the variant, options with 0 or 1.
+
+use std::fmt::Debug;
+
+use serde::{Serialize, de::DeserializeOwned};
+use tributary_protocol::{
+    codec,
+    error_code::{ErrorCode, Refusal},
+    id::{Digest, RoundNumber},
+    message::{
+        AgentMessage, Assignment, BaseModel, BlobRef, CoordinatorMessage, EnrollmentRequest,
+        EnrollmentResponse, LatticeSpec, LedgerHead, TransferRequest, TransferResponse,
+        UploadOffer,
+    },
+    model::{MlpSpec, ModelSpec},
+};
+
+/// Checks that `message` encodes to the concatenated fields, and decodes from them.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, fields: &[&str]) {
+    let expected = fields.concat().replace(' ', "");
+    let encoded: String =
+        codec::encode(message).expect("encodes").iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(encoded, expected, "{message:?}");
+    let bytes: Vec<u8> = (0..expected.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&expected[at..at + 2], 16).expect("hexadecimal"))
+        .collect();
+    assert_eq!(&codec::decode::<T>(&bytes).expect("decodes"), message);
+}
+
+fn digest(fill: u8) -> Digest {
+    Digest::from_bytes([fill; 32])
+}
+
+fn hash(fill: u8) -> String {
+    format!("{fill:02x}").repeat(32)
+}
+
+fn base() -> BaseModel {
+    BaseModel {
+        job: "job".parse().expect("valid"),
+        dataset: "data".parse().expect("valid"),
+        model: ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![8], classes: 3 }),
+        version: 7,
+        file: BlobRef { digest: digest(0xb0), length: 300 },
+    }
+}
+
+/// `job`, `data`, variant 0 (MLP) with 2 inputs, hidden [8], 3 classes, version 7, digest, 300.
+fn base_hex() -> Vec<String> {
+    ["03 6a6f62", "04 64617461", "00 02 01 08 03", "07", &hash(0xb0), "fb 2c01"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn refusal() -> Refusal {
+    Refusal::new(ErrorCode::PolicyForbids, "no")
+}
+
+#[test]
+fn agent_messages() {
+    let head = LedgerHead { sequence: 5, hash: digest(0xaa) };
+    let hello = AgentMessage::Hello { agent_version: "1.0".to_owned(), ledger_head: head };
+    check(&hello, &["00", "03 312e30", "05", &hash(0xaa)]);
+    let (job, round) = ("job".parse().expect("valid"), RoundNumber(70_000));
+    check(&AgentMessage::Accept { job, round }, &["01", "03 6a6f62", "fc 70110100"]);
+    let (job, round) = ("job".parse().expect("valid"), RoundNumber(2));
+    // The code is 4001.
+    let decline = AgentMessage::Decline { job, round, refusal: refusal() };
+    check(&decline, &["02", "03 6a6f62", "02", "fb a10f", "02 6e6f"]);
+}
+
+#[test]
+fn coordinator_messages() {
+    let welcome = CoordinatorMessage::Welcome {
+        tenant: "alpha".parse().expect("valid"),
+        acknowledged_head: LedgerHead::EMPTY,
+    };
+    check(&welcome, &["00", "05 616c706861", "00", &hash(0)]);
+    let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
+    let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
+    check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);
+    let fields = [vec!["03".to_owned()], base_hex()].concat();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    check(&CoordinatorMessage::NewBase(base()), &fields);
+    check(&CoordinatorMessage::Refused(refusal()), &["04", "fb a10f", "02 6e6f"]);
+}
+
+#[test]
+fn an_assignment_carries_the_whole_job() {
+    let job = "name = 'job'
+        dataset = 'data'
+        model.mlp = { inputs = 2, hidden = [8], classes = 3 }
+        training = { local_steps = 4, sampling_rate = 0.5, batch_size_expected = 16, client_learning_rate = 1.0, update_norm_max = 2.0 }
+        privacy = { trust = 'local', unit = 'tenant', clipping_norm = 1.0, noise_multiplier = 2.0, delta = 0.5 }
+        round = { rounds = 9, cohort_size = 4, cohort_size_min = 2, report_goal = 3, selection_timeout_ms = 10, configuration_timeout_ms = 20, report_timeout_ms = 30 }
+        server_optimizer.sgd = { server_learning_rate = 1.0, momentum = 0.5 }";
+    let assignment = Assignment {
+        job: toml::from_str(job).expect("a job"),
+        round: RoundNumber(6),
+        base: base(),
+        lattice: LatticeSpec { step: 0.25, bits: 24 },
+        report_within_ms: 1000,
+    };
+    let (half, one, two) = ("000000000000e03f", "000000000000f03f", "0000000000000040");
+    let mut fields = vec![
+        "01".to_owned(),
+        // Job: name, dataset, no regions, model.
+        "03 6a6f62 04 64617461 00 00 02 01 08 03".to_owned(),
+        // Training.
+        format!("04 {half} 10 {one} {two}"),
+        // Privacy: local, tenant, norm, multiplier, delta.
+        format!("00 01 {one} {two} {half}"),
+        // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts.
+        "09 04 02 03 0a 14 1e".to_owned(),
+        // Server optimizer: SGD, rate, momentum.
+        format!("00 {one} {half}"),
+        "06".to_owned(),
+    ];
+    fields.extend(base_hex());
+    // Lattice step and bits, then the time left.
+    fields.push("000000000000d03f 18 fb e803".to_owned());
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    check(&CoordinatorMessage::Configure(Box::new(assignment)), &fields);
+}
+
+#[test]
+fn transfers() {
+    check(
+        &TransferRequest::Download { digest: digest(1), offset: 262_144 },
+        &["00", &hash(1), "fc 00000400"],
+    );
+    let offer = UploadOffer {
+        job: "job".parse().expect("valid"),
+        round: RoundNumber(3),
+        update: BlobRef { digest: digest(2), length: 150 },
+        ledger_head: LedgerHead { sequence: 1, hash: digest(3) },
+    };
+    check(
+        &TransferRequest::Upload(offer),
+        &["01", "03 6a6f62", "03", &hash(2), "96", "01", &hash(3)],
+    );
+    check(&TransferResponse::Sending { length: 251 }, &["00", "fb fb00"]);
+    check(&TransferResponse::SendFrom { offset: 0 }, &["01", "00"]);
+    check(&TransferResponse::Stored, &["02"]);
+    check(&TransferResponse::Refused(refusal()), &["03", "fb a10f", "02 6e6f"]);
+}
+
+#[test]
+fn enrolment() {
+    let request = EnrollmentRequest {
+        tenant: "alpha".parse().expect("valid"),
+        secret: [7; 32],
+        signing_request: vec![0x30, 0x00],
+    };
+    check(&request, &["05 616c706861", &hash(7), "02 3000"]);
+    let certificates = vec![vec![1, 2], vec![3]];
+    check(&EnrollmentResponse::Issued { certificates }, &["00", "02", "02 0102", "01 03"]);
+    check(&EnrollmentResponse::Refused(refusal()), &["01", "fb a10f", "02 6e6f"]);
+}
