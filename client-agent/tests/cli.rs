@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tributary_agent::{
-    identity::{Coordinator, Enrollment, Identity, NewKey},
+    identity::{Coordinator, Enrollment, Identity},
     site::Site,
 };
 use tributary_protocol::id::TenantId;
@@ -38,7 +38,7 @@ fn site() -> tempfile::TempDir {
     let parameters = rcgen::CertificateParams::new(["ash".to_owned()]).unwrap();
     let certificate = parameters.self_signed(&key).unwrap().der().clone();
     let enrollment = Enrollment {
-        key_pem: NewKey::generate(&tenant).unwrap().key_pem(),
+        key_pem: key.serialize_pem(),
         chain: vec![certificate.clone(), certificate.clone()],
         authority: certificate,
         // Nobody answers there.
@@ -102,6 +102,16 @@ fn check_names_what_is_wrong_and_fails() {
             assert!(text(&output).contains(word), "{word}: {}", text(&output));
         }
     }
+}
+
+#[test]
+fn check_finds_a_key_of_another_certificate() {
+    let site = site();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    std::fs::write(site.path().join("identity/key.pem"), other).unwrap();
+    let output = agent(&["check", "--json"], site.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("do not fit"), "{}", text(&output));
 }
 
 #[test]

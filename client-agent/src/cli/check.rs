@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
-use tributary_protocol::{error_code::Refusal, job::JobSpec};
+use tributary_protocol::{error_code::Refusal, job::JobSpec, transport::tls};
 
 use super::{CliError, options::CheckOptions, output, privacy};
 use crate::{
@@ -111,6 +111,10 @@ fn identity(site: &Site) -> Finding {
             let days = identity.expires.since(now).as_secs() / 86_400;
             let who = &identity.coordinator;
             let ok = !identity.is_expired(now);
+            if let Err(error) = tls::agent(identity.tls.clone(), &identity.authority) {
+                let detail = format!("key and certificate do not fit: {}", chain(&error));
+                return Finding { what: what.to_owned(), ok: false, detail };
+            }
             let detail = if ok {
                 format!("tenant {} at {}, for {days} more days", who.tenant, who.address)
             } else {

@@ -88,6 +88,9 @@ impl Api {
         }));
         let document = json!({"api": format!("http://{bound}")}).to_string();
         write_durably(&site.endpoints(), document.as_bytes(), Access::Shared)?;
+        if !bound.ip().is_loopback() {
+            tracing::warn!(api = %bound, "the interface has no passwords; keep it inside the site");
+        }
         tracing::info!(api = %bound, "serving");
         Ok(Self { task, stop })
     }

@@ -221,6 +221,12 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_a_configuration() {
+        let config = parse(include_str!("../../../examples/config/agent.toml")).unwrap();
+        assert!(!config.datasets.is_empty());
+    }
+
+    #[test]
     fn overrides_win_over_the_file() {
         let overrides =
             Overrides { api_listen: Some(SocketAddr::from(([127, 0, 0, 1], 9))), threads: Some(3) };

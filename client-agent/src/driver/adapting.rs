@@ -139,8 +139,11 @@ impl Work<'_> {
         });
         let complete = !cut;
         match outcome {
-            // A first adapter that was cut at once is still the base.
-            Ok(outcome) if outcome.accepted && (complete || self.start.is_some()) => {
+            // An adapter that was cut before it learnt anything is still the base.
+            Ok(outcome)
+                if outcome.accepted
+                    && (complete || outcome.validation != outcome.base_validation) =>
+            {
                 let accuracy = self.held_out(Some(&outcome.adapter));
                 let adapter = Some((outcome.adapter, accuracy));
                 NextServed { base_accuracy, adapter, complete }

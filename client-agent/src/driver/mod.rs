@@ -41,7 +41,7 @@ enum Event {
     Link(u64, LinkEvent),
     /// From an upload on the n-th connection.
     Uploaded(u64, RoundKey, UploadEnd),
-    /// From the worker.
+    /// From a thread of its own.
     Worked(Input),
 }
 
@@ -133,7 +133,8 @@ impl Driver {
             Event::Worked(input) => {
                 match &input {
                     Input::Trained { .. } => self.training = None,
-                    _ => self.adapting = None,
+                    Input::Adapted { .. } => self.adapting = None,
+                    _ => {}
                 }
                 self.step(input);
             }
@@ -156,8 +157,13 @@ impl Driver {
                     self.step(Input::LedgerCompared(outcome));
                 }
                 Output::Examine(assignment, approved) => {
-                    let outcome = self.agent.examine(&assignment, &approved);
-                    self.step(Input::Examined { key: RoundKey::of(&assignment), outcome });
+                    let (agent, events) = (self.agent.clone(), self.events.clone());
+                    // Accounting takes its time on a long ledger.
+                    tokio::task::spawn_blocking(move || {
+                        let outcome = agent.examine(&assignment, &approved);
+                        let key = RoundKey::of(&assignment);
+                        let _ = events.send(Event::Worked(Input::Examined { key, outcome }));
+                    });
                 }
                 Output::Train(assignment, approved) => {
                     let key = RoundKey::of(&assignment);

@@ -11,7 +11,7 @@ use super::{agent::Agent, cancel::Cancellation, clock, records::RecordsError, se
 use crate::{
     policy::Approved,
     session::TrainingEnd,
-    update::{Release, RoundData, UpdateError, noisy_update, release},
+    update::{Release, RoundData, Standing, UpdateError, noisy_update, release},
 };
 
 /// Carries out an approved assignment up to its debited release.
@@ -51,7 +51,9 @@ fn train(
     let _entered = span.enter();
     // Another round may have been debited since this one was examined.
     let failed = TrainingEnd::Failed;
-    agent.examine(assignment, approved).map_err(failed)?;
+    if let Standing::Released(release) = agent.examine(assignment, approved).map_err(failed)? {
+        return Ok(release);
+    }
     let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)
         .map_err(|error| Refusal::from_error(ErrorCode::BaseModelInvalid, &error))
         .map_err(failed)?;
@@ -74,9 +76,9 @@ fn train(
             clock::now().0,
         )
     });
-    agent.status.spent(&agent.ledger, &agent.policy, clock::now().0);
     match outcome {
         Ok(release) => {
+            agent.status.spent(&agent.ledger, &agent.policy, clock::now().0);
             metrics::counter!("tributary_rounds_released").increment(1);
             tracing::info!(bytes = release.update.length, "update debited");
             Ok(release)

@@ -84,6 +84,12 @@ fn an_allowed_job_gives_its_cost() {
 }
 
 #[test]
+fn the_sample_is_a_policy() {
+    let policy = policy(include_str!("../../../examples/config/policy.toml"));
+    assert!(!policy.datasets.is_empty());
+}
+
+#[test]
 fn a_job_without_regions_passes_and_a_policy_without_regions_allows_any() {
     let anywhere = assignment(&JOB.replace("regions = [\"eu\"]", ""));
     policy(POLICY).check(&anywhere, &configured()).unwrap();

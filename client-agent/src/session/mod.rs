@@ -5,7 +5,10 @@
 //! touches a disk, so a test can step through any order of events.
 //!
 //! Rounds come first: an adaptation is cut short when an assignment arrives, and goes on when no
-//! round is open. Training goes on across a lost connection; its release is uploaded after the
+//! round is open. Where rounds follow each other so closely that this never happens, an adaptation
+//! becomes *overdue* [`ADAPTATION_INTERVAL_MS_MAX`] after the last completed one (or after the first
+//! base was heard of): it starts as soon as the worker is free, before queued rounds, and neither
+//! an assignment nor a newer base cuts it; its own time budget bounds it. Training goes on across a lost connection; its release is uploaded after the
 //! next welcome. An [`Output::Upload`] follows only from an input that says the release is debited.
 
 mod backoff;
@@ -18,7 +21,7 @@ use std::collections::VecDeque;
 
 use tributary_protocol::{
     error_code::Refusal,
-    id::DatasetName,
+    id::{DatasetName, Digest},
     message::{AgentMessage, BaseModel, CoordinatorMessage},
     time::Timestamp,
 };
@@ -34,6 +37,9 @@ use crate::policy::Policy;
 /// How long the coordinator may take to answer the hello, in milliseconds.
 const GREETING_TIMEOUT_MS: u64 = 15_000;
 
+/// The longest that rounds may keep the agent from adapting to a base, in milliseconds.
+const ADAPTATION_INTERVAL_MS_MAX: u64 = 60_000;
+
 /// One agent's session with its coordinator, across connections.
 #[derive(Debug)]
 pub struct Session {
@@ -44,6 +50,8 @@ pub struct Session {
     /// The newest base that is not fully adapted to.
     wanted: Option<BaseModel>,
     adapting: Option<Adapting>,
+    /// When the last adaptation was completed; before that, when the first base was heard of.
+    adapted_at: Option<Timestamp>,
     /// Why this agent takes part in nothing until it is restarted.
     halted: Option<Refusal>,
     /// Why the last assignment was declined.
@@ -71,6 +79,7 @@ impl Session {
             rounds: Rounds::default(),
             wanted: None,
             adapting: None,
+            adapted_at: None,
             halted: None,
             refused: None,
             stopping: false,
@@ -85,12 +94,25 @@ impl Session {
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Timestamp> {
-        match &self.link {
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let link = match &self.link {
             Link::Disconnected { retry_at, .. } => Some(*retry_at),
             Link::Greeting { deadline, .. } => Some(*deadline),
             Link::Connecting { .. } | Link::Established => None,
-        }
+        };
+        link.into_iter().chain(self.overdue_at()).min()
+    }
+
+    /// When the wanted base will not wait for rounds any longer, if the worker is free then.
+    fn overdue_at(&self) -> Option<Timestamp> {
+        let waits =
+            self.wanted.is_some() && self.adapting.is_none() && self.rounds.training().is_none();
+        let since = self.adapted_at.filter(|_| waits && !self.stopping)?;
+        Some(since.after_ms(ADAPTATION_INTERVAL_MS_MAX))
+    }
+
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        self.adapted_at.is_some_and(|since| now >= since.after_ms(ADAPTATION_INTERVAL_MS_MAX))
     }
 
     /// Acts on a moment that has come.
@@ -120,7 +142,7 @@ impl Session {
             Input::Examined { key, outcome } => self.examined(&key, outcome),
             Input::Trained { key, outcome } => self.trained(&key, outcome),
             Input::Uploaded { key, outcome } => self.uploaded(now, &key, outcome),
-            Input::Adapted { base, complete } => self.adapted(base, complete),
+            Input::Adapted { base, complete } => self.adapted(now, base, complete),
             Input::Shutdown => self.shutdown(),
         }
         self.schedule(now);
@@ -140,7 +162,7 @@ impl Session {
                 tracing::info!(job = %key.job, round = %key.round, abandoned, "round closed");
                 self.close(&key);
             }
-            CoordinatorMessage::NewBase(base) => self.want(base),
+            CoordinatorMessage::NewBase(base) => self.want(now, base),
             CoordinatorMessage::Refused(refusal) => {
                 self.outputs.push_back(Output::Disconnect);
                 self.lost(now, Failure::refused(&refusal));
@@ -158,22 +180,28 @@ impl Session {
     }
 
     /// Notes a base to serve and adapt to; only the newest counts.
-    fn want(&mut self, base: BaseModel) {
+    fn want(&mut self, now: Timestamp, base: BaseModel) {
         let known = self.wanted.as_ref().or(self.adapting.as_ref().map(|adapting| &adapting.base));
         let stale =
             known.is_some_and(|known| known.job == base.job && known.version >= base.version);
         if stale {
             return;
         }
-        self.cut_adapting();
+        if !self.is_overdue(now) {
+            self.cut_adapting();
+        }
+        self.adapted_at.get_or_insert(now);
         self.wanted = Some(base);
     }
 
-    fn adapted(&mut self, base: tributary_protocol::id::Digest, complete: bool) {
+    fn adapted(&mut self, now: Timestamp, base: Digest, complete: bool) {
         let Some(adapting) = self.adapting.take_if(|adapting| adapting.base.file.digest == base)
         else {
             return;
         };
+        if complete {
+            self.adapted_at = Some(now);
+        }
         // What was cut short goes on later, unless something newer has arrived meanwhile.
         if !complete && adapting.cut && self.wanted.is_none() {
             self.wanted = Some(adapting.base);
@@ -192,8 +220,11 @@ impl Session {
         if self.stopping {
             return;
         }
-        if self.rounds.has_work() {
+        if self.rounds.has_work() && !self.is_overdue(now) {
             self.cut_adapting();
+        }
+        if self.is_overdue(now) && self.rounds.training().is_none() {
+            self.start_adapting();
         }
         if self.adapting.is_none() {
             for key in self.rounds.drop_expired(now) {
@@ -208,8 +239,13 @@ impl Session {
                 self.outputs.push_back(Output::Upload(release));
             }
         }
+        if self.rounds.leaves_time() {
+            self.start_adapting();
+        }
+    }
+
+    fn start_adapting(&mut self) {
         if self.adapting.is_none()
-            && self.rounds.leaves_time()
             && let Some(base) = self.wanted.take()
         {
             self.outputs.push_back(Output::Adapt(base.clone()));

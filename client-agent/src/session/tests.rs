@@ -64,12 +64,13 @@ const NOW: Timestamp = Timestamp(1_000_000);
 
 struct Stage {
     session: Session,
+    now: Timestamp,
 }
 
 impl Stage {
     fn new() -> Self {
         let datasets = vec![DatasetName::new("adult").unwrap()];
-        let mut stage = Self { session: Session::new(policy(), datasets) };
+        let mut stage = Self { session: Session::new(policy(), datasets), now: NOW };
         assert_eq!(stage.outputs(), [Output::Connect]);
         stage
     }
@@ -91,7 +92,7 @@ impl Stage {
     }
 
     fn give(&mut self, input: Input) -> Vec<Output> {
-        self.session.handle(NOW, input);
+        self.session.handle(self.now, input);
         self.outputs()
     }
 
@@ -176,6 +177,37 @@ fn rounds_cut_an_adaptation_short_and_it_goes_on_later() {
     assert_eq!(outputs, [Output::CancelTraining(key(2))]);
     let outputs = stage.give(Input::Trained { key: key(2), outcome: Err(TrainingEnd::Cancelled) });
     assert_eq!(outputs, [Output::Adapt(base(1))]);
+}
+
+#[test]
+fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
+    let mut stage = Stage::welcomed();
+    let digest = |version| base(version).file.digest;
+    // The first base is heard of while a round trains, and the next round follows at once.
+    stage.configure(1);
+    stage.examined(1);
+    stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
+    assert_eq!(stage.session.poll_timeout(), None, "the worker is not free");
+    stage.now = stage.now.after_ms(ADAPTATION_INTERVAL_MS_MAX - 1);
+    assert_eq!(stage.configure(2)[0], Output::CancelTraining(key(1)));
+    stage.examined(2);
+    stage.now = stage.now.after_ms(1);
+    let cancelled = Input::Trained { key: key(1), outcome: Err(TrainingEnd::Cancelled) };
+    assert_eq!(stage.give(cancelled), [Output::Adapt(base(1))], "before the queued round");
+    assert_eq!(stage.configure(2), [accept(2)], "nothing is cut");
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(2)))), []);
+    let done = Input::Adapted { base: digest(1), complete: true };
+    assert!(matches!(stage.give(done)[..], [Output::Train(..)]), "rounds come first again");
+
+    // An update that is in does not hold an overdue adaptation up either.
+    let trained = Input::Trained { key: key(2), outcome: Ok(release(2)) };
+    assert_eq!(stage.give(trained), [Output::Upload(release(2))]);
+    assert_eq!(stage.give(Input::Uploaded { key: key(2), outcome: UploadEnd::Stored }), []);
+    let overdue = stage.now.after_ms(ADAPTATION_INTERVAL_MS_MAX);
+    assert_eq!(stage.session.poll_timeout(), Some(overdue));
+    stage.session.handle_timeout(overdue);
+    assert_eq!(stage.outputs(), [Output::Adapt(base(2))]);
+    assert_eq!(stage.session.poll_timeout(), None);
 }
 
 #[test]
@@ -339,6 +371,11 @@ proptest! {
             now = now.after_ms(wait_ms);
             if stage.session.poll_timeout().is_some_and(|timeout| timeout <= now) {
                 stage.session.handle_timeout(now);
+                let next = stage.session.poll_timeout();
+                prop_assert!(next.is_none_or(|next| next > now), "no busy waiting");
+                for output in stage.outputs() {
+                    working += i32::from(matches!(output, Output::Train(..) | Output::Adapt(..)));
+                }
             }
             let answers_train = matches!(&input, Input::Trained { key, .. }
                 if stage.session.rounds.training().as_ref() == Some(key));
