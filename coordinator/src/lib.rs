@@ -11,7 +11,7 @@
 //! | [`aggregation`], [`optimizer`] | from packed updates to the next base model |
 //! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
 //! | [`store`], [`blobs`] | durable records, content-addressed files |
-//! | [`driver`], [`api`], [`cli`], [`config`] | sockets, clock, people |
+//! | [`driver`], [`api`], [`config`] | sockets, clock, people |
 //!
 //! ```
 //! use tributary_coordinator::round::{Input, Output, Round};
@@ -31,7 +31,6 @@
 pub mod aggregation;
 pub mod api;
 pub mod blobs;
-pub mod cli;
 pub mod cohort;
 pub mod config;
 pub mod driver;

@@ -1,8 +1,17 @@
 //! The `tributary-coordinator` program.
 
-use clap::Parser;
-use tributary_coordinator::cli::Cli;
+mod cli;
 
-fn main() -> anyhow::Result<()> {
-    Cli::parse().run()
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
 }

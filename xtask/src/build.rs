@@ -19,12 +19,18 @@ pub(crate) enum Profile {
 /// Builds the three programs; returns the folder that holds them.
 pub(crate) fn programs(profile: Profile) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--locked", "--bins"]);
-    for package in PROGRAMS {
-        command.args(["--package", package]);
-    }
-    if profile == Profile::Release {
-        command.arg("--release");
+    command.args(["build", "--locked"]);
+    match profile {
+        // Together with the tests, so that both share one set of features and build once.
+        Profile::Dev => {
+            command.args(["--workspace", "--bins", "--tests"]);
+        }
+        Profile::Release => {
+            command.args(["--release", "--bins"]);
+            for package in PROGRAMS {
+                command.args(["--package", package]);
+            }
+        }
     }
     run(&mut command)?;
     let target = std::env::var_os("CARGO_TARGET_DIR");

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use ureq::{Agent, Body, http::Response};
 
 use super::Common;
-use crate::{api::ErrorDocument, config::Endpoints};
+use tributary_coordinator::{api::ErrorDocument, config::Endpoints};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -33,7 +33,9 @@ impl Client {
             std::fs::read_to_string(folder.join("endpoints.json")).with_context(not_running)?;
         let endpoints: Endpoints =
             serde_json::from_str(&text).context("endpoints.json is damaged")?;
+        // The API is on this machine, whatever proxy the environment names.
         let config = Agent::config_builder()
+            .proxy(None)
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .build();

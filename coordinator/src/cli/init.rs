@@ -4,7 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{Common, ListenFlags, print};
-use crate::{
+use tributary_coordinator::{
     config::{Config, Listen},
     driver::clock,
     tenants::authority::Authority,

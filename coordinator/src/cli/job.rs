@@ -7,7 +7,7 @@ use clap::Subcommand;
 use tributary_protocol::id::JobId;
 
 use super::{Common, client::Client, print, table};
-use crate::{
+use tributary_coordinator::{
     api::{JobDocument, JobSubmitted},
     scheduler::JobState,
 };

@@ -16,12 +16,12 @@ use clap::{Args, Parser, Subcommand};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 
-use crate::config::Folder;
+use tributary_coordinator::config::Folder;
 
 /// Schedules federated learning rounds and keeps the shared base models.
 #[derive(Debug, Parser)]
 #[command(name = "tributary-coordinator", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -102,7 +102,7 @@ impl Cli {
     ///
     /// # Errors
     /// Whatever the command meets, as a chain of causes ending in a hint where there is one.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Init { hosts, listen, common } => init::run(&common, &hosts, &listen),
             Command::Serve { listen, exit_with_stdin, common } => {
@@ -123,6 +123,12 @@ fn print<T: Serialize>(common: &Common, document: &T, text: impl FnOnce(&T) -> S
         text(document)
     };
     print_line(&text);
+}
+
+/// Prints an error with its causes in one line: a backtrace would scroll it away.
+#[expect(clippy::print_stderr, reason = "the answer of a command that failed")]
+pub(crate) fn print_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tributary_protocol::id::Digest;
 
 use super::{Common, client::Client, print, table};
-use crate::api::ModelDocument;
+use tributary_coordinator::api::ModelDocument;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelCommand {

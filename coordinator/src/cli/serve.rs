@@ -18,7 +18,7 @@ use tributary_protocol::{
 };
 
 use super::{Common, ListenFlags};
-use crate::{
+use tributary_coordinator::{
     api::{self, ApiState},
     blobs::BlobStore,
     config::Endpoints,

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use tributary_protocol::id::{Region, TenantId};
 
 use super::{Common, client::Client, print, table};
-use crate::api::{NewTenant, TenantAdded, TenantDocument};
+use tributary_coordinator::api::{NewTenant, TenantAdded, TenantDocument};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
