@@ -2,11 +2,15 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
-use tributary_protocol::{id::Digest, model::ModelSpec};
+use tributary_protocol::{
+    id::Digest,
+    model::ModelSpec,
+    tensor_file::{TensorFileError, check_parameters},
+};
 
 use super::{Adapter, AdapterPlan, LowRank};
 use crate::model::{
-    Model, ModelError, Tape, add_scaled, check_parameters,
+    Model, ModelError, Tape, add_scaled,
     layer::{Recording, Spans, linear},
     with_elements,
 };
@@ -71,7 +75,7 @@ impl Adapter {
             && self.layers.iter().zip(&wanted).all(|(layer, &(inputs, outputs))| {
                 layer.a.len() == self.rank * inputs && layer.b.len() == self.rank * outputs
             });
-        if fits { Ok(()) } else { Err(ModelError::ParameterCount { expected, found }) }
+        if fits { Ok(()) } else { Err(TensorFileError::ParameterCount { expected, found }.into()) }
     }
 }
 

@@ -9,7 +9,7 @@ mod plan;
 mod weights;
 
 use thiserror::Error;
-use tributary_protocol::id::Digest;
+use tributary_protocol::{id::Digest, tensor_file::TensorFileError};
 
 use crate::{model::ModelError, train::TrainError};
 
@@ -62,9 +62,12 @@ pub enum AdapterError {
         /// The metadata key.
         field: &'static str,
     },
-    /// The parameters or the file do not fit the model.
+    /// The parameters do not fit the model.
     #[error("the adapter does not fit the model")]
     Model(#[from] ModelError),
+    /// The file does not hold an adapter of the model.
+    #[error("the adapter file is not usable")]
+    File(#[from] TensorFileError),
     /// Training or evaluation failed.
     #[error("the adapter could not be trained")]
     Train(#[from] TrainError),

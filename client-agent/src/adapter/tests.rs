@@ -125,9 +125,9 @@ fn files_and_plans_that_cannot_work_are_named() {
     let bytes = adapter.to_safetensors(&spec()).expect("fits");
     let wide = ModelSpec::Mlp(MlpSpec { inputs: 5, hidden: vec![8], classes: 2 });
     let error = Adapter::from_safetensors(&wide, &bytes).expect_err("other width");
-    assert!(matches!(error, AdapterError::Model(ModelError::Shape { .. })), "{error:?}");
+    assert!(matches!(error, AdapterError::File(TensorFileError::Shape { .. })), "{error:?}");
     assert!(adapter.merge(&wide, &vec![0.0; wide.num_parameters()]).is_err());
-    let bare = crate::model::parameters_to_safetensors(&spec(), &base()).expect("valid");
+    let bare = tributary_protocol::tensor_file::write(&spec(), &base()).expect("valid");
     let error = Adapter::from_safetensors(&spec(), &bare).expect_err("no adapter");
     assert!(matches!(error, AdapterError::Metadata { .. }), "{error:?}");
     for (plan, field) in [

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use tributary_protocol::{id::Digest, model::ModelSpec};
+use tributary_protocol::{
+    id::Digest,
+    model::ModelSpec,
+    tensor_file::{NamedTensor, TensorFileError, read_tensors, write_tensors},
+};
 
 use super::{Adapter, AdapterError, LowRank, lora::layer_sizes};
-use crate::model::{ModelError, NamedTensor, read_tensors, write_tensors};
 
 /// The metadata key; one key only, as the order of several is not fixed in the file.
 const DESCRIPTION: &str = "tributary_adapter";
@@ -54,7 +57,8 @@ impl Adapter {
     /// # Errors
     /// [`AdapterError`] for a file without description, or tensors that do not fit `spec`.
     pub fn from_safetensors(spec: &ModelSpec, bytes: &[u8]) -> Result<Self, AdapterError> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(ModelError::Safetensors)?;
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(TensorFileError::Safetensors)?;
         let description = header
             .metadata()
             .as_ref()

@@ -6,6 +6,7 @@ use tributary_protocol::{
     id::{DatasetName, Digest, JobId},
     message::BaseModel,
     model::ModelSpec,
+    tensor_file::{self, TensorFileError},
 };
 
 use super::status::{AdapterStatus, BaseStatus};
@@ -13,7 +14,6 @@ use crate::{
     adapter::{Adapter, AdapterError},
     durable_file::{Access, FileError, create_directory, read_bytes, read_text, write_durably},
     engine::{Engine, EngineError, Serving},
-    model::{ModelError, parameters_from_safetensors},
     site::Site,
 };
 
@@ -57,7 +57,7 @@ pub enum ServingError {
     },
     /// The base is no usable model.
     #[error("the base model is not usable")]
-    Base(#[source] ModelError),
+    Base(#[source] TensorFileError),
     /// The adapter cannot be used.
     #[error("the adapter is not usable")]
     Adapter(#[source] AdapterError),
@@ -76,7 +76,7 @@ pub(super) fn load_base(
     if Digest::of(&bytes) != digest {
         return Err(ServingError::Digest { digest });
     }
-    parameters_from_safetensors(spec, &bytes).map_err(ServingError::Base)
+    tensor_file::read(spec, &bytes).map_err(ServingError::Base)
 }
 
 /// What was served when the agent last ran.

@@ -5,90 +5,30 @@ mod kernels;
 pub mod layer;
 mod loss;
 mod tape;
-mod weights;
 
 use std::ops::Range;
 
 use candle_core::{Device, Tensor, Var};
 use thiserror::Error;
-use tributary_protocol::model::{ModelSpec, ModelSpecError};
-
-pub use self::{
-    clipping::ClippingError,
-    loss::cross_entropy_sum,
-    tape::Tape,
-    weights::{parameters_from_safetensors, parameters_to_safetensors},
+use tributary_protocol::{
+    model::ModelSpec,
+    tensor_file::{TensorFileError, check_parameters},
 };
+
+pub use self::{clipping::ClippingError, loss::cross_entropy_sum, tape::Tape};
 use self::{
     kernels::AddScaled,
     layer::{Recording, Spans, linear},
 };
-pub(crate) use self::{
-    kernels::with_elements,
-    loss::softmax_rows,
-    weights::{NamedTensor, read_tensors, write_tensors},
-};
+pub(crate) use self::{kernels::with_elements, loss::softmax_rows};
 
 /// Says why parameters are not a model.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The sizes of the model are not usable.
-    #[error("the model cannot be built")]
-    Spec(#[from] ModelSpecError),
-    /// The parameter vector has the wrong length.
-    #[error("{found} parameters given for a model of {expected}")]
-    ParameterCount {
-        /// Parameters of the model.
-        expected: usize,
-        /// Parameters given.
-        found: usize,
-    },
-    /// A parameter is NaN or infinite.
-    #[error("tensor {tensor:?} holds {value} at element {index}; parameters must be finite")]
-    NonFinite {
-        /// Name of the tensor.
-        tensor: String,
-        /// Element within it, row-major.
-        index: usize,
-        /// The value.
-        value: f32,
-    },
-    /// The bytes are not a safetensors file.
-    #[error("not a readable safetensors file")]
-    Safetensors(#[source] safetensors::SafeTensorError),
-    /// A tensor of the model is not in the file.
-    #[error("tensor {tensor:?} is missing; the file has {available:?}")]
-    MissingTensor {
-        /// Name of the tensor.
-        tensor: String,
-        /// What the file has.
-        available: Vec<String>,
-    },
-    /// A tensor of the file is not in the model.
-    #[error("tensor {tensor:?} does not belong to this model; remove it or name the right model")]
-    UnexpectedTensor {
-        /// Name of the tensor.
-        tensor: String,
-    },
-    /// A tensor has another shape than the model's.
-    #[error("tensor {tensor:?} has shape {found:?}; the model needs {expected:?}")]
-    Shape {
-        /// Name of the tensor.
-        tensor: String,
-        /// The model's shape.
-        expected: Vec<usize>,
-        /// The file's shape.
-        found: Vec<usize>,
-    },
-    /// A tensor holds another type than f32.
-    #[error("tensor {tensor:?} holds {found}; only F32 is supported, convert the file")]
-    Dtype {
-        /// Name of the tensor.
-        tensor: String,
-        /// The file's type.
-        found: String,
-    },
+    /// The parameters are not those of the model.
+    #[error(transparent)]
+    Parameters(#[from] TensorFileError),
     /// The tensor library failed.
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
@@ -230,31 +170,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// Checks the length of a parameter vector and that each value is finite.
-///
-/// # Errors
-/// [`ModelError`] naming the tensor and element.
-pub fn check_parameters(spec: &ModelSpec, parameters: &[f32]) -> Result<(), ModelError> {
-    spec.validate()?;
-    let expected = spec.num_parameters();
-    if parameters.len() != expected {
-        return Err(ModelError::ParameterCount { expected, found: parameters.len() });
-    }
-    let Some(position) = parameters.iter().position(|value| !value.is_finite()) else {
-        return Ok(());
-    };
-    let mut start = 0;
-    for tensor in spec.tensors() {
-        let end = start + tensor.num_elements();
-        if position < end {
-            let (index, value) = (position - start, parameters[position]);
-            return Err(ModelError::NonFinite { tensor: tensor.name, index, value });
-        }
-        start = end;
-    }
-    unreachable!("the tensors cover every parameter")
 }
 
 /// Adds `scale * source` to any variable in place; for parameters outside a [`Model`].

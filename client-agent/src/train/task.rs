@@ -1,10 +1,7 @@
-use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
+use tributary_protocol::{job::TrainingPlan, model::ModelSpec, tensor_file::check_parameters};
 
 use super::TrainError;
-use crate::{
-    data::Dataset,
-    model::{Model, check_parameters},
-};
+use crate::{data::Dataset, model::Model};
 
 /// One round of local training: from which base, on which records, by which plan.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,7 @@ pub use self::{
     noisy::{RoundData, noisy_update},
     release::{SharedLedger, Standing, release, request, standing},
 };
-use crate::{durable_file::FileError, model::ModelError, train::TrainError};
+use crate::{durable_file::FileError, train::TrainError};
 
 /// Bytes that the ledger allows to leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +46,6 @@ pub enum UpdateError {
     /// The round closed meanwhile; nothing was debited.
     #[error("the round closed before the update was released")]
     Cancelled,
-    /// The base model cannot be used.
-    #[error("the base model is not usable")]
-    Base(#[source] ModelError),
     /// Training gave nothing.
     #[error("local training failed")]
     Train(#[from] TrainError),
@@ -87,7 +84,7 @@ impl UpdateError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Base(_) | Self::Train(TrainError::Model(_)) => ErrorCode::BaseModelInvalid,
+            Self::Train(TrainError::Model(_)) => ErrorCode::BaseModelInvalid,
             Self::Clip(_)
             | Self::Lattice(LatticeError::NonFinite { .. })
             | Self::Mechanism(MechanismError::Clip(_))

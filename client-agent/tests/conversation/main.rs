@@ -10,7 +10,6 @@ use tributary_agent::{
     config::{Config, Overrides},
     driver::{self, Agent},
     identity::{Identity, enroll},
-    model::parameters_to_safetensors,
     policy::Policy,
     session::Phase,
     site::Site,
@@ -61,7 +60,7 @@ fn base_file(version: u64) -> Vec<u8> {
     let parameters: Vec<f32> = (0..model.num_parameters())
         .map(|index| ((index as f32 + version as f32) * 0.7).sin() * 0.05)
         .collect();
-    parameters_to_safetensors(&model, &parameters).unwrap()
+    tributary_protocol::tensor_file::write(&model, &parameters).unwrap()
 }
 
 fn base(version: u64) -> BaseModel {

@@ -152,6 +152,16 @@ impl NoisyGradientSum {
         self.dimension as f64 * (DiscreteGaussian::STATISTICAL_DISTANCE + rounding)
     }
 
+    /// The largest micro-batch size with which a batch of so many examples is accepted; 0 if none.
+    #[must_use]
+    pub const fn micro_batch_max(examples: usize) -> usize {
+        // examples / m micro-batches of m make a total m (m + 1) of at most examples (m + 1).
+        match (SUMMATION_WORK_MAX as usize).checked_div(examples) {
+            Some(share) => share.saturating_sub(1),
+            None => usize::MAX,
+        }
+    }
+
     /// Starts the sum of one batch; a batch without any example is released as it is.
     #[must_use]
     pub fn begin(&self) -> GradientSum {
@@ -281,6 +291,15 @@ mod tests {
             Err(MechanismError::BatchTooLarge { .. })
         ));
         assert!(mechanism.begin().add(&[0.0; 2], usize::MAX).is_err());
+        for batch in [1, 100, 600, 1023, 5000, 40_000] {
+            let mut sum = mechanism.begin();
+            let size = NoisyGradientSum::micro_batch_max(batch);
+            for start in (0..batch).step_by(size) {
+                sum.add(&[0.0; 2], size.min(batch - start)).expect("small enough");
+            }
+            assert_eq!(sum.examples(), batch as u64);
+        }
+        assert_eq!(NoisyGradientSum::micro_batch_max(1_000_000), 0);
         let mut sum = mechanism.begin();
         for _ in 0..128 {
             sum.add(&[0.1; 2], 31).expect("4,000 examples in small micro-batches");

@@ -89,24 +89,34 @@ impl DiscreteGaussian {
 
     fn add_parts<const PARTS: usize>(&self, noise: &mut impl NoiseSource, values: &mut [i64]) {
         let mut buffer = Zeroizing::new([0u8; BUFFER]);
-        let stride = self.stride;
         for values in values.chunks_mut(BUFFER / (4 * PARTS)) {
             let bytes = &mut buffer[..values.len() * 4 * PARTS];
             noise.fill_bytes(bytes);
             let (words, _) = bytes.as_chunks::<4>();
             let (groups, _) = words.as_chunks::<PARTS>();
             for (value, group) in values.iter_mut().zip(groups) {
-                let words = group.map(u32::from_le_bytes);
+                let (mut drawn, mut tie) = (0, false);
+                for bytes in group {
+                    let word = u32::from_le_bytes(*bytes);
+                    tie |= self.table.is_tie(word);
+                    drawn = drawn * self.stride + self.table.outcome(word);
+                }
                 // Rare enough that the processor never sees a pattern, so it costs nothing.
-                let tie = words.iter().fold(false, |tie, &word| tie | self.table.is_tie(word));
-                *value += if tie {
-                    let settle = |sum, word| sum * stride + self.table.settled(word, noise);
-                    words.into_iter().fold(0, settle)
-                } else {
-                    words.into_iter().fold(0, |sum, word| sum * stride + self.table.outcome(word))
-                };
+                if tie {
+                    drawn = self.settle(group, noise);
+                }
+                *value += drawn;
             }
         }
+    }
+
+    /// The draw of words of which at least one is a tie.
+    #[cold]
+    #[inline(never)]
+    fn settle(&self, words: &[[u8; 4]], noise: &mut impl NoiseSource) -> i64 {
+        words.iter().fold(0, |value, &bytes| {
+            value * self.stride + self.table.settled(u32::from_le_bytes(bytes), noise)
+        })
     }
 }
 

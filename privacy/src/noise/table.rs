@@ -57,14 +57,14 @@ impl AliasTable {
     }
 
     /// Whether a word cannot settle an outcome alone.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_tie(&self, word: u32) -> bool {
         let entry = self.entries[(word & self.index_mask & ALIAS_MASK) as usize];
         (word ^ entry) >> ALIAS_BITS == 0
     }
 
     /// Turns a uniform word that is no tie into an outcome.
-    #[inline]
+    #[inline(always)]
     pub(super) fn outcome(&self, word: u32) -> i64 {
         let index = word & self.index_mask & ALIAS_MASK;
         let entry = self.entries[index as usize];

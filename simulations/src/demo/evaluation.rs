@@ -3,10 +3,12 @@
 use thiserror::Error;
 use tributary_agent::{
     data::{DataError, DataSource, Dataset, IdxSource},
-    model::{ModelError, parameters_from_safetensors},
     train::{TrainError, evaluate},
 };
-use tributary_protocol::model::ModelSpec;
+use tributary_protocol::{
+    model::ModelSpec,
+    tensor_file::{self, TensorFileError},
+};
 
 use crate::data::fashion_mnist::{CLASSES, FashionMnist};
 
@@ -19,7 +21,7 @@ pub enum EvaluationError {
     Data(#[from] DataError),
     /// The model file does not hold the job's model.
     #[error("the model file does not fit the job")]
-    Model(#[from] ModelError),
+    Model(#[from] TensorFileError),
     /// The model does not fit the images.
     #[error("the model does not fit the test images")]
     Train(#[from] TrainError),
@@ -63,7 +65,7 @@ impl PublicTest {
     /// # Errors
     /// [`EvaluationError`] if the file holds another model.
     pub fn accuracy(&self, model_file: &[u8]) -> Result<f64, EvaluationError> {
-        let parameters = parameters_from_safetensors(&self.spec, model_file)?;
+        let parameters = tensor_file::read(&self.spec, model_file)?;
         Ok(evaluate(&self.spec, &parameters, None, &self.images, &self.indices)?.accuracy)
     }
 }

@@ -157,7 +157,7 @@ fn stamped(clock: Deadline, text: &str) -> String {
 fn summary(snapshot: &Snapshot, elapsed: Duration) -> String {
     let rounds = snapshot.rounds;
     let mut line = if snapshot.is_committed() {
-        format!("all {rounds} rounds committed, the agents adapt to the final base")
+        format!("all {rounds} rounds committed, agents adapting")
     } else {
         let round = snapshot.round.unwrap_or(snapshot.rounds_committed + 1);
         format!("round {round}/{rounds} {}", snapshot.phase)

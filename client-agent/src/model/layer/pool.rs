@@ -68,7 +68,8 @@ impl CustomOp1 for MaxPool {
             self.for_each_cell(|cell, corner| {
                 let largest = &mut pooled[cell..cell + self.channels];
                 self.for_each_pixel(corner, |pixel| {
-                    for (largest, &value) in largest.iter_mut().zip(&image[pixel..]) {
+                    let pixel = &image[pixel..pixel + self.channels];
+                    for (largest, &value) in largest.iter_mut().zip(pixel) {
                         // NaN wins, so that it is not hidden from the finite checks.
                         let wins = value > *largest || value.is_nan();
                         *largest = if wins { value } else { *largest };
@@ -88,13 +89,15 @@ impl CustomOp1 for MaxPool {
                 let pooled = &pooled[cell..cell + self.channels];
                 rest.copy_from_slice(&gradient[cell..cell + self.channels]);
                 self.for_each_pixel(corner, |pixel| {
-                    let (image, sums) = (&image[pixel..], &mut sums[pixel..]);
+                    let values = &image[pixel..pixel + self.channels];
+                    let sums = &mut sums[pixel..pixel + self.channels];
                     // The first of equal pixels takes it all.
-                    let pixels = image.iter().zip(sums).zip(pooled).zip(&mut rest);
-                    for (((value, sum), largest), rest) in pixels {
-                        let is_largest = value == largest;
-                        *sum = if is_largest { *rest } else { 0.0 };
-                        *rest = if is_largest { 0.0 } else { *rest };
+                    for (channel, sum) in sums.iter_mut().enumerate() {
+                        let is_largest = values[channel] == pooled[channel];
+                        let mask = 0_u32.wrapping_sub(u32::from(is_largest));
+                        let open = rest[channel].to_bits();
+                        *sum = f32::from_bits(open & mask);
+                        rest[channel] = f32::from_bits(open & !mask);
                     }
                 });
             });
