@@ -12,6 +12,25 @@
 //! | [`ledger_file`], [`update`] | the durable path of a release |
 //! | [`session`], [`driver`] | rounds with the coordinator |
 //! | [`api`], [`cli`] | the tenant's own interfaces |
+//!
+//! Trust: the agent trusts its own machine and its tenant's files. The coordinator is trusted with
+//! availability only: what leaves the site is already differentially private.
+//!
+//! ```
+//! use tributary_agent::{policy::Policy, site::Site};
+//!
+//! let text = r#"
+//!     [datasets.adult]
+//!     epsilon_max = 4.0
+//!     delta = 1e-5
+//!     units = ["record"]
+//!     families = ["mlp"]
+//!     noise_multiplier_min = 0.8
+//! "#;
+//! let policy = Policy::parse(text, &Site::new("."))?;
+//! assert_eq!(policy.datasets.values().next().map(|dataset| dataset.epsilon_max), Some(4.0));
+//! # Ok::<(), tributary_agent::policy::PolicyError>(())
+//! ```
 
 pub mod adapter;
 pub mod api;

@@ -6,11 +6,13 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{CliError, options::RunOptions};
+use super::{CliError, options::RunOptions, privacy};
 use crate::{
     api::{self, ApiState},
     config::Config,
-    driver::{self, Agent, AgentError, serving::Served, status::SharedStatus, stop_requested},
+    driver::{
+        self, Agent, AgentError, clock, serving::Served, status::SharedStatus, stop_requested,
+    },
     durable_file::{Access, write_durably},
     engine::Engine,
     identity::Identity,
@@ -50,6 +52,12 @@ pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
     let served =
         Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(identity.coordinator.tenant, Phase::Serving));
+    match (privacy::copy(&site), Policy::load(&site)) {
+        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, clock::now().0),
+        // Serving spends nothing, so it does not depend on either.
+        (Err(error), _) => tracing::warn!(%error, "the ledger cannot be shown"),
+        (_, Err(error)) => tracing::warn!(%error, "the ledger cannot be shown"),
+    }
     let detail = match &served.current {
         Some(current) => {
             status.serving(current.base, current.adapter);

@@ -96,7 +96,7 @@ impl Agent {
         let engine = Arc::new(Engine::new());
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
         let served = restore(&site, &engine, &status);
-        status.spent(&ledger, &policy, clock::now().0);
+        status.spent(&ledger.lock(), &policy, clock::now().0);
         Ok(Self {
             site,
             config,

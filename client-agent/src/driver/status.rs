@@ -3,13 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tributary_privacy::ledger::LedgerStore;
+use tributary_privacy::ledger::{Ledger, LedgerStore};
 use tributary_protocol::id::{Digest, JobId, TenantId};
 
 use crate::{
     policy::Policy,
     session::{Phase, View},
-    update::SharedLedger,
 };
 
 /// `GET /v1/status`.
@@ -126,13 +125,7 @@ impl SharedStatus {
     }
 
     /// Shows what the ledger says is spent.
-    pub fn spent<S: LedgerStore + Clone>(
-        &self,
-        ledger: &SharedLedger<S>,
-        policy: &Policy,
-        now_ms: u64,
-    ) {
-        let ledger = ledger.lock();
+    pub fn spent<S: LedgerStore>(&self, ledger: &Ledger<S>, policy: &Policy, now_ms: u64) {
         let mut most = None;
         for (name, dataset) in &policy.datasets {
             let budget = dataset.budget();
@@ -144,7 +137,6 @@ impl SharedStatus {
                 most = Some((epsilon, budget.delta));
             }
         }
-        drop(ledger);
         if let Some((epsilon, delta)) = most {
             let mut status = self.locked();
             (status.epsilon, status.delta) = (epsilon, delta);

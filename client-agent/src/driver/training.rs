@@ -78,7 +78,7 @@ fn train(
     });
     match outcome {
         Ok(release) => {
-            agent.status.spent(&agent.ledger, &agent.policy, clock::now().0);
+            agent.status.spent(&agent.ledger.lock(), &agent.policy, clock::now().0);
             metrics::counter!("tributary_rounds_released").increment(1);
             tracing::info!(bytes = release.update.length, "update debited");
             Ok(release)

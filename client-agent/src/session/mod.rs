@@ -6,10 +6,12 @@
 //!
 //! Rounds come first: an adaptation is cut short when an assignment arrives, and goes on when no
 //! round is open. Where rounds follow each other so closely that this never happens, an adaptation
-//! becomes *overdue* [`ADAPTATION_INTERVAL_MS_MAX`] after the last completed one (or after the first
-//! base was heard of): it starts as soon as the worker is free, before queued rounds, and neither
-//! an assignment nor a newer base cuts it; its own time budget bounds it. Training goes on across a lost connection; its release is uploaded after the
-//! next welcome. An [`Output::Upload`] follows only from an input that says the release is debited.
+//! becomes *overdue* a minute after the last completed one (or after the first base was heard of).
+//! It then starts as soon as the worker is free, before queued rounds, and neither an assignment nor
+//! a newer base cuts it; its own time budget bounds it.
+//!
+//! Training goes on across a lost connection; its release is uploaded after the next welcome. An
+//! [`Output::Upload`] follows only from an input that says the release is debited.
 
 mod backoff;
 mod event;
