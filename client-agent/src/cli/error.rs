@@ -5,6 +5,7 @@ use tributary_privacy::ledger::LedgerError;
 use tributary_protocol::enrollment::TokenError;
 
 use crate::{
+    compute::ComputeError,
     config::ConfigError,
     driver::AgentError,
     durable_file::FileError,
@@ -31,6 +32,9 @@ pub enum CliError {
     /// There is no certificate.
     #[error("enrolment failed")]
     Enroll(#[from] EnrollError),
+    /// The number of threads cannot be set.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
     /// The agent cannot start.
     #[error("the agent cannot start")]
     Agent(#[from] AgentError),

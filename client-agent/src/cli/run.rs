@@ -9,6 +9,7 @@ use tokio::{net::TcpListener, sync::watch};
 use super::{CliError, options::RunOptions, privacy};
 use crate::{
     api::{self, ApiState},
+    compute::set_threads,
     config::Config,
     driver::{
         self, Agent, AgentError, clock, serving::Served, status::SharedStatus, stop_requested,
@@ -27,7 +28,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let config = Config::load(&site, &options.overrides.overrides())?;
     let policy = Policy::load(&site)?;
     let identity = Identity::load(&site)?;
-    limit_threads(&config);
+    set_threads(config.threads)?;
     let stop = stop_requested(options.exit_with_stdin)?;
     let metrics = install_metrics()?;
     let tenant = identity.coordinator.tenant.clone();
@@ -45,7 +46,7 @@ pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
     let site = options.site.site();
     let config = Config::load(&site, &options.overrides.overrides())?;
     let identity = Identity::load(&site)?;
-    limit_threads(&config);
+    set_threads(config.threads)?;
     let stop = stop_requested(options.exit_with_stdin)?;
     let metrics = install_metrics()?;
     let engine = Arc::new(Engine::new());
@@ -126,11 +127,4 @@ fn install_metrics() -> Result<PrometheusHandle, AgentError> {
     metrics::describe_gauge!("tributary_epsilon_spent", "Epsilon spent, by dataset");
     metrics::describe_gauge!("tributary_connected", "1 while the coordinator has welcomed us");
     Ok(handle)
-}
-
-fn limit_threads(config: &Config) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads);
-    if let Err(error) = pool.build_global() {
-        tracing::warn!(%error, "`compute.threads` has no effect");
-    }
 }
