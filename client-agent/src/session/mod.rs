@@ -42,6 +42,10 @@ const GREETING_TIMEOUT_MS: u64 = 15_000;
 /// The longest that rounds may keep the agent from adapting to a base, in milliseconds.
 const ADAPTATION_INTERVAL_MS_MAX: u64 = 60_000;
 
+/// How long no round must have followed a new base before adapting to it starts, in milliseconds:
+/// the next assignment of a running job comes at once, and would cut the adaptation short.
+const ADAPTATION_DELAY_MS: u64 = 500;
+
 /// One agent's session with its coordinator, across connections.
 #[derive(Debug)]
 pub struct Session {
@@ -51,6 +55,8 @@ pub struct Session {
     rounds: Rounds,
     /// The newest base that is not fully adapted to.
     wanted: Option<BaseModel>,
+    /// When the newest base has waited long enough for an assignment that would replace it.
+    settled_at: Option<Timestamp>,
     adapting: Option<Adapting>,
     /// When the last adaptation was completed; before that, when the first base was heard of.
     adapted_at: Option<Timestamp>,
@@ -80,6 +86,7 @@ impl Session {
             link: Link::Connecting { attempt: 0 },
             rounds: Rounds::default(),
             wanted: None,
+            settled_at: None,
             adapting: None,
             adapted_at: None,
             halted: None,
@@ -102,7 +109,13 @@ impl Session {
             Link::Greeting { deadline, .. } => Some(*deadline),
             Link::Connecting { .. } | Link::Established => None,
         };
-        link.into_iter().chain(self.overdue_at()).min()
+        link.into_iter().chain(self.overdue_at()).chain(self.quiet_at()).min()
+    }
+
+    /// When adapting to the wanted base starts if no assignment comes.
+    fn quiet_at(&self) -> Option<Timestamp> {
+        let waits = self.wanted.is_some() && self.adapting.is_none() && self.rounds.leaves_time();
+        self.settled_at.filter(|_| waits && !self.stopping)
     }
 
     /// When the wanted base will not wait for rounds any longer, if the worker is free then.
@@ -193,6 +206,7 @@ impl Session {
             self.cut_adapting();
         }
         self.adapted_at.get_or_insert(now);
+        self.settled_at = Some(now.after_ms(ADAPTATION_DELAY_MS));
         self.wanted = Some(base);
     }
 
@@ -241,7 +255,7 @@ impl Session {
                 self.outputs.push_back(Output::Upload(release));
             }
         }
-        if self.rounds.leaves_time() {
+        if self.quiet_at().is_some_and(|quiet_at| now >= quiet_at) {
             self.start_adapting();
         }
     }

@@ -113,6 +113,13 @@ impl Stage {
         self.give(Input::Message(CoordinatorMessage::RoundClosed { job, round, abandoned: None }))
     }
 
+    /// Lets the delay pass in which an assignment may follow a new base.
+    fn rest(&mut self) -> Vec<Output> {
+        self.now = self.now.after_ms(ADAPTATION_DELAY_MS);
+        self.session.handle_timeout(self.now);
+        self.outputs()
+    }
+
     fn lose(&mut self) -> Vec<Output> {
         let reason = "gone".to_owned();
         self.give(Input::ConnectionFailed(Failure { reason, lasting: false, jitter: 0.5 }))
@@ -137,7 +144,8 @@ fn a_round_goes_from_check_to_stored_and_then_the_new_base_is_adapted_to() {
     assert_eq!(stage.give(Input::Uploaded { key: key(1), outcome: UploadEnd::Stored }), []);
     let new_base = Input::Message(CoordinatorMessage::NewBase(base(1)));
     assert_eq!(stage.give(new_base), [], "the round is still open");
-    assert_eq!(stage.closed(1), [Output::Adapt(base(1))]);
+    assert_eq!(stage.closed(1), [], "the next assignment may follow at once");
+    assert_eq!(stage.rest(), [Output::Adapt(base(1))]);
     let done = Input::Adapted { base: base(1).file.digest, complete: true };
     assert_eq!(stage.give(done), []);
     assert_eq!(stage.session.view().phase, Phase::Idle);
@@ -166,8 +174,8 @@ fn an_exhausted_budget_declines_before_training() {
 #[test]
 fn rounds_cut_an_adaptation_short_and_it_goes_on_later() {
     let mut stage = Stage::welcomed();
-    let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
-    assert_eq!(outputs, [Output::Adapt(base(1))]);
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(1)))), []);
+    assert_eq!(stage.rest(), [Output::Adapt(base(1))]);
     let outputs = stage.configure(2);
     assert!(outputs.contains(&Output::CancelAdapting));
     assert_eq!(stage.examined(2), [accept(2)], "the worker is still busy");
@@ -214,12 +222,13 @@ fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
 fn only_the_newest_base_is_adapted_to() {
     let mut stage = Stage::welcomed();
     stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
+    assert_eq!(stage.rest(), [Output::Adapt(base(1))]);
     let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
     assert_eq!(outputs, [Output::CancelAdapting]);
     assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
     assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(2)))), []);
-    let outputs = stage.give(Input::Adapted { base: base(1).file.digest, complete: false });
-    assert_eq!(outputs, [Output::Adapt(base(3))]);
+    assert_eq!(stage.give(Input::Adapted { base: base(1).file.digest, complete: false }), []);
+    assert_eq!(stage.rest(), [Output::Adapt(base(3))]);
 }
 
 #[test]
