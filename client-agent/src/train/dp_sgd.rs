@@ -13,9 +13,6 @@ use crate::{
 
 /// Examples of one physical batch, at most; a larger one no longer fits the processor's cache.
 const MICRO_BATCH_MAX: usize = 256;
-/// The mechanism covers the float summation error of micro-batches of m examples while the total
-/// of `m (m + 1)` stays below this.
-const SUMMATION_WORK: usize = 130_000;
 
 /// Trains privately and returns the client update `trained − base`, in model units.
 ///
@@ -65,7 +62,7 @@ pub fn dp_sgd(
 
 /// The largest micro-batch for which the mechanism's slack covers the summation error.
 fn micro_batch_size(batch: usize) -> usize {
-    (SUMMATION_WORK / batch.max(1)).saturating_sub(1).clamp(1, MICRO_BATCH_MAX)
+    NoisyGradientSum::micro_batch_max(batch).clamp(1, MICRO_BATCH_MAX)
 }
 
 /// An error of a step whose number the caller adds.
