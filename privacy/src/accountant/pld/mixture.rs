@@ -14,7 +14,7 @@ pub(super) struct Mixture {
 
 impl Mixture {
     /// `ln(M(x) / A(x))`, increasing in x.
-    fn loss(self, x: f64) -> f64 {
+    pub(super) fn loss(self, x: f64) -> f64 {
         let exponent = (2.0 * x - 1.0) / (2.0 * self.sigma * self.sigma);
         let rate = self.sampling_rate;
         if exponent > 30.0 {

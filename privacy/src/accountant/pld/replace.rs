@@ -2,6 +2,7 @@
 
 use super::{
     super::normal::{Edge, density, quantile_bound},
+    mixture::Mixture,
     pair::{Limits, LossGrid, node_count},
 };
 
@@ -18,15 +19,7 @@ pub(super) struct ReplaceOne {
 impl ReplaceOne {
     /// `ln(P(x) / N(0, σ²)(x))`.
     fn part(self, x: f64) -> f64 {
-        let exponent = (2.0 * x - 1.0) / (2.0 * self.sigma * self.sigma);
-        let rate = self.sampling_rate;
-        if exponent > 30.0 {
-            exponent + rate.ln() + ((1.0 - rate) / rate * (-exponent).exp()).ln_1p()
-        } else if rate == 1.0 {
-            exponent
-        } else {
-            (rate * exponent.exp_m1()).ln_1p()
-        }
+        Mixture { sampling_rate: self.sampling_rate, sigma: self.sigma }.loss(x)
     }
 
     /// `ln(P(x) / Q(x))`, increasing in x and odd.
