@@ -47,7 +47,7 @@ pub struct CanarySet {
 /// The one non-zero feature of a [`CanaryKind::Dirac`] record.
 const DIRAC_FEATURE: f32 = 8.0;
 /// Share of the pixels that are lit in a [`CanaryKind::Blank`] image.
-const LIT_SHARE: f64 = 0.05;
+const LIT_SHARE: f64 = 0.02;
 /// Ordinary records beside the canaries.
 const ORDINARY: usize = 200;
 /// Classes of synthetic records.

@@ -71,8 +71,21 @@ pub(super) fn observe(
         let all: Vec<u32> = (0..set.canaries() as u32).collect();
         let (before, after) = (losses(spec, &start, set, &all)?, losses(spec, &base, set, &all)?);
         scores = before.iter().zip(after).map(|(before, after)| before - after).collect();
+        subtract_class_means(&mut scores, &data.labels()[..set.canaries()], spec.num_classes());
     }
     Ok(Observation { scores, claimed_epsilon })
+}
+
+/// Takes away what all canaries of a label share: how likely the model finds the label as such.
+fn subtract_class_means(scores: &mut [f64], labels: &[u32], classes: usize) {
+    let (mut sums, mut counts) = (vec![0.0; classes], vec![0.0; classes]);
+    for (score, &label) in scores.iter().zip(labels) {
+        sums[label as usize] += score;
+        counts[label as usize] += 1.0;
+    }
+    for (score, &label) in scores.iter_mut().zip(labels) {
+        *score -= sums[label as usize] / counts[label as usize];
+    }
 }
 
 /// The indices of the canaries that are in.
