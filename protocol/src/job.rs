@@ -1,9 +1,12 @@
 //! What a job trains, how, and under which privacy: the document that a researcher submits, that
 //! the coordinator schedules and that every agent checks against its own policy.
 
+mod server_optimizer;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::server_optimizer::ServerOptimizerSpec;
 use crate::{
     id::{DatasetName, JobId, Region},
     model::{ModelSpec, ModelSpecError},
@@ -182,31 +185,6 @@ const fn report_timeout_default() -> u64 {
     600_000
 }
 
-/// The server optimizer and its parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ServerOptimizerSpec {
-    /// Stochastic gradient descent on the pseudo-gradient; rate 1 without momentum is FedAvg.
-    Sgd {
-        /// Step size on the pseudo-gradient.
-        #[serde(default = "one")]
-        server_learning_rate: f64,
-        /// Momentum in [0, 1).
-        #[serde(default)]
-        momentum: f64,
-    },
-}
-
-const fn one() -> f64 {
-    1.0
-}
-
-impl Default for ServerOptimizerSpec {
-    fn default() -> Self {
-        Self::Sgd { server_learning_rate: one(), momentum: 0.0 }
-    }
-}
-
 /// Says which value of a job cannot work.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
@@ -254,10 +232,10 @@ impl JobSpec {
     /// [`JobSpecError`] naming the key, the value and the range that would work.
     pub fn validate(&self) -> Result<(), JobSpecError> {
         self.model.validate().map_err(JobSpecError::Model)?;
+        self.server_optimizer.validate()?;
         let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
         let positive = "a finite number above 0";
-        let ServerOptimizerSpec::Sgd { server_learning_rate, momentum } = self.server_optimizer;
-        let checks: [(&'static str, f64, bool, &'static str); 12] = [
+        let checks: [(&'static str, f64, bool, &'static str); 10] = [
             (
                 "training.local_steps",
                 training.local_steps.into(),
@@ -312,18 +290,6 @@ impl JobSpec {
                 round.report_timeout_ms as f64,
                 round.report_timeout_ms > 0 && round.configuration_timeout_ms > 0,
                 "at least 1, as `round.configuration_timeout_ms`",
-            ),
-            (
-                "server_optimizer.sgd.server_learning_rate",
-                server_learning_rate,
-                is_positive(server_learning_rate),
-                positive,
-            ),
-            (
-                "server_optimizer.sgd.momentum",
-                momentum,
-                (0.0..1.0).contains(&momentum),
-                "in [0, 1)",
             ),
         ];
         for (field, value, holds, range) in checks {
