@@ -6,7 +6,7 @@
 //! other cannot give a stable ratio. Run it on one thread, as processor time is that of the main
 //! thread: `RAYON_NUM_THREADS=1 cargo bench -p tributary-agent --bench private_step`.
 
-use std::{cell::RefCell, sync::LazyLock, time::Instant};
+use std::{cell::RefCell, ops::ControlFlow, sync::LazyLock, time::Instant};
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -112,9 +112,9 @@ fn whole(source: &mut Xoshiro256PlusPlus) -> Step {
     Box::new(move |private| {
         let task = LocalTask { spec: &spec, base: &base, data: &data, train: &train, plan: &plan };
         let update = if private {
-            dp_sgd(&task, &mechanism, &mut *noise.borrow_mut(), &mut |_, _| {})
+            dp_sgd(&task, &mechanism, &mut *noise.borrow_mut(), &mut |_, _| ControlFlow::Continue(()))
         } else {
-            local_sgd(&task, &mut *source.borrow_mut(), &mut |_, _| {})
+            local_sgd(&task, &mut *source.borrow_mut(), &mut |_, _| ControlFlow::Continue(()))
         };
         drop(update.expect("trains"));
     })

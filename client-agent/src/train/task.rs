@@ -1,3 +1,5 @@
+use std::ops::ControlFlow;
+
 use tributary_protocol::{job::TrainingPlan, model::ModelSpec, tensor_file::check_parameters};
 
 use super::TrainError;
@@ -22,6 +24,19 @@ impl LocalTask<'_> {
     pub(super) fn model(&self) -> Result<Model, TrainError> {
         check_data(self.spec, self.data, self.train)?;
         Ok(Model::new(self.spec, self.base)?)
+    }
+
+    /// Tells of a finished step.
+    pub(super) fn report(
+        &self,
+        step: u32,
+        progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let steps = self.plan.local_steps;
+        match progress(step, steps) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(TrainError::Stopped { step, steps }),
+        }
     }
 
     /// The client update, `trained − base`.

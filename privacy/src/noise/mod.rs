@@ -4,8 +4,10 @@ mod bernoulli;
 mod discrete_gaussian;
 mod exact;
 mod fixed;
+mod keystream;
 mod source;
 mod table;
+mod vector;
 
 use thiserror::Error;
 
@@ -16,6 +18,7 @@ pub use self::{
     exact::ExactDiscreteGaussian,
     source::{NoiseSource, SecureNoise},
 };
+pub(crate) use self::vector::RoundAndAdd;
 
 /// The smallest standard deviation of [`DiscreteGaussian`], in grid units.
 pub const SIGMA_MIN: f64 = 0.5;
