@@ -112,7 +112,9 @@ fn whole(source: &mut Xoshiro256PlusPlus) -> Step {
     Box::new(move |private| {
         let task = LocalTask { spec: &spec, base: &base, data: &data, train: &train, plan: &plan };
         let update = if private {
-            dp_sgd(&task, &mechanism, &mut *noise.borrow_mut(), &mut |_, _| ControlFlow::Continue(()))
+            dp_sgd(&task, &mechanism, &mut *noise.borrow_mut(), &mut |_, _| {
+                ControlFlow::Continue(())
+            })
         } else {
             local_sgd(&task, &mut *source.borrow_mut(), &mut |_, _| ControlFlow::Continue(()))
         };

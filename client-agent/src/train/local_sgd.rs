@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use rand::Rng;
 
-use super::{LocalTask, TrainError, sampling::poisson_batch};
-use crate::model::{Tape, cross_entropy_sum};
+use super::{LocalTask, TrainError, Trainer};
+use crate::compute;
 
 /// Trains without noise and returns the client update `trained − base`, in model units.
 ///
@@ -23,27 +23,5 @@ pub fn local_sgd(
     source: &mut impl Rng,
     progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<f32>, TrainError> {
-    const MICRO_BATCH: usize = 256;
-    let plan = task.plan;
-    let model = task.model()?;
-    let mut sum = vec![0.0; task.spec.num_parameters()];
-    for step in 1..=plan.local_steps {
-        let batch = poisson_batch(task.train, plan.sampling_rate, source);
-        sum.fill(0.0);
-        for indices in batch.chunks(MICRO_BATCH) {
-            let (inputs, labels) = task.data.batch(indices)?;
-            let tape = Tape::default();
-            cross_entropy_sum(&model.run(&inputs, Some(&tape))?, &labels)?.backward()?;
-            tape.add_sum(&mut sum)?;
-        }
-        if sum.iter().any(|value| !value.is_finite()) {
-            return Err(TrainError::NonFiniteGradient { step });
-        }
-        if !batch.is_empty() {
-            let rate = plan.client_learning_rate / batch.len() as f64;
-            model.add_scaled(&sum, -rate as f32)?;
-        }
-        task.report(step, progress)?;
-    }
-    task.client_update(&model)
+    Trainer::new(task.spec, compute::threads())?.local_sgd(task, source, progress)
 }

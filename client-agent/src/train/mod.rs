@@ -7,6 +7,7 @@ mod evaluate;
 mod local_sgd;
 mod sampling;
 mod task;
+mod trainer;
 
 use thiserror::Error;
 use tributary_privacy::mechanism::MechanismError;
@@ -18,6 +19,7 @@ pub use self::{
     evaluate::{Evaluation, evaluate},
     local_sgd::local_sgd,
     task::LocalTask,
+    trainer::Trainer,
 };
 pub(crate) use self::{
     evaluate::{evaluate_model, most_probable},

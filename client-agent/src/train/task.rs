@@ -1,9 +1,9 @@
 use std::ops::ControlFlow;
 
-use tributary_protocol::{job::TrainingPlan, model::ModelSpec, tensor_file::check_parameters};
+use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
 
 use super::TrainError;
-use crate::{data::Dataset, model::Model};
+use crate::data::Dataset;
 
 /// One round of local training: from which base, on which records, by which plan.
 #[derive(Debug, Clone, Copy)]
@@ -21,11 +21,6 @@ pub struct LocalTask<'a> {
 }
 
 impl LocalTask<'_> {
-    pub(super) fn model(&self) -> Result<Model, TrainError> {
-        check_data(self.spec, self.data, self.train)?;
-        Ok(Model::new(self.spec, self.base)?)
-    }
-
     /// Tells of a finished step.
     pub(super) fn report(
         &self,
@@ -37,14 +32,6 @@ impl LocalTask<'_> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(TrainError::Stopped { step, steps }),
         }
-    }
-
-    /// The client update, `trained − base`.
-    pub(super) fn client_update(&self, model: &Model) -> Result<Vec<f32>, TrainError> {
-        let trained = model.parameters()?;
-        check_parameters(self.spec, &trained)
-            .map_err(|_| TrainError::Diverged { step: self.plan.local_steps })?;
-        Ok(trained.iter().zip(self.base).map(|(trained, base)| trained - base).collect())
     }
 }
 

@@ -80,7 +80,7 @@ fn private_training_learns_and_reports_each_step() {
         steps.push((step, of));
         ControlFlow::Continue(())
     })
-        .expect("trains");
+    .expect("trains");
     assert_eq!(steps, (1..=40).map(|step| (step, 40)).collect::<Vec<_>>());
     assert!(accuracy_after(&update) > 0.95);
 }
@@ -161,7 +161,8 @@ fn training_stops_between_steps() {
     let indices: Vec<u32> = (0..200).collect();
     let task = LocalTask { spec: &spec, base: &base, data: &data, train: &indices, plan: &plan };
     let mut noise = SecureNoise::new().expect("entropy");
-    let mut third = |step, _| if step < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let mut third =
+        |step, _| if step < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     let private = dp_sgd(&task, &mechanism(1.0), &mut noise, &mut third).expect_err("stopped");
     let plain = local_sgd(&task, &mut noise, &mut third).expect_err("stopped");
     for error in [private, plain] {

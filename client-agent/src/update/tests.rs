@@ -73,7 +73,9 @@ fn poisoned_records_give_no_update_and_a_clear_code() {
     let data = Dataset::from_floats(vec![f32::NAN; 60], 3, vec![0; 20], 2);
     let train: Vec<u32> = (0..20).collect();
     let round = RoundData { base: &[0.1; 8], data: &data, train: &train };
-    let error = noisy_update(&assignment(1, "record"), round, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+    let error =
+        noisy_update(&assignment(1, "record"), round, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
     assert_eq!(error.code(), ErrorCode::UpdateNotFinite);
 }
 

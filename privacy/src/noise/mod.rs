@@ -13,12 +13,12 @@ use thiserror::Error;
 
 #[cfg(any(test, feature = "research"))]
 pub use self::source::SeededNoise;
+pub(crate) use self::vector::RoundAndAdd;
 pub use self::{
     discrete_gaussian::DiscreteGaussian,
     exact::ExactDiscreteGaussian,
     source::{NoiseSource, SecureNoise},
 };
-pub(crate) use self::vector::RoundAndAdd;
 
 /// The smallest standard deviation of [`DiscreteGaussian`], in grid units.
 pub const SIGMA_MIN: f64 = 0.5;
