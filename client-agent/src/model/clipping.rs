@@ -46,7 +46,7 @@ const MAGNITUDE_MAX: f64 = (1_u64 << 40) as f64;
 
 /// Elements of per-example gradients of one layer that are kept between norm and sum; a layer with
 /// more computes them twice.
-const KEPT_ELEMENTS_MAX: usize = 1 << 26;
+pub(super) const KEPT_ELEMENTS_MAX: usize = 1 << 26;
 
 impl Tape {
     /// Adds the sum of the per-example gradients, each scaled to at most `norm_max`, to `sum`.

@@ -47,7 +47,7 @@ macro_rules! vectorized {
     (@output) => { () };
     (@output $output:ty) => { $output };
 }
-pub(crate) use vectorized;
+pub(super) use vectorized;
 
 /// The sum of squares of [`sum_of_squares`], for use inside another loop.
 #[inline(always)]

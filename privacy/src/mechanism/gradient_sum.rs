@@ -102,6 +102,16 @@ impl NoisyGradientSum {
         self.clipped.dimension()
     }
 
+    /// Model units per grid unit.
+    pub(super) const fn step(&self) -> f64 {
+        self.clipped.step()
+    }
+
+    /// Noise deviation in grid units.
+    pub(super) const fn sigma(&self) -> f64 {
+        self.gaussian.sigma()
+    }
+
     /// What one release costs on a Poisson sample.
     ///
     /// - `sampling_rate`: probability with which each record joined the batch
@@ -157,6 +167,18 @@ impl NoisyGradientSum {
         let operation = RoundAndAdd { step: self.clipped.step() as f32 };
         self.gaussian.round_and_add(noise, &mut values, &operation);
         Ok(values)
+    }
+
+    /// The sum in grid units, without any noise.
+    ///
+    /// # Errors
+    /// As for [`release`](Self::release).
+    pub(super) fn on_grid(
+        &self,
+        sum: GradientSum,
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<i64>, MechanismError> {
+        self.clipped.quantize(sum, noise)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
 mod clipped_sum;
+mod correlated;
 mod event;
 mod gradient_sum;
 mod map;
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 pub use self::{
     clipped_sum::{ClippedGradientSum, GradientSum},
+    correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::NoisyGradientSum,
     map::discrete_gaussian_rho,
@@ -84,6 +86,18 @@ pub enum MechanismError {
         examples: u64,
         /// The clipping norm, in model units.
         norm: f64,
+    },
+    /// All steps of a run with correlated noise were released.
+    #[error("the run's {steps} steps are over; a further one needs a new run")]
+    RunFinished {
+        /// Steps of the run.
+        steps: u64,
+    },
+    /// The saved state of a run is not one of this plan.
+    #[error("the saved run cannot go on: {reason}")]
+    RunState {
+        /// What does not hold.
+        reason: &'static str,
     },
     /// The float summation error of this batch is no longer covered by the slack.
     #[error(
