@@ -1,7 +1,7 @@
 //! Clipping, lattice, exact noise, mechanisms, accountants, the privacy ledger and audits.
 //!
 //! Everything here is pure: no sockets, no clock, no async, no files. Randomness comes from a
-//! [`noise::NoiseSource`] that the caller passes in, durability from a [`ledger::LedgerStore`].
+//! [`noise::NoiseSource`] that the caller passes in, durability from a [`chain::ChainStore`].
 //!
 //! # Trust
 //! The agent of a tenant runs this code on its own data. What a mechanism returns may be seen by
@@ -14,6 +14,7 @@
 //! - [`noise`]: the operating system's entropy, and discrete Gaussian samplers
 //! - [`mechanism`]: noisy gradient sums, client updates and statistics, and what they cost
 //! - [`accountant`]: ε of many releases, by privacy loss distributions and by Rényi divergences
+//! - [`chain`]: append-only hash-chained records
 //! - [`ledger`]: what was spent, durably and tamper-evidently
 //! - [`audit`]: an empirical lower bound of ε from planted canaries
 //!
@@ -43,6 +44,7 @@
 
 pub mod accountant;
 pub mod audit;
+pub mod chain;
 pub mod clip;
 pub mod lattice;
 pub mod ledger;

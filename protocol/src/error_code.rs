@@ -85,6 +85,8 @@ error_codes! {
     UpdateMalformed = 3008, "update-malformed";
     /// No such file here.
     BlobUnknown = 3009, "blob-unknown";
+    /// A message of secure aggregation that is malformed, late, or not the one sent before.
+    SecaggMessageInvalid = 3010, "secagg-message-invalid";
     /// The tenant's policy does not allow the job.
     PolicyForbids = 4001, "policy-forbids";
     /// The privacy budget does not cover another release.
@@ -101,6 +103,10 @@ error_codes! {
     BaseModelInvalid = 4007, "base-model-invalid";
     /// The job document itself is not usable.
     JobInvalid = 4008, "job-invalid";
+    /// The agent does not take part in secure aggregation with this cohort.
+    SecaggCohortRefused = 4009, "secagg-cohort-refused";
+    /// A check of secure aggregation failed at the agent: a peer or the coordinator cheats.
+    SecaggCheckFailed = 4010, "secagg-check-failed";
     /// The peer is stopping; try again later.
     ShuttingDown = 5001, "shutting-down";
     /// Another connection of the same tenant took over.
@@ -109,6 +115,8 @@ error_codes! {
     TimedOut = 5003, "timed-out";
     /// Something that is our bug or our machine's fault; details are in the peer's log.
     Internal = 5004, "internal";
+    /// The agent restarted and lost its keys of this round of secure aggregation.
+    SecaggSessionLost = 5005, "secagg-session-lost";
 }
 
 impl ErrorCode {

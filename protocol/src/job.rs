@@ -1,9 +1,12 @@
 //! What a job trains, how, and under which privacy: the document that a researcher submits, that
 //! the coordinator schedules and that every agent checks against its own policy.
 
+mod server_optimizer;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::server_optimizer::ServerOptimizerSpec;
 use crate::{
     id::{DatasetName, JobId, Region},
     model::{ModelSpec, ModelSpecError},
@@ -31,6 +34,10 @@ pub struct JobSpec {
     /// How the aggregate moves the base model.
     #[serde(default)]
     pub server_optimizer: ServerOptimizerSpec,
+    /// How the cohort's sum is formed without showing its parts; with trust `distributed`, and only
+    /// there.
+    #[serde(default)]
+    pub secagg: Option<SecaggSpec>,
 }
 
 /// Local training within one round.
@@ -61,6 +68,20 @@ const fn update_norm_max_default() -> f64 {
 pub enum Trust {
     /// Nobody: every tenant's own release is differentially private.
     Local,
+    /// Nobody alone: every tenant adds a share of the noise, and secure aggregation shows the
+    /// coordinator only the sum, which is differentially private.
+    Distributed,
+}
+
+impl Trust {
+    /// The name in files, logs and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Distributed => "distributed",
+        }
+    }
 }
 
 /// Whose presence the noise hides.
@@ -88,6 +109,44 @@ pub struct PrivacyPlan {
     pub noise_multiplier: f64,
     /// The δ at which ε is reported.
     pub delta: f64,
+}
+
+/// What secure aggregation must withstand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecaggSpec {
+    /// What the coordinator may do.
+    pub adversary: Adversary,
+    /// The fraction of a cohort that may drop out, in [0, 1). A round with more dropouts is
+    /// abandoned, and the noise is sized for it.
+    pub dropout_max: f64,
+    /// The fraction of a cohort that may collude with the coordinator, in [0, 1). Their noise does
+    /// not count.
+    pub corrupt_max: f64,
+    /// Width of the modulus of the sum, in bits, 8 to 32.
+    #[serde(default = "secagg_bits_default")]
+    pub bits: u8,
+    /// How long the cohort may take for each step but the masked update itself, in milliseconds.
+    #[serde(default = "secagg_step_timeout_default")]
+    pub step_timeout_ms: u64,
+}
+
+/// What the coordinator may do, beside colluding with some of the cohort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adversary {
+    /// It follows the protocol, and looks at everything that it receives.
+    SemiHonest,
+    /// It does what it likes.
+    MaliciousCoordinator,
+}
+
+const fn secagg_bits_default() -> u8 {
+    32
+}
+
+const fn secagg_step_timeout_default() -> u64 {
+    30_000
 }
 
 /// How rounds are scheduled.
@@ -126,31 +185,6 @@ const fn report_timeout_default() -> u64 {
     600_000
 }
 
-/// The server optimizer and its parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ServerOptimizerSpec {
-    /// Stochastic gradient descent on the pseudo-gradient; rate 1 without momentum is FedAvg.
-    Sgd {
-        /// Step size on the pseudo-gradient.
-        #[serde(default = "one")]
-        server_learning_rate: f64,
-        /// Momentum in [0, 1).
-        #[serde(default)]
-        momentum: f64,
-    },
-}
-
-const fn one() -> f64 {
-    1.0
-}
-
-impl Default for ServerOptimizerSpec {
-    fn default() -> Self {
-        Self::Sgd { server_learning_rate: one(), momentum: 0.0 }
-    }
-}
-
 /// Says which value of a job cannot work.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
@@ -180,6 +214,15 @@ pub enum JobSpecError {
     /// The model cannot be built.
     #[error("`model` is not usable")]
     Model(#[source] ModelSpecError),
+    /// Distributed noise without secure aggregation would show each tenant's small share of noise.
+    #[error("`privacy.trust` is \"distributed\", which needs a table `[secagg]`")]
+    SecaggMissing,
+    /// Secure aggregation without distributed noise.
+    #[error("the table `[secagg]` needs `privacy.trust` \"distributed\", not {trust:?}")]
+    SecaggUnused {
+        /// The job's trust.
+        trust: &'static str,
+    },
 }
 
 /// What the lattice must carry of each client update.
@@ -215,10 +258,10 @@ impl JobSpec {
     /// [`JobSpecError`] naming the key, the value and the range that would work.
     pub fn validate(&self) -> Result<(), JobSpecError> {
         self.model.validate().map_err(JobSpecError::Model)?;
+        self.server_optimizer.validate()?;
         let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
         let positive = "a finite number above 0";
-        let ServerOptimizerSpec::Sgd { server_learning_rate, momentum } = self.server_optimizer;
-        let checks: [(&'static str, f64, bool, &'static str); 12] = [
+        let checks: [(&'static str, f64, bool, &'static str); 10] = [
             (
                 "training.local_steps",
                 training.local_steps.into(),
@@ -274,18 +317,6 @@ impl JobSpec {
                 round.report_timeout_ms > 0 && round.configuration_timeout_ms > 0,
                 "at least 1, as `round.configuration_timeout_ms`",
             ),
-            (
-                "server_optimizer.sgd.server_learning_rate",
-                server_learning_rate,
-                is_positive(server_learning_rate),
-                positive,
-            ),
-            (
-                "server_optimizer.sgd.momentum",
-                momentum,
-                (0.0..1.0).contains(&momentum),
-                "in [0, 1)",
-            ),
         ];
         for (field, value, holds, range) in checks {
             if !holds {
@@ -302,7 +333,61 @@ impl JobSpec {
                 cohort_size: round.cohort_size,
             });
         }
-        Ok(())
+        self.validate_secagg()
+    }
+
+    fn validate_secagg(&self) -> Result<(), JobSpecError> {
+        let secagg = match (self.privacy.trust, &self.secagg) {
+            (Trust::Local, None) => return Ok(()),
+            (Trust::Distributed, None) => return Err(JobSpecError::SecaggMissing),
+            (Trust::Distributed, Some(secagg)) => secagg,
+            (trust, Some(_)) => return Err(JobSpecError::SecaggUnused { trust: trust.name() }),
+        };
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        let (steps, cohort) = (self.training.local_steps, self.round.cohort_size_min);
+        let by_record = self.privacy.unit == PrivacyUnit::Record;
+        let checks: [(&'static str, f64, bool, &'static str); 6] = [
+            (
+                "secagg.dropout_max",
+                secagg.dropout_max,
+                fraction(secagg.dropout_max),
+                "at least 0 and below 1",
+            ),
+            (
+                "secagg.corrupt_max",
+                secagg.corrupt_max,
+                fraction(secagg.corrupt_max) && secagg.corrupt_max + secagg.dropout_max < 1.0,
+                "at least 0, and below 1 together with `secagg.dropout_max`",
+            ),
+            (
+                "secagg.bits",
+                secagg.bits.into(),
+                (8..=32).contains(&secagg.bits),
+                "between 8 and 32",
+            ),
+            (
+                "secagg.step_timeout_ms",
+                secagg.step_timeout_ms as f64,
+                secagg.step_timeout_ms > 0,
+                "at least 1",
+            ),
+            (
+                "training.local_steps",
+                steps.into(),
+                !by_record || steps == 1,
+                "1 with trust \"distributed\" and unit \"record\": one gradient a round is summed",
+            ),
+            (
+                "round.cohort_size_min",
+                cohort.into(),
+                cohort >= 2,
+                "at least 2 with trust \"distributed\": a sum of one is its only part",
+            ),
+        ];
+        match checks.into_iter().find(|&(_, _, holds, _)| !holds) {
+            Some((field, value, _, range)) => Err(JobSpecError::OutOfRange { field, value, range }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -348,6 +433,37 @@ mod tests {
         let job: JobSpec = toml::from_str(EXAMPLE).expect("valid");
         job.validate().expect("valid");
         assert_eq!(job.server_optimizer, ServerOptimizerSpec::default());
+    }
+
+    #[test]
+    fn secure_aggregation_and_distributed_trust_come_together() {
+        let table = "[secagg]\nadversary = \"malicious-coordinator\"\ndropout_max = 0.3\n\
+                     corrupt_max = 0.1\n";
+        let distributed = EXAMPLE
+            .replace("trust = \"local\"", "trust = \"distributed\"")
+            .replace("local_steps = 10", "local_steps = 1");
+        let validated = |text: &str| toml::from_str::<JobSpec>(text).expect("parses").validate();
+        validated(&(distributed.clone() + table)).expect("valid");
+        for (text, expected) in [
+            (distributed.clone(), "needs a table `[secagg]`"),
+            (EXAMPLE.to_owned() + table, "`privacy.trust` \"distributed\""),
+            (distributed.clone() + &table.replace("0.3", "1.0"), "secagg.dropout_max"),
+            (distributed.clone() + &table.replace("0.1", "0.7"), "secagg.corrupt_max"),
+            (distributed.clone() + &table.replace("0.1", "nan"), "secagg.corrupt_max"),
+            (distributed.clone() + table + "bits = 33\n", "secagg.bits"),
+            (distributed.clone() + table + "step_timeout_ms = 0\n", "secagg.step_timeout_ms"),
+            (
+                distributed.replace("local_steps = 1", "local_steps = 2") + table,
+                "training.local_steps",
+            ),
+            (
+                distributed.replace("cohort_size_min = 2", "cohort_size_min = 1") + table,
+                "round.cohort_size_min",
+            ),
+        ] {
+            let error = validated(&text).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

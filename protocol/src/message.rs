@@ -5,9 +5,10 @@
 //! with a [`TransferRequest`]: a base model down, an update up. Enrolment is one
 //! [`EnrollmentRequest`] on a connection of its own.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    codec::{self, CodecError},
     error_code::Refusal,
     id::{DatasetName, Digest, JobId, RoundNumber, TenantId},
     job::JobSpec,
@@ -102,6 +103,15 @@ pub enum AgentMessage {
         /// Why.
         refusal: Refusal,
     },
+    /// An answer in a step of secure aggregation.
+    Secagg {
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: RoundNumber,
+        /// What the agent's part of the protocol says.
+        payload: SecaggPayload,
+    },
 }
 
 /// From the coordinator, on the control stream.
@@ -129,6 +139,59 @@ pub enum CoordinatorMessage {
     NewBase(BaseModel),
     /// The session ends.
     Refused(Refusal),
+    /// Begins a step of secure aggregation; asked again after a reconnection, with the same bytes.
+    Secagg {
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: RoundNumber,
+        /// What the coordinator's part of the protocol says.
+        payload: SecaggPayload,
+    },
+}
+
+/// A message of the secure aggregation protocol, opaque to the transport.
+///
+/// - `M`'s encoding has at most [`MESSAGE_BYTES_MAX`] bytes, less what carries it
+///
+/// [`MESSAGE_BYTES_MAX`]: codec::MESSAGE_BYTES_MAX
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecaggPayload(Vec<u8>);
+
+impl SecaggPayload {
+    /// Encodes a message of the protocol.
+    ///
+    /// # Errors
+    /// [`CodecError`] if it is too large.
+    pub fn encode<M: Serialize>(message: &M) -> Result<Self, CodecError> {
+        codec::encode(message).map(Self)
+    }
+
+    /// Decodes the message.
+    ///
+    /// # Errors
+    /// [`CodecError`] if the bytes are no such message.
+    pub fn decode<M: DeserializeOwned>(&self) -> Result<M, CodecError> {
+        codec::decode(&self.0)
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for SecaggPayload {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "SecaggPayload({} bytes)", self.0.len())
+    }
 }
 
 /// The first message on a file stream, from the agent.
@@ -214,7 +277,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec;
 
     fn name() -> impl Strategy<Value = String> {
         proptest::string::string_regex("[a-z0-9][a-z0-9-]{0,20}").expect("pattern")

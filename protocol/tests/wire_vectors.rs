@@ -10,10 +10,11 @@ use tributary_protocol::{
     codec,
     error_code::{ErrorCode, Refusal},
     id::{Digest, RoundNumber},
+    job::JobSpec,
     message::{
         AgentMessage, Assignment, BaseModel, BlobRef, CoordinatorMessage, EnrollmentRequest,
-        EnrollmentResponse, LatticeSpec, LedgerHead, TransferRequest, TransferResponse,
-        UploadOffer,
+        EnrollmentResponse, LatticeSpec, LedgerHead, SecaggPayload, TransferRequest,
+        TransferResponse, UploadOffer,
     },
     model::{MlpSpec, ModelSpec},
 };
@@ -71,6 +72,11 @@ fn agent_messages() {
     // The code is 4001.
     let decline = AgentMessage::Decline { job, round, refusal: refusal() };
     check(&decline, &["02", "03 6a6f62", "02", "fb a10f", "02 6e6f"]);
+    let (job, round) = ("job".parse().expect("valid"), RoundNumber(2));
+    // The payload is the encoding of a message of its own, here the text "no".
+    let payload = SecaggPayload::encode(&"no").expect("encodes");
+    let secagg = AgentMessage::Secagg { job, round, payload };
+    check(&secagg, &["03", "03 6a6f62", "02", "03 026e6f"]);
 }
 
 #[test]
@@ -87,19 +93,27 @@ fn coordinator_messages() {
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     check(&CoordinatorMessage::NewBase(base()), &fields);
     check(&CoordinatorMessage::Refused(refusal()), &["04", "fb a10f", "02 6e6f"]);
+    let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
+    let payload = SecaggPayload::encode(&7_u8).expect("encodes");
+    check(&CoordinatorMessage::Secagg { job, round, payload }, &["05", "03 6a6f62", "01", "01 07"]);
+}
+
+/// Local trust; `secagg` is the table that goes with distributed trust.
+fn job(privacy: &str, secagg: &str) -> JobSpec {
+    toml::from_str(&format!("name = 'job'
+        dataset = 'data'
+        model.mlp = {{ inputs = 2, hidden = [8], classes = 3 }}
+        training = {{ local_steps = 4, sampling_rate = 0.5, batch_size_expected = 16, client_learning_rate = 1.0, update_norm_max = 2.0 }}
+        privacy = {{ {privacy}, unit = 'tenant', clipping_norm = 1.0, noise_multiplier = 2.0, delta = 0.5 }}
+        round = {{ rounds = 9, cohort_size = 4, cohort_size_min = 2, report_goal = 3, selection_timeout_ms = 10, configuration_timeout_ms = 20, report_timeout_ms = 30 }}
+        server_optimizer.sgd = {{ server_learning_rate = 1.0, momentum = 0.5 }}
+        {secagg}")).expect("a job")
 }
 
 #[test]
 fn an_assignment_carries_the_whole_job() {
-    let job = "name = 'job'
-        dataset = 'data'
-        model.mlp = { inputs = 2, hidden = [8], classes = 3 }
-        training = { local_steps = 4, sampling_rate = 0.5, batch_size_expected = 16, client_learning_rate = 1.0, update_norm_max = 2.0 }
-        privacy = { trust = 'local', unit = 'tenant', clipping_norm = 1.0, noise_multiplier = 2.0, delta = 0.5 }
-        round = { rounds = 9, cohort_size = 4, cohort_size_min = 2, report_goal = 3, selection_timeout_ms = 10, configuration_timeout_ms = 20, report_timeout_ms = 30 }
-        server_optimizer.sgd = { server_learning_rate = 1.0, momentum = 0.5 }";
     let assignment = Assignment {
-        job: toml::from_str(job).expect("a job"),
+        job: job("trust = 'local'", ""),
         round: RoundNumber(6),
         base: base(),
         lattice: LatticeSpec { step: 0.25, bits: 24 },
@@ -116,8 +130,8 @@ fn an_assignment_carries_the_whole_job() {
         format!("00 01 {one} {two} {half}"),
         // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts.
         "09 04 02 03 0a 14 1e".to_owned(),
-        // Server optimizer: SGD, rate, momentum.
-        format!("00 {one} {half}"),
+        // Server optimizer: SGD, rate, momentum; no secure aggregation.
+        format!("00 {one} {half} 00"),
         "06".to_owned(),
     ];
     fields.extend(base_hex());
@@ -125,6 +139,23 @@ fn an_assignment_carries_the_whole_job() {
     fields.push("000000000000d03f 18 fb e803".to_owned());
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     check(&CoordinatorMessage::Configure(Box::new(assignment)), &fields);
+}
+
+#[test]
+fn distributed_trust_adds_the_table_of_secure_aggregation() {
+    let secagg = "secagg = { adversary = 'malicious-coordinator', dropout_max = 0.25, \
+                  corrupt_max = 0.5, bits = 20, step_timeout_ms = 1000 }";
+    let local = codec::encode(&job("trust = 'local'", "")).expect("encodes");
+    let distributed = codec::encode(&job("trust = 'distributed'", secagg)).expect("encodes");
+    // The trust is a byte in the middle; the last byte says that there is no table.
+    let (common, _) = local.split_at(local.len() - 1);
+    let differing: Vec<_> = (0..common.len()).filter(|&i| common[i] != distributed[i]).collect();
+    assert_eq!(differing.len(), 1);
+    assert_eq!((common[differing[0]], distributed[differing[0]]), (0, 1));
+    let table: String =
+        distributed[common.len()..].iter().map(|byte| format!("{byte:02x}")).collect();
+    // Present, adversary 1, two fractions, bits, milliseconds.
+    assert_eq!(table, "0101000000000000d03f000000000000e03f14fbe803");
 }
 
 #[test]

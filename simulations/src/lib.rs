@@ -5,6 +5,7 @@
 //! - [`population`]: splits a dataset over tenants, non-IID
 //! - [`data`]: finds, verifies and writes datasets
 //! - [`accounting`]: ε of a sequence of releases, and the noise for a wanted ε
+//! - [`audit`]: an empirical lower bound of ε for the trainer that agents run
 //! - [`demo`]: the whole system on this machine, as separate processes
 //! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
@@ -20,6 +21,7 @@
 //! ```
 
 pub mod accounting;
+pub mod audit;
 pub mod cli;
 pub mod command;
 pub mod data;

@@ -32,6 +32,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(arguments) => arguments.run()?,
         Command::Account(arguments) => arguments.run()?,
         Command::Calibrate(arguments) => arguments.run()?,
+        Command::Audit(arguments) => arguments.run()?,
     }
     Ok(())
 }

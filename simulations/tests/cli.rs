@@ -85,6 +85,9 @@ fn impossible_questions_fail_with_the_flag_and_its_range() {
         (&["account", "--delta", "1e-5"], "--event q:sigma:steps"),
         (&["data", "partition", "fashion-mnist", "--output", "x", "--alpha", "-1"], "alpha"),
         (&["data", "fetch", "fashion-mnist", "--from", "/nonexistent"], "/nonexistent"),
+        (&["audit", "--canaries", "3"], "10 to 5000"),
+        (&["audit", "--noise-multiplier", "-1"], "mechanism"),
+        (&["audit", "--confidence", "2"], "confidence"),
         (&["demo", "--tenants", "0"], "1 to 64 tenants"),
         (&["demo", "--rounds", "0"], "round.rounds"),
     ] {
@@ -99,6 +102,22 @@ fn impossible_questions_fail_with_the_flag_and_its_range() {
         let text = stderr(&output);
         assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
         assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn an_audit_fails_exactly_if_the_claim_is_refuted() {
+    let arguments =
+        ["audit", "--canary", "blank", "--canaries", "400", "--seed", "3", "--json", "--fault"];
+    let honest = json(&arguments[..8]);
+    assert_eq!(honest["refuted"], false, "{honest}");
+    for fault in ["noise-tenth", "clip-skipped"] {
+        let output = run(&[&arguments[..], &[fault]].concat());
+        assert!(!output.status.success() && stderr(&output).contains("leaks more"));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let number = |name: &str| report[name].as_f64().expect("a number");
+        assert!(number("lower_bound") > number("claimed_epsilon"), "{report}");
+        assert_eq!(report["fault"], fault);
     }
 }
 

@@ -72,6 +72,7 @@ impl Policy {
         self.check_regions(&job.regions)?;
         dataset.check_choices(job)?;
         dataset.check_numbers(job)?;
+        self.secagg.check_job(job)?;
         Ok(Approved {
             dataset: job.dataset.clone(),
             budget: dataset.budget(),
@@ -103,8 +104,8 @@ impl DatasetPolicy {
             return not_allowed("units", format!("privacy unit {:?}", unit_name(unit)), allowed);
         }
         if !self.trusts.contains(&trust) {
-            let allowed = format!("{:?}", self.trusts).to_lowercase();
-            return not_allowed("trusts", format!("trust {trust:?}").to_lowercase(), allowed);
+            let allowed = listed(self.trusts.iter().map(|trust| trust.name()));
+            return not_allowed("trusts", format!("trust {:?}", trust.name()), allowed);
         }
         let family = job.model.family();
         if !self.families.iter().any(|allowed| allowed == family) {

@@ -5,6 +5,7 @@
 
 mod check;
 mod refusal;
+mod secagg;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -17,7 +18,7 @@ use tributary_protocol::{
 };
 
 pub(crate) use self::check::unit_name;
-pub use self::{check::Approved, refusal::PolicyRefusal};
+pub use self::{check::Approved, refusal::PolicyRefusal, secagg::SecaggPolicy};
 use crate::{
     durable_file::{FileError, read_text},
     site::Site,
@@ -29,6 +30,9 @@ use crate::{
 pub struct Policy {
     /// A job that names regions may name only these; absent, any.
     pub regions: Option<Vec<Region>>,
+    /// With whom the tenant hides in a sum, where a dataset trusts `distributed`.
+    #[serde(default)]
+    pub secagg: SecaggPolicy,
     /// The datasets that may take part.
     #[serde(default)]
     pub datasets: BTreeMap<DatasetName, DatasetPolicy>,
@@ -85,12 +89,12 @@ pub enum PolicyError {
         message: String,
     },
     /// A number lies outside its range.
-    #[error("{}: `datasets.{dataset}.{key}` is {value}; it must be {range}", path.display())]
+    #[error("{}: `{table}.{key}` is {value}; it must be {range}", path.display())]
     OutOfRange {
         /// The file.
         path: PathBuf,
-        /// The dataset.
-        dataset: DatasetName,
+        /// The table.
+        table: String,
         /// The key.
         key: &'static str,
         /// What was given.
@@ -119,10 +123,14 @@ impl Policy {
             path: path.clone(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        for (name, dataset) in &policy.datasets {
-            if let Some((key, value, range)) = dataset.mistake() {
-                let dataset = name.clone();
-                return Err(PolicyError::OutOfRange { path, dataset, key, value, range });
+        let datasets = policy
+            .datasets
+            .iter()
+            .map(|(name, dataset)| (format!("datasets.{name}"), dataset.mistake()));
+        let secagg = std::iter::once(("secagg".to_owned(), policy.secagg.mistake()));
+        for (table, mistake) in datasets.chain(secagg) {
+            if let Some((key, value, range)) = mistake {
+                return Err(PolicyError::OutOfRange { path, table, key, value, range });
             }
         }
         Ok(policy)

@@ -165,6 +165,43 @@ fn lists_are_enforced() {
 }
 
 #[test]
+fn distributed_trust_needs_a_word_of_the_policy_and_a_cohort_to_hide_in() {
+    let job =
+        JOB.replace("\"local\"", "\"distributed\"").replace("local_steps = 10", "local_steps = 1")
+            + "[secagg]\nadversary = \"semi-honest\"\ndropout_max = 0.2\ncorrupt_max = 0.1\n";
+    let trusting = POLICY.replace(
+        "[datasets.adult]",
+        "[secagg]\ncohort_size_min = 2\n[datasets.adult]\ntrusts = [\"distributed\"]",
+    );
+    policy(&trusting).check_job(&assignment(&job).job, &configured()).unwrap();
+    for (text, words) in [
+        (POLICY.to_owned(), ["distributed", "trusts"]),
+        (trusting.replace("size_min = 2\n[d", "size_min = 3\n[d"), ["cohort_size_min", "3"]),
+        (
+            trusting.replace("size_min = 2\n[d", "size_min = 2\ncorrupt_min = 0.3\n[d"),
+            ["corrupt", "0.3"],
+        ),
+        (
+            trusting.replace(
+                "size_min = 2\n[d",
+                "size_min = 2\nadversaries = [\"malicious-coordinator\"]\n[d",
+            ),
+            ["SemiHonest", "adversaries"],
+        ),
+    ] {
+        let refused = policy(&text).check_job(&assignment(&job).job, &configured()).unwrap_err();
+        let refusal = refused.refusal();
+        assert_eq!(refusal.code, ErrorCode::PolicyForbids);
+        for word in words {
+            assert!(refusal.message.contains(word), "{word}: {refusal}");
+        }
+    }
+    let alone = trusting.replace("size_min = 2\n[d", "size_min = 1\n[d");
+    let error = Policy::parse(&alone, &Site::new("/site")).unwrap_err().to_string();
+    assert!(error.contains("secagg.cohort_size_min"), "{error}");
+}
+
+#[test]
 fn a_dataset_without_files_is_missing() {
     let refusal = policy(POLICY).check(&assignment(JOB), &[]).unwrap_err().refusal();
     assert_eq!(refusal.code, ErrorCode::DatasetMissing);

@@ -182,6 +182,7 @@ impl Session {
                 self.outputs.push_back(Output::Disconnect);
                 self.lost(now, Failure::refused(&refusal));
             }
+            CoordinatorMessage::Secagg { .. } => {}
         }
     }
 

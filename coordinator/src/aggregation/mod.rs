@@ -173,38 +173,47 @@ pub fn next_model(
     blobs: &BlobStore,
 ) -> Result<NextModel, AggregationError> {
     let mut parameters = tensor_file::read(&job.model, &blobs.read(base)?)?;
-    let state =
-        optimizer_state.map(|state| read_state(state, parameters.len(), blobs)).transpose()?;
-    let mut optimizer = optimizer::build(&job.server_optimizer, state);
+    let moments = match optimizer_state {
+        Some(state) => {
+            let moments = optimizer::num_moments(&job.server_optimizer);
+            read_moments(state, moments, parameters.len(), blobs)?
+        }
+        None => Vec::new(),
+    };
+    let mut optimizer = optimizer::build(&job.server_optimizer, moments);
     let gradient = optimizer::pseudo_gradient(sum_of_client_updates, job.round.report_goal);
     optimizer.step(ArrayViewMut1::from(&mut parameters), gradient.view());
     let bytes = tensor_file::write(&job.model, &parameters)?;
-    let state_bytes = |state: ndarray::ArrayView1<'_, f64>| -> Vec<u8> {
-        state.iter().flat_map(|value| value.to_le_bytes()).collect()
-    };
-    let optimizer_state =
-        optimizer.state().map(|state| blobs.put(&state_bytes(state))).transpose()?;
+    let state: Vec<u8> =
+        optimizer.moments().into_iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
+    let optimizer_state = if state.is_empty() { None } else { Some(blobs.put(&state)?) };
     let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
     Ok(NextModel { file, optimizer_state })
 }
 
-fn read_state(
+/// Reads the vectors that the server optimizer keeps: one after the other, little endian.
+fn read_moments(
     state: Digest,
+    moments: usize,
     dimension: usize,
     blobs: &BlobStore,
-) -> Result<Array1<f64>, AggregationError> {
+) -> Result<Vec<Array1<f64>>, AggregationError> {
     let bytes = blobs.read(state)?;
-    let expected = dimension * 8;
+    let expected = moments * dimension * 8;
     if bytes.len() != expected {
         return Err(AggregationError::State { state, bytes: bytes.len(), expected });
     }
     let (words, _) = bytes.as_chunks::<8>();
-    Ok(words.iter().map(|&word| f64::from_le_bytes(word)).collect())
+    let vector = |words: &[[u8; 8]]| words.iter().map(|&word| f64::from_le_bytes(word)).collect();
+    Ok(words.chunks(dimension).map(vector).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use tributary_protocol::model::{MlpSpec, ModelSpec};
+    use tributary_protocol::{
+        job::ServerOptimizerSpec,
+        model::{MlpSpec, ModelSpec},
+    };
 
     use super::*;
 
@@ -250,6 +259,34 @@ mod tests {
         assert!(
             matches!(error, AggregationError::Model(TensorFileError::NonFinite { .. })),
             "{error:?}"
+        );
+    }
+
+    #[test]
+    fn an_adaptive_optimizer_continues_from_the_state_of_the_last_round() {
+        let folder = tempfile::tempdir().expect("folder");
+        let blobs = BlobStore::open(folder.path()).expect("opens");
+        let mut job = crate::scheduler::tests::job();
+        job.model = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+        let rates = [0.1, 0.9, 0.99, 1e-3];
+        let [server_learning_rate, beta1, beta2, tau] = rates;
+        job.server_optimizer =
+            ServerOptimizerSpec::Yogi { server_learning_rate, beta1, beta2, tau };
+        let base =
+            blobs.put(&tensor_file::write(&job.model, &[0.0; 6]).expect("writes")).expect("stores");
+        let first = next_model(&job, base, None, vec![2.0; 6], &blobs).expect("makes");
+        let state = first.optimizer_state.expect("two moments");
+        assert_eq!(blobs.read(state).expect("reads").len(), 2 * 6 * 8);
+        let again = next_model(&job, base, None, vec![2.0; 6], &blobs).expect("makes");
+        assert_eq!(first, again, "a repeated commit gives the same files");
+        let second =
+            next_model(&job, first.file.digest, Some(state), vec![2.0; 6], &blobs).expect("makes");
+        assert_ne!(second.optimizer_state, first.optimizer_state);
+        job.server_optimizer = ServerOptimizerSpec::Adagrad { server_learning_rate, tau };
+        let error = next_model(&job, base, Some(state), vec![2.0; 6], &blobs).expect_err("length");
+        assert!(
+            matches!(error, AggregationError::State { bytes: 96, expected: 48, .. }),
+            "{error}"
         );
     }
 }

@@ -110,9 +110,9 @@ async fn greet(
             debug!(agent_version, "hello");
             Ok((send, receive, ledger_head))
         }
-        AgentMessage::Accept { .. } | AgentMessage::Decline { .. } => {
-            Err(TransportError::EndedEarly)
-        }
+        AgentMessage::Accept { .. }
+        | AgentMessage::Decline { .. }
+        | AgentMessage::Secagg { .. } => Err(TransportError::EndedEarly),
     }
 }
 
@@ -138,6 +138,7 @@ async fn read_control(
                 core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
                     .await?
             }
+            AgentMessage::Secagg { .. } => Ok(()),
         };
         // An answer to a round that closed in the meantime is no fault.
         if let Err(error) = result {

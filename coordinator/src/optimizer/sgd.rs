@@ -43,8 +43,8 @@ impl ServerOptimizer for Sgd {
         Zip::from(parameters).and(&*velocity).for_each(descend);
     }
 
-    fn state(&self) -> Option<ArrayView1<'_, f64>> {
-        self.velocity.as_ref().map(|velocity| velocity.view())
+    fn moments(&self) -> Vec<ArrayView1<'_, f64>> {
+        self.velocity.iter().map(|velocity| velocity.view()).collect()
     }
 }
 
@@ -67,8 +67,8 @@ mod tests {
         let mut once = Array1::from_vec(vec![0.0_f32]);
         let mut optimizer = Sgd::new(1.0, 0.5, None);
         optimizer.step(once.view_mut(), gradient.view());
-        let state = optimizer.state().expect("has velocity").to_owned();
-        Sgd::new(1.0, 0.5, Some(state)).step(once.view_mut(), gradient.view());
+        let velocity = optimizer.moments()[0].to_owned();
+        Sgd::new(1.0, 0.5, Some(velocity)).step(once.view_mut(), gradient.view());
         assert_eq!(once[0], 1.0 + 1.5);
     }
 }

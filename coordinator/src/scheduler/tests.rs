@@ -46,6 +46,7 @@ pub(crate) fn job() -> JobSpec {
             report_timeout_ms: 5_000,
         },
         server_optimizer: ServerOptimizerSpec::default(),
+        secagg: None,
     }
 }
 

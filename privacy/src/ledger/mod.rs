@@ -1,31 +1,29 @@
 //! The privacy ledger: what each dataset has spent, written durably before anything is released.
 //!
-//! The file is JSON lines. Every line ends in the BLAKE3 hash of its own preceding bytes, which
-//! begin with its sequence number and the hash before it, so an edit, a removal or a reordering
-//! breaks the chain. What a chain cannot show, a file cut back to an older state, shows in
-//! [`Ledger::compare`] with the head that the coordinator acknowledged.
+//! The file is a [`crate::chain`]: an edit, a removal or a reordering breaks it. What a chain cannot
+//! show, a file cut back to an older state, shows in [`Ledger::compare`] with the head that the
+//! coordinator acknowledged.
 //!
 //! Trust: the tenant owns its ledger; the chain guards against accidents and restored backups, not
 //! against a tenant that rewrites its own file with its own hands.
 
 mod figures;
-mod memory;
 mod record;
-mod store;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use figures::Figures;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::{
-    memory::{MemoryLedgerStore, MemoryStoreError},
-    record::{DebitRequest, LedgerEntry, LedgerHead},
-    store::LedgerStore,
+pub use self::record::{DebitRequest, LedgerEntry};
+pub use crate::chain::{
+    ChainHead as LedgerHead, ChainStore as LedgerStore, DamageReason,
+    MemoryChainStore as MemoryLedgerStore,
 };
 use crate::{
     accountant::{AccountantError, Delta},
+    chain::{ChainError, HashChain},
     mechanism::PrivacyEvent,
 };
 
@@ -110,22 +108,14 @@ pub enum LedgerError {
     Accountant(#[from] AccountantError),
 }
 
-/// What is wrong with a line of the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum DamageReason {
-    /// Not a JSON record of the known form.
-    #[error("it is not a ledger record")]
-    Form,
-    /// The hash does not match the bytes.
-    #[error("its bytes do not match its hash")]
-    Hash,
-    /// It does not follow the record before it.
-    #[error("it does not follow the record before it")]
-    Chain,
-    /// It belongs to another tenant.
-    #[error("it belongs to another tenant")]
-    Tenant,
+impl From<ChainError> for LedgerError {
+    fn from(error: ChainError) -> Self {
+        match error {
+            ChainError::Store { source } => Self::Store { source },
+            ChainError::NeedsReopen => Self::NeedsReopen,
+            ChainError::Damaged { line, reason } => Self::Damaged { line, reason },
+        }
+    }
 }
 
 /// What a dataset may spend.
@@ -153,14 +143,13 @@ pub struct Quote {
 /// The ledger of one tenant over a durable store.
 #[derive(Debug)]
 pub struct Ledger<S> {
-    store: S,
+    chain: HashChain<S>,
     tenant: String,
     entries: Vec<LedgerEntry>,
     /// `hashes[n]` is the chain's hash after n entries.
     hashes: Vec<[u8; 32]>,
     by_round: HashMap<(String, u64), usize>,
     figures: Figures,
-    needs_reopen: bool,
 }
 
 impl<S: LedgerStore> Ledger<S> {
@@ -172,30 +161,25 @@ impl<S: LedgerStore> Ledger<S> {
     ///
     /// # Errors
     /// [`LedgerError::Damaged`] names the line; [`LedgerError::Store`] if the store fails.
-    pub fn open(mut store: S, tenant: &str) -> Result<Self, LedgerError> {
-        let bytes = store.read().map_err(store_error)?;
-        let mut ledger = Self {
-            store,
-            tenant: tenant.to_owned(),
-            entries: Vec::new(),
-            hashes: vec![record::genesis(tenant)],
-            by_round: HashMap::new(),
-            figures: Figures::default(),
-            needs_reopen: false,
-        };
-        let finished = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        for line in bytes[..finished].split_inclusive(|&byte| byte == b'\n') {
-            ledger.accept(&line[..line.len() - 1])?;
-        }
-        let torn = &bytes[finished..];
-        if !torn.is_empty() {
-            if ledger.accept(torn).is_ok() {
-                ledger.store.append_durably(b"\n").map_err(store_error)?;
-            } else {
-                ledger.store.truncate_durably(finished as u64).map_err(store_error)?;
+    pub fn open(store: S, tenant: &str) -> Result<Self, LedgerError> {
+        let genesis = record::genesis(tenant);
+        let (mut entries, mut hashes, mut rounds) = (Vec::new(), vec![genesis], HashSet::new());
+        let examine = |entry: &LedgerEntry| {
+            if entry.tenant != tenant {
+                return Err(DamageReason::Tenant);
             }
-        }
-        Ok(ledger)
+            let is_new = rounds.insert((entry.job.clone(), entry.round));
+            if is_new { Ok(()) } else { Err(DamageReason::Chain) }
+        };
+        let chain = HashChain::open(store, genesis, examine, |entry: LedgerEntry, hash| {
+            entries.push(entry);
+            hashes.push(hash);
+        })?;
+        let place =
+            |(index, entry): (usize, &LedgerEntry)| ((entry.job.clone(), entry.round), index);
+        let by_round = entries.iter().enumerate().map(place).collect();
+        let (tenant, figures) = (tenant.to_owned(), Figures::default());
+        Ok(Self { chain, tenant, entries, hashes, by_round, figures })
     }
 
     /// The tenant whose ledger this is.
@@ -206,9 +190,8 @@ impl<S: LedgerStore> Ledger<S> {
 
     /// Where the chain ends: what the coordinator is asked to acknowledge.
     #[must_use]
-    pub fn head(&self) -> LedgerHead {
-        let hash = *self.hashes.last().expect("the chain starts with its genesis hash");
-        LedgerHead { sequence: self.entries.len() as u64, hash }
+    pub const fn head(&self) -> LedgerHead {
+        self.chain.head()
     }
 
     /// Every debit, oldest first; entry n has sequence number n + 1.
@@ -304,9 +287,7 @@ impl<S: LedgerStore> Ledger<S> {
         budget: &Budget,
         now_ms: u64,
     ) -> Result<&LedgerEntry, LedgerError> {
-        if self.needs_reopen {
-            return Err(LedgerError::NeedsReopen);
-        }
+        self.chain.require_usable()?;
         if let Some(entry) = self.release(&request.job, request.round) {
             let (sequence, release) = (entry.sequence, entry.release);
             let DebitRequest { job, round, .. } = request;
@@ -317,36 +298,12 @@ impl<S: LedgerStore> Ledger<S> {
         let LedgerHead { sequence, hash: previous } = self.head();
         let entry =
             LedgerEntry::new(sequence + 1, previous, self.tenant.clone(), recorded_ms, request);
-        let (line, hash) = record::encode(&entry);
-        if let Err(error) = self.store.append_durably(&line) {
-            self.needs_reopen = true;
-            return Err(store_error(error));
-        }
-        Ok(self.push(entry, hash))
-    }
-
-    /// Verifies one line (without its line feed) as the next of the chain, and takes it in.
-    fn accept(&mut self, line: &[u8]) -> Result<(), LedgerError> {
-        let LedgerHead { sequence, hash: previous } = self.head();
-        let damaged = |reason| LedgerError::Damaged { line: sequence + 1, reason };
-        let (entry, hash) = record::decode(line).map_err(damaged)?;
-        if entry.tenant != self.tenant {
-            return Err(damaged(DamageReason::Tenant));
-        }
-        let duplicate = self.release(&entry.job, entry.round).is_some();
-        if entry.sequence != sequence + 1 || entry.previous != previous || duplicate {
-            return Err(damaged(DamageReason::Chain));
-        }
-        self.push(entry, hash);
-        Ok(())
-    }
-
-    fn push(&mut self, entry: LedgerEntry, hash: [u8; 32]) -> &LedgerEntry {
+        let LedgerHead { hash, .. } = self.chain.append(&entry)?;
         let index = self.entries.len();
         self.by_round.insert((entry.job.clone(), entry.round), index);
         self.hashes.push(hash);
         self.entries.push(entry);
-        &self.entries[index]
+        Ok(&self.entries[index])
     }
 
     fn events_within(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Vec<PrivacyEvent> {
@@ -358,10 +315,6 @@ impl<S: LedgerStore> Ledger<S> {
         };
         self.entries.iter().filter(counts).flat_map(|entry| entry.events.iter().cloned()).collect()
     }
-}
-
-fn store_error(source: impl std::error::Error + Send + Sync + 'static) -> LedgerError {
-    LedgerError::Store { source: Box::new(source) }
 }
 
 #[cfg(test)]

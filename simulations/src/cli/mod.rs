@@ -1,6 +1,7 @@
 //! The command line of `tributary-sim`.
 
 pub mod account;
+pub mod audit;
 pub mod data;
 pub mod demo;
 mod output;
@@ -27,4 +28,6 @@ pub enum Command {
     Account(account::AccountArguments),
     /// Find the noise multiplier for a wanted ε
     Calibrate(account::CalibrateArguments),
+    /// Audit the trainer that agents run: plant canaries, guess them, bound ε from below
+    Audit(audit::AuditArguments),
 }

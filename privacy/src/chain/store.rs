@@ -1,7 +1,7 @@
-//! The one door between the ledger and a disk.
+//! The one door between a chain and a disk.
 
 /// Durable bytes that only grow, apart from cutting off an append that never finished.
-pub trait LedgerStore {
+pub trait ChainStore {
     /// What can go wrong.
     type Error: std::error::Error + Send + Sync + 'static;
 

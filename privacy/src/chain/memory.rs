@@ -4,16 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
-use super::LedgerStore;
+use super::ChainStore;
 
-/// The failure that [`MemoryLedgerStore::crash_after`] ordered.
+/// The failure that [`MemoryChainStore::crash_after`] ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the store crashed")]
-pub struct MemoryStoreError;
+pub struct MemoryChainError;
 
 /// A store for tests and simulations; clones share the same "disk".
 #[derive(Debug, Clone, Default)]
-pub struct MemoryLedgerStore(Arc<Mutex<Disk>>);
+pub struct MemoryChainStore(Arc<Mutex<Disk>>);
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -23,7 +23,7 @@ struct Disk {
     crashed: bool,
 }
 
-impl MemoryLedgerStore {
+impl MemoryChainStore {
     /// An empty disk.
     #[must_use]
     pub fn new() -> Self {
@@ -64,12 +64,12 @@ impl MemoryLedgerStore {
 
 impl Disk {
     /// How much of a write of `length` survives.
-    fn admit(&mut self, length: usize) -> (usize, Result<(), MemoryStoreError>) {
+    fn admit(&mut self, length: usize) -> (usize, Result<(), MemoryChainError>) {
         match self.allowance {
-            _ if self.crashed => (0, Err(MemoryStoreError)),
+            _ if self.crashed => (0, Err(MemoryChainError)),
             Some(allowance) if length >= allowance => {
                 self.crashed = true;
-                (allowance, Err(MemoryStoreError))
+                (allowance, Err(MemoryChainError))
             }
             Some(allowance) => {
                 self.allowance = Some(allowance - length);
@@ -80,14 +80,14 @@ impl Disk {
     }
 }
 
-impl LedgerStore for MemoryLedgerStore {
-    type Error = MemoryStoreError;
+impl ChainStore for MemoryChainStore {
+    type Error = MemoryChainError;
 
-    fn read(&mut self) -> Result<Vec<u8>, MemoryStoreError> {
-        self.disk(|disk| if disk.crashed { Err(MemoryStoreError) } else { Ok(disk.bytes.clone()) })
+    fn read(&mut self) -> Result<Vec<u8>, MemoryChainError> {
+        self.disk(|disk| if disk.crashed { Err(MemoryChainError) } else { Ok(disk.bytes.clone()) })
     }
 
-    fn append_durably(&mut self, record: &[u8]) -> Result<(), MemoryStoreError> {
+    fn append_durably(&mut self, record: &[u8]) -> Result<(), MemoryChainError> {
         self.disk(|disk| {
             let (written, result) = disk.admit(record.len());
             disk.bytes.extend_from_slice(&record[..written]);
@@ -95,7 +95,7 @@ impl LedgerStore for MemoryLedgerStore {
         })
     }
 
-    fn truncate_durably(&mut self, length: u64) -> Result<(), MemoryStoreError> {
+    fn truncate_durably(&mut self, length: u64) -> Result<(), MemoryChainError> {
         self.disk(|disk| {
             let (written, result) = disk.admit(1);
             if written == 1 {
