@@ -225,7 +225,33 @@ pub enum JobSpecError {
     },
 }
 
+/// What the lattice must carry of each client update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateBound {
+    /// L2 bound of an update without its noise, in model units.
+    pub norm_max: f64,
+    /// Standard deviation of the noise that one agent adds on the lattice, per coordinate, in model
+    /// units; 0 where the update is noised before it gets there.
+    pub noise_sigma: f64,
+}
+
 impl JobSpec {
+    /// How large an update of this job and its noise can be: what coordinator and agents size and
+    /// check the lattice by.
+    #[must_use]
+    pub fn update_bound(&self) -> UpdateBound {
+        match self.privacy.unit {
+            // The noise of the single steps is inside the update, which the bound covers as a whole.
+            PrivacyUnit::Record => {
+                UpdateBound { norm_max: self.training.update_norm_max, noise_sigma: 0.0 }
+            }
+            PrivacyUnit::Tenant => {
+                let norm_max = self.privacy.clipping_norm;
+                UpdateBound { norm_max, noise_sigma: norm_max * self.privacy.noise_multiplier }
+            }
+        }
+    }
+
     /// Checks every number once, so that inner code can trust it.
     ///
     /// # Errors

@@ -4,12 +4,10 @@ mod adapting;
 pub mod address;
 mod agent;
 mod cancel;
-pub mod clock;
 mod connection;
 pub mod records;
 pub mod serving;
 pub mod status;
-mod stop;
 mod training;
 mod transfer;
 
@@ -18,13 +16,10 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::JoinSet};
 use tributary_protocol::{
     message::{TransferResponse, UploadOffer},
-    transport::TransportError,
+    transport::{TransportError, process},
 };
 
-pub use self::{
-    agent::{Agent, AgentError},
-    stop::stop_requested,
-};
+pub use self::agent::{Agent, AgentError};
 use self::{
     cancel::Cancellation,
     connection::{Link, LinkEvent},
@@ -82,7 +77,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
             break;
         }
         let timeout = driver.session.poll_timeout();
-        let wait = timeout.map(|timeout| timeout.since(clock::now()));
+        let wait = timeout.map(|timeout| timeout.since(process::now()));
         let timer = async {
             match wait {
                 Some(wait) => tokio::time::sleep(wait).await,
@@ -94,7 +89,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
                 let event = event.expect("the driver holds a sender");
                 driver.take_in(event);
             }
-            () = timer => driver.session.handle_timeout(clock::now()),
+            () = timer => driver.session.handle_timeout(process::now()),
             () = &mut stop, if !stopping => {
                 stopping = true;
                 driver.step(Input::Shutdown);
@@ -109,7 +104,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
 
 impl Driver {
     fn step(&mut self, input: Input) {
-        self.session.handle(clock::now(), input);
+        self.session.handle(process::now(), input);
     }
 
     fn take_in(&mut self, event: Event) {

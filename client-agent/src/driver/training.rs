@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     message::Assignment,
+    transport::process,
 };
 
-use super::{agent::Agent, cancel::Cancellation, clock, records::RecordsError, serving::load_base};
+use super::{agent::Agent, cancel::Cancellation, records::RecordsError, serving::load_base};
 use crate::{
     policy::Approved,
     session::TrainingEnd,
@@ -73,12 +74,12 @@ fn train(
             approved,
             &packed,
             &|| cancellation.is_cancelled(),
-            clock::now().0,
+            process::now().0,
         )
     });
     match outcome {
         Ok(release) => {
-            agent.status.spent(&agent.ledger.lock(), &agent.policy, clock::now().0);
+            agent.status.spent(&agent.ledger.lock(), &agent.policy, process::now().0);
             metrics::counter!("tributary_rounds_released").increment(1);
             tracing::info!(bytes = release.update.length, "update debited");
             Ok(release)

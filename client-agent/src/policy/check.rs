@@ -6,7 +6,7 @@ use tributary_privacy::{
 };
 use tributary_protocol::{
     id::{DatasetName, Region},
-    job::{JobSpec, PrivacyUnit},
+    job::{JobSpec, PrivacyUnit, UpdateBound},
     message::Assignment,
 };
 
@@ -183,18 +183,16 @@ fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
     let clipping_norm = ClippingNorm::new(privacy.clipping_norm)
         .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
     let multiplier = privacy.noise_multiplier;
-    let (norm_max, noise_sigma) = match privacy.unit {
+    match privacy.unit {
         PrivacyUnit::Record => {
-            NoisyGradientSum::new(clipping_norm, multiplier, dimension)
-                .map_err(PolicyRefusal::Mechanism)?;
-            (job.training.update_norm_max, 0.0)
+            NoisyGradientSum::new(clipping_norm, multiplier, dimension).map(|_| ())
         }
         PrivacyUnit::Tenant => {
-            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension)
-                .map_err(PolicyRefusal::Mechanism)?;
-            (privacy.clipping_norm, privacy.noise_multiplier * privacy.clipping_norm)
+            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension).map(|_| ())
         }
-    };
+    }
+    .map_err(PolicyRefusal::Mechanism)?;
+    let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let cohort_size = job.round.cohort_size;
     let request = LatticeRequest {
         dimension,

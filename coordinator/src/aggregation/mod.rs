@@ -11,7 +11,7 @@ use thiserror::Error;
 use tributary_privacy::lattice::{Lattice, LatticeError, LatticeRequest, ModularSum};
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
-    job::{JobSpec, PrivacyUnit},
+    job::{JobSpec, UpdateBound},
     message::{BlobRef, LatticeSpec},
     tensor_file::{self, TensorFileError},
 };
@@ -66,14 +66,7 @@ pub enum AggregationError {
 /// # Errors
 /// [`AggregationError::Plan`].
 pub fn plan_lattice(job: &JobSpec) -> Result<LatticeSpec, AggregationError> {
-    let (norm_max, noise_sigma) = match job.privacy.unit {
-        // Record-level noise is inside the update, which the norm bound covers as a whole.
-        PrivacyUnit::Record => (job.training.update_norm_max, 0.0),
-        PrivacyUnit::Tenant => {
-            let norm = job.privacy.clipping_norm;
-            (norm, norm * job.privacy.noise_multiplier)
-        }
-    };
+    let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let request = LatticeRequest {
         dimension: job.model.num_parameters(),
         norm_max,

@@ -1,20 +1,16 @@
 //! `serve`: the running coordinator.
 
-use std::{future::Future, io::IsTerminal, pin::pin};
+use std::io::IsTerminal;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quinn::VarInt;
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::Digest,
-    transport::{endpoint, tls},
+    transport::{endpoint, process, tls},
 };
 
 use super::{Common, ListenFlags};
@@ -47,6 +43,7 @@ pub(super) fn run(
 }
 
 async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> anyhow::Result<()> {
+    let stop = process::stop_requested(exit_with_stdin).context("cannot hear the stop signal")?;
     let folder = common.folder();
     let config = folder.config()?;
     let authority = folder.authority()?;
@@ -76,7 +73,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
 
     let result = tokio::select! {
         core = &mut stopped => core.context("the core task panicked")?.context("stopped"),
-        () = asked_to_stop(exit_with_stdin) => Ok(()),
+        () = stop => Ok(()),
     };
     info!("stopping");
     folder.retract()?;
@@ -86,27 +83,4 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     );
     quic.wait_idle().await;
     result
-}
-
-async fn asked_to_stop(exit_with_stdin: bool) {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let stdin_closed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = if exit_with_stdin {
-        Box::pin(async {
-            let mut sink = [0; 64];
-            let mut stdin = tokio::io::stdin();
-            while matches!(stdin.read(&mut sink).await, Ok(read) if read > 0) {}
-        })
-    } else {
-        Box::pin(std::future::pending())
-    };
-    tokio::select! {
-        () = pin!(terminated) => {}
-        _ = tokio::signal::ctrl_c() => {}
-        () = stdin_closed => {}
-    }
 }

@@ -10,10 +10,9 @@ use tributary_protocol::{
     id::{JobId, TenantId},
     message::{CoordinatorMessage, UploadOffer},
     time::Timestamp,
-    transport::endpoint,
+    transport::{endpoint, process},
 };
 
-use super::clock;
 use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum},
     blobs::{BlobError, BlobStore},
@@ -108,8 +107,11 @@ impl Core {
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
-        let scheduler = Scheduler::restore(tenants, jobs, models, clock::now());
+        let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
         blobs.retain(&scheduler.referenced_files())?;
+        blobs.retain_staged(
+            scheduler.jobs().map(|job| (&job.record().spec.name, job.round().number)),
+        )?;
         Ok(Self {
             scheduler,
             blobs,
@@ -127,10 +129,10 @@ impl Core {
     pub fn spawn(mut self) -> (CoreHandle, tokio::task::JoinHandle<Result<(), CoreError>>) {
         let (requests, mut inbox) = mpsc::channel::<Request>(QUEUE);
         let task = tokio::spawn(async move {
-            tokio::task::block_in_place(|| self.settle(clock::now()))?;
+            tokio::task::block_in_place(|| self.settle(process::now()))?;
             loop {
                 let wait =
-                    self.scheduler.poll_timeout().map(|deadline| deadline.since(clock::now()));
+                    self.scheduler.poll_timeout().map(|deadline| deadline.since(process::now()));
                 let request = tokio::select! {
                     request = inbox.recv() => match request {
                         Some(request) => Some(request),
@@ -139,7 +141,7 @@ impl Core {
                     () = sleep(wait) => None,
                 };
                 tokio::task::block_in_place(|| {
-                    let now = clock::now();
+                    let now = process::now();
                     let answer = request.map(|request| request(&mut self, now));
                     self.scheduler.handle_timeout(now);
                     self.settle(now)?;
@@ -267,6 +269,7 @@ impl Core {
                         self.blobs.remove(file)?;
                     }
                 }
+                Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
         }

@@ -5,7 +5,6 @@
 //! operators ─HTTP─▶ api ─────────────────────────────────────────┴▶ core (one task, owns the state)
 //! ```
 
-pub mod clock;
 pub mod core;
 mod enrollment;
 mod listener;

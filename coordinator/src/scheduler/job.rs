@@ -194,11 +194,9 @@ impl Job {
             match output {
                 Output::Persist(round) => {
                     let mut batch = Batch::default();
-                    let discarded = self.put_round(round, now, &mut batch);
+                    let leftovers = self.put_round(round, now, &mut batch);
                     actions.push(Action::Persist(batch));
-                    if !discarded.is_empty() {
-                        actions.push(Action::Discard(discarded));
-                    }
+                    actions.extend(leftovers);
                 }
                 Output::Configure(tenant, deadline) => {
                     let assignment = self.assignment(base, deadline, now);
@@ -243,8 +241,9 @@ impl Job {
         }
         let mut batch = Batch::default();
         version.put(&mut batch);
-        let discarded = self.put_round(self.round.record().clone(), now, &mut batch);
-        let mut actions = vec![Action::Persist(batch), Action::Discard(discarded)];
+        let leftovers = self.put_round(self.round.record().clone(), now, &mut batch);
+        let mut actions = vec![Action::Persist(batch)];
+        actions.extend(leftovers);
         actions.extend(self.take_actions(version, now));
         actions
     }
@@ -270,13 +269,8 @@ impl Job {
         true
     }
 
-    /// Records where the round stands; returns the updates that a closed round leaves behind.
-    fn put_round(
-        &mut self,
-        round: RoundRecord,
-        now: Timestamp,
-        batch: &mut Batch,
-    ) -> BTreeSet<Digest> {
+    /// Records where the round stands; says what to do with the files of a closed one.
+    fn put_round(&mut self, round: RoundRecord, now: Timestamp, batch: &mut Batch) -> Vec<Action> {
         let summary = |contributors, abandoned| RoundSummary {
             job: self.record.spec.name.clone(),
             round: round.number,
@@ -289,16 +283,19 @@ impl Job {
             Phase::Abandoned { reason } => Some(summary(BTreeMap::new(), Some(reason.clone()))),
             _ => None,
         };
-        let mut discarded = BTreeSet::new();
+        let mut leftovers = Vec::new();
         if let Some(summary) = summary {
-            discarded.extend(self.record.round.updates().into_values());
-            discarded.extend(round.updates().into_values());
+            let mut updates = BTreeSet::new();
+            updates.extend(self.record.round.updates().into_values());
+            updates.extend(round.updates().into_values());
+            leftovers.push(Action::Discard(updates));
+            leftovers.push(Action::Unstage(summary.job.clone(), round.number));
             let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
             batch.put(Table::Rounds, key, &summary);
         }
         self.record.round = round;
         self.record.put(batch);
-        discarded
+        leftovers
     }
 
     fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {

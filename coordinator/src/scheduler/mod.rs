@@ -38,6 +38,8 @@ pub enum Action {
     Send(TenantId, CoordinatorMessage),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
+    /// Remove what has arrived of uploads for this round, which is closed.
+    Unstage(JobId, RoundNumber),
     /// Aggregate these updates and answer with [`Scheduler::committed`].
     Commit(Commit),
 }
