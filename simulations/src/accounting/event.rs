@@ -17,6 +17,17 @@ pub struct SampledReleases {
     pub steps: u64,
 }
 
+/// How the noise of one release is shared out among clients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoiseShares {
+    /// Noise deviation of one share, in grid units.
+    pub sigma_share: f64,
+    /// Shares in the smallest surviving set of honest clients.
+    pub clients: u32,
+    /// Coordinates of the vector.
+    pub dimension: u64,
+}
+
 /// Says why a text is no event.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

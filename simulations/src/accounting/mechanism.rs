@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use tributary_privacy::mechanism::{Neighbouring, PrivacyEvent};
 
-use super::{AccountingError, SampledReleases};
+use super::{AccountingError, NoiseShares, SampledReleases};
 
 /// How the noisy results are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -17,6 +17,9 @@ pub enum Mechanism {
     Gaussian,
     /// Gaussian noise on the sum over a sample of fixed size (replace-one only)
     WithoutReplacementGaussian,
+    /// The sum of discrete Gaussian shares of several clients on an integer grid, under secure
+    /// aggregation; optionally over a Poisson sample of records
+    DistributedDiscreteGaussian,
     /// Discrete Gaussian noise on one count, which one unit changes by at most 1
     DiscreteGaussian,
 }
@@ -29,6 +32,8 @@ pub enum Accountant {
     Pld,
     /// Rényi differential privacy: fast, never below the truth, usually some per cent above
     Rdp,
+    /// Zero-concentrated differential privacy: as if nothing were sampled
+    Zcdp,
 }
 
 impl Mechanism {
@@ -36,11 +41,18 @@ impl Mechanism {
     #[must_use]
     pub const fn neighbouring(self) -> Neighbouring {
         match self {
-            Self::PoissonGaussian | Self::Gaussian | Self::DiscreteGaussian => {
-                Neighbouring::AddOrRemoveOne
-            }
+            Self::PoissonGaussian
+            | Self::Gaussian
+            | Self::DistributedDiscreteGaussian
+            | Self::DiscreteGaussian => Neighbouring::AddOrRemoveOne,
             Self::WithoutReplacementGaussian => Neighbouring::ReplaceOne,
         }
+    }
+
+    /// Whether every unit may take part in every release, so that a sampling rate need not be given.
+    #[must_use]
+    pub const fn takes_everybody(self) -> bool {
+        matches!(self, Self::Gaussian | Self::DistributedDiscreteGaussian | Self::DiscreteGaussian)
     }
 
     /// The accounted event of some releases.
@@ -52,6 +64,7 @@ impl Mechanism {
         releases: &SampledReleases,
         neighbouring: Neighbouring,
         num_examples: Option<u64>,
+        shares: Option<NoiseShares>,
     ) -> Result<PrivacyEvent, AccountingError> {
         use Neighbouring::{AddOrRemoveOne, ReplaceOne};
         releases.validate()?;
@@ -84,13 +97,25 @@ impl Mechanism {
                     steps,
                 }
             }
+            (Self::DistributedDiscreteGaussian, AddOrRemoveOne) => {
+                let NoiseShares { sigma_share, clients, dimension } =
+                    shares.ok_or(AccountingError::NoShares { mechanism: self })?;
+                PrivacyEvent::LatticeGaussian {
+                    sampling_rate,
+                    noise_multiplier,
+                    sigma_share,
+                    clients,
+                    dimension,
+                    steps,
+                }
+            }
             (Self::DiscreteGaussian, AddOrRemoveOne) => PrivacyEvent::DiscreteGaussian {
                 sigma: noise_multiplier,
                 sensitivity: 1,
                 count: steps,
             },
             (Self::WithoutReplacementGaussian, AddOrRemoveOne)
-            | (Self::DiscreteGaussian, ReplaceOne) => {
+            | (Self::DistributedDiscreteGaussian | Self::DiscreteGaussian, ReplaceOne) => {
                 let only = self.neighbouring();
                 return Err(AccountingError::OtherRelation {
                     mechanism: self,

@@ -14,7 +14,7 @@ use tributary_privacy::{
 
 pub use self::{
     answer::{AccountAnswer, CalibrateAnswer},
-    event::{EventError, SampledReleases},
+    event::{EventError, NoiseShares, SampledReleases},
     mechanism::{Accountant, Mechanism, neighbouring_from_name, neighbouring_name},
 };
 
@@ -31,6 +31,8 @@ pub struct AccountRequest {
     pub releases: Vec<SampledReleases>,
     /// Size of the dataset, which samples of fixed size need.
     pub num_examples: Option<u64>,
+    /// How the noise of a release is shared out, which distributed noise needs.
+    pub shares: Option<NoiseShares>,
     /// The δ at which ε is wanted.
     pub delta: f64,
 }
@@ -69,6 +71,12 @@ pub enum AccountingError {
         /// The mechanism.
         mechanism: Mechanism,
     },
+    /// Distributed noise needs to know how it is shared out.
+    #[error("--mechanism {mechanism} needs --sigma-share, --clients and --dimension")]
+    NoShares {
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
     /// The mechanism has a privacy analysis only under the other relation.
     #[error(
         "--mechanism {mechanism} is accounted under {}, not {}",
@@ -96,12 +104,14 @@ impl AccountRequest {
         }
         let delta = Delta::new(self.delta)?;
         let neighbouring = self.neighbouring.unwrap_or(self.mechanism.neighbouring());
-        let event = |releases| self.mechanism.event(releases, neighbouring, self.num_examples);
+        let event =
+            |releases| self.mechanism.event(releases, neighbouring, self.num_examples, self.shares);
         let events: Vec<PrivacyEvent> =
             self.releases.iter().map(event).collect::<Result<_, _>>()?;
         let epsilon = match self.accountant {
             Accountant::Pld => accountant::epsilon_pld(&events, delta)?,
             Accountant::Rdp => accountant::epsilon_rdp(&events, delta)?,
+            Accountant::Zcdp => accountant::epsilon_zcdp(&events, delta)?,
         };
         Ok(AccountAnswer {
             epsilon,
@@ -150,6 +160,7 @@ mod tests {
             accountant: Accountant::Pld,
             releases: vec![SampledReleases { sampling_rate, noise_multiplier, steps }],
             num_examples: None,
+            shares: None,
             delta: 1e-5,
         }
     }
@@ -202,6 +213,23 @@ mod tests {
         assert!(fixed.answer().unwrap_err().to_string().contains("whole number"));
         fixed.neighbouring = Some(Neighbouring::AddOrRemoveOne);
         assert!(fixed.answer().unwrap_err().to_string().contains("replace-one"));
+    }
+
+    #[test]
+    fn distributed_noise_needs_its_shares() {
+        let mut distributed = request(0.01, 1.0, 1000);
+        distributed.mechanism = Mechanism::DistributedDiscreteGaussian;
+        assert!(distributed.answer().unwrap_err().to_string().contains("--sigma-share"));
+        distributed.shares =
+            Some(NoiseShares { sigma_share: 1000.0, clients: 10, dimension: 1_000_000 });
+        assert_tight(&distributed, 1.828_236_667);
+        for accountant in [Accountant::Rdp, Accountant::Zcdp] {
+            let other = AccountRequest { accountant, ..distributed.clone() };
+            assert!(other.answer().unwrap().epsilon > 1.9);
+        }
+        distributed.shares =
+            Some(NoiseShares { sigma_share: 0.1, clients: 10, dimension: 1_000_000 });
+        assert!(distributed.answer().unwrap_err().to_string().contains("sigma_share"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tributary_privacy::mechanism::Neighbouring;
 
 use super::output;
 use crate::accounting::{
-    self, AccountRequest, Accountant, AccountingError, Mechanism, SampledReleases,
+    self, AccountRequest, Accountant, AccountingError, Mechanism, NoiseShares, SampledReleases,
     neighbouring_from_name, neighbouring_name,
 };
 
@@ -41,6 +41,15 @@ pub struct AccountArguments {
     /// Size of the dataset, for samples of fixed size
     #[arg(long, value_name = "N")]
     num_examples: Option<u64>,
+    /// Noise deviation of one client's share in grid units, for distributed noise
+    #[arg(long, value_name = "S", requires_all = ["clients", "dimension"])]
+    sigma_share: Option<f64>,
+    /// Shares in the smallest surviving set of honest clients, for distributed noise
+    #[arg(long, value_name = "N", requires = "sigma_share")]
+    clients: Option<u32>,
+    /// Coordinates of the vector, for distributed noise
+    #[arg(long, value_name = "N", requires = "sigma_share")]
+    dimension: Option<u64>,
     /// More releases, composed with the rest; may be repeated
     #[arg(long = "event", value_name = "Q:SIGMA:STEPS")]
     events: Vec<SampledReleases>,
@@ -102,20 +111,25 @@ impl AccountArguments {
     pub fn run(self) -> Result<(), AccountCommandError> {
         let mut releases = self.events;
         if let (Some(noise_multiplier), Some(steps)) = (self.noise_multiplier, self.steps) {
-            let everybody =
-                matches!(self.mechanism, Mechanism::Gaussian | Mechanism::DiscreteGaussian);
             let sampling_rate = self
                 .sampling_rate
-                .or(everybody.then_some(1.0))
+                .or(self.mechanism.takes_everybody().then_some(1.0))
                 .ok_or(AccountCommandError::NoSamplingRate { mechanism: self.mechanism })?;
             releases.push(SampledReleases { sampling_rate, noise_multiplier, steps });
         }
+        let shares = match (self.sigma_share, self.clients, self.dimension) {
+            (Some(sigma_share), Some(clients), Some(dimension)) => {
+                Some(NoiseShares { sigma_share, clients, dimension })
+            }
+            _ => None,
+        };
         let request = AccountRequest {
             mechanism: self.mechanism,
             neighbouring: self.neighbouring,
             accountant: self.accountant,
             releases,
             num_examples: self.num_examples,
+            shares,
             delta: self.delta,
         };
         let answer = request.answer()?;
