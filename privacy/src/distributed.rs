@@ -91,7 +91,11 @@ impl DistributedNoise {
     ///
     /// # Errors
     /// [`DistributedError`] naming the cohort that has no plan or does not fit.
-    pub fn lattice(&self, bits: u8, wrap_probability_max: f64) -> Result<Lattice, DistributedError> {
+    pub fn lattice(
+        &self,
+        bits: u8,
+        wrap_probability_max: f64,
+    ) -> Result<Lattice, DistributedError> {
         let smallest = self.survivors_min.max(COHORT_MIN);
         let mut coarsest: Option<Lattice> = None;
         for cohort_size in smallest..=self.cohort_size_max.max(smallest) {
@@ -181,7 +185,8 @@ mod tests {
         for cohort_size in 4..=10 {
             let plan = noise.plan(cohort_size).expect("possible");
             let deviation = noise.share_sigma(&plan) * f64::from(cohort_size).sqrt();
-            let reach = f64::from(cohort_size) + deviation * (2.0 * (2.0 * 1000.0 / 1e-9f64).ln()).sqrt();
+            let reach =
+                f64::from(cohort_size) + deviation * (2.0 * (2.0 * 1000.0 / 1e-9f64).ln()).sqrt();
             assert!(reach / lattice.step() <= f64::from((1 << 23) - 1));
             assert!(noise.coordinate_max(&plan, lattice) < 1 << 23);
         }

@@ -147,6 +147,10 @@ impl TenantState {
             Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
             Phase::Reporting(phase) if phase.reported().contains_key(tenant) => Some("reported"),
             Phase::Reporting(phase) if phase.expected().contains(tenant) => Some("accepted"),
+            Phase::Unmasking(phase) if phase.reported().contains_key(tenant) => Some("reported"),
+            Phase::KeyExchange(phase) if phase.aggregation().members().contains(tenant) => {
+                Some("accepted")
+            }
             Phase::Committed { contributors } if contributors.contains_key(tenant) => {
                 Some("reported")
             }

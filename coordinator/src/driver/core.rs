@@ -7,16 +7,17 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{JobId, TenantId},
-    message::{CoordinatorMessage, UploadOffer},
+    id::{JobId, RoundNumber, TenantId},
+    message::{CoordinatorMessage, SecaggPayload, UploadOffer},
     time::Timestamp,
     transport::{endpoint, process},
 };
 
+use super::peers::Peers;
 use crate::{
-    aggregation::{self, AggregationError, NextModel, RoundSum},
+    aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     blobs::{BlobError, BlobStore},
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler},
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     store::{self, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -154,6 +155,22 @@ impl Core {
             }
         });
         (CoreHandle { requests }, task)
+    }
+
+    /// Takes a tenant's answer in a step of secure aggregation.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if it is refused.
+    pub fn secagg(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        payload: &SecaggPayload,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let peers = Peers::new(self.authority.certificate(), now);
+        self.scheduler.secagg(tenant, job, round, payload, &peers, now)
     }
 
     /// Whether an offered update is wanted.
@@ -295,6 +312,11 @@ impl Core {
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
+            Err(error @ AggregationError::Masked { .. }) => {
+                warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
+                self.scheduler.commit_abandoned(commit, error.to_string(), now);
+                Ok(())
+            }
             Err(error) => {
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
                 error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
@@ -309,8 +331,13 @@ impl Core {
             Some(sum) if sum.round() == commit.round => sum,
             _ => self.empty_sum(&commit.job)?,
         };
-        let updates = sum.finish(&commit.contributors, &self.blobs)?;
         let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+        let unmask = commit
+            .unmask
+            .as_deref()
+            .zip(job.round().secagg.as_ref())
+            .map(|(aggregation, terms)| Unmask { aggregation, terms });
+        let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
         let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
         let (spec, state) = (&job.record().spec, base.optimizer_state);
         aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)

@@ -192,7 +192,7 @@ impl Aggregation {
     }
 
     /// What is open, for people.
-    pub(super) const fn step_name(&self) -> &'static str {
+    pub(super) fn step_name(&self) -> &'static str {
         match self.server.step() {
             Step::AdvertiseKeys => "advertising keys",
             Step::RevealOrder => "fixing the order of the graph",

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
+    codec::CodecError,
     error_code::Refusal,
     id::{Digest, JobId, RoundNumber, TenantId},
     job::JobSpec,
-    message::{Assignment, CoordinatorMessage, LatticeSpec},
+    message::{Assignment, CoordinatorMessage, LatticeSpec, SecaggPayload},
     time::Timestamp,
 };
 
 use super::{Action, Commit, OfferAnswer, SchedulerError};
 use crate::{
+    aggregation,
     registry::ModelVersion,
-    round::{Output, Phase, Round, RoundRecord},
+    round::{Output, Phase, Request, Round, RoundRecord},
     store::{Batch, Table},
 };
 
@@ -95,7 +97,8 @@ impl Job {
         now: Timestamp,
     ) -> Self {
         let number = RoundNumber::default().next();
-        let round = Round::new(number, base, spec.round.clone(), cohort_seed, now);
+        let secagg = aggregation::terms(&spec, lattice);
+        let round = Round::new(number, base, spec.round.clone(), secagg, cohort_seed, now);
         let record = JobRecord {
             spec,
             lattice,
@@ -203,10 +206,20 @@ impl Job {
                     let message = CoordinatorMessage::Configure(Box::new(assignment));
                     actions.push(Action::Send(tenant, message));
                 }
-                Output::Commit(contributors) => {
+                Output::Ask(tenant, request) => {
+                    let (job, round) = (self.record.spec.name.clone(), self.round().number);
+                    match ask(job, round, request) {
+                        Ok(message) => actions.push(Action::Send(tenant, message)),
+                        // The tenant drops out at the step's deadline, with this as the reason.
+                        Err(error) => {
+                            tracing::error!(%tenant, %error, "a step cannot be asked for")
+                        }
+                    }
+                }
+                Output::Commit { contributors, unmask } => {
                     self.committing = true;
                     let (job, round) = (self.record.spec.name.clone(), self.round().number);
-                    actions.push(Action::Commit(Commit { job, round, contributors }));
+                    actions.push(Action::Commit(Commit { job, round, contributors, unmask }));
                 }
                 Output::Close { tenants, abandoned } => {
                     let (job, round) = (self.record.spec.name.clone(), self.round().number);
@@ -248,6 +261,12 @@ impl Job {
         actions
     }
 
+    /// Ends the round because the masks of its sum cannot be removed.
+    pub(super) fn abandoned(&mut self, reason: String) {
+        self.committing = false;
+        self.round.abandon(reason);
+    }
+
     /// Ends the job because its open commit cannot become a model.
     pub(super) fn failed(&mut self, reason: String) -> Batch {
         (self.record.state, self.record.failure) = (JobState::Failed, Some(reason));
@@ -265,7 +284,9 @@ impl Job {
         }
         let number = self.round().number.next();
         let seed = self.record.cohort_seed.wrapping_add(number.0);
-        self.round = Round::new(number, base, self.record.spec.round.clone(), seed, now);
+        let JobRecord { spec, lattice, .. } = &self.record;
+        let secagg = aggregation::terms(spec, *lattice);
+        self.round = Round::new(number, base, spec.round.clone(), secagg, seed, now);
         true
     }
 
@@ -307,4 +328,17 @@ impl Job {
             report_within_ms: deadline.since(now).as_millis() as u64,
         }
     }
+}
+
+/// A step of secure aggregation as the tenant is asked for it.
+fn ask(job: JobId, round: RoundNumber, request: Request) -> Result<CoordinatorMessage, CodecError> {
+    Ok(match request {
+        Request::Begin { member, cohort_size, cohort_root } => {
+            CoordinatorMessage::SecaggBegin { job, round, member, cohort_size, cohort_root }
+        }
+        Request::Step(message) => {
+            let payload = SecaggPayload::encode(&message)?;
+            CoordinatorMessage::Secagg { job, round, payload }
+        }
+    })
 }
