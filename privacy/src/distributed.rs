@@ -10,6 +10,8 @@ use thiserror::Error;
 
 use crate::{
     lattice::{Lattice, LatticeError, LatticeRequest},
+    mechanism::PrivacyEvent,
+    noise::{DiscreteGaussian, NoiseError, NoiseSource},
     secagg::{Adversary, COHORT_MIN, PlanError, SecaggPlan, SumBound, sigma_share},
 };
 
@@ -139,13 +141,65 @@ impl DistributedNoise {
         }
     }
 
+    /// Adds one member's share of the noise, and reduces modulo `2^bits`.
+    ///
+    /// - `update`: shape `[dimension]`, grid units, within `norm_max` in L2
+    /// - returns: shape `[dimension]`, each below `2^bits`; ready to be masked
+    /// - Randomness: `noise`
+    ///
+    /// # Errors
+    /// [`NoiseError`] if the share has no sampler on this lattice.
+    pub fn add_share(
+        &self,
+        plan: &SecaggPlan,
+        lattice: Lattice,
+        mut update: Vec<i64>,
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<u32>, NoiseError> {
+        // The factor absorbs the rounding of the f64 division: up, never down.
+        let sigma = self.share_sigma(plan) / lattice.step() * (1.0 + 4.0 * f64::EPSILON);
+        DiscreteGaussian::new(sigma)?.add_to(noise, &mut update);
+        let mask = u32::MAX >> (32 - u32::from(lattice.bits()));
+        Ok(update.into_iter().map(|value| value as u32 & mask).collect())
+    }
+
+    /// What one sum reveals, by the noise of its honest members alone.
+    ///
+    /// - `sampling_rate`: probability with which each record joins; 1 if nothing is sampled
+    /// - `noise_multiplier`: the job's: deviation of the sum's noise over the clipping norm
+    /// - `survivors`: updates in the sum; `None` for the fewest that the plan allows, which is what
+    ///   an agent must account for before it knows
+    #[must_use]
+    pub fn event(
+        &self,
+        plan: &SecaggPlan,
+        lattice: Lattice,
+        sampling_rate: f64,
+        noise_multiplier: f64,
+        survivors: Option<u32>,
+    ) -> PrivacyEvent {
+        let survivors = survivors.unwrap_or_else(|| plan.survivors_min());
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate,
+            noise_multiplier: noise_multiplier * self.noise_surplus(plan, survivors),
+            sigma_share: self.share_sigma(plan) / lattice.step(),
+            clients: honest(plan, survivors),
+            dimension: self.dimension,
+            steps: 1,
+        }
+    }
+
     /// How many times the promised deviation a sum's honest noise has, when this many updates are
     /// in it: at least 1, more where fewer dropped out than the plan tolerates.
     #[must_use]
     pub fn noise_surplus(&self, plan: &SecaggPlan, survivors: u32) -> f64 {
-        let honest = survivors.saturating_sub(plan.corrupt_max()).max(plan.honest_survivors_min());
-        (f64::from(honest) / f64::from(plan.honest_survivors_min())).sqrt()
+        (f64::from(honest(plan, survivors)) / f64::from(plan.honest_survivors_min())).sqrt()
     }
+}
+
+/// Honest members among these survivors, at least.
+fn honest(plan: &SecaggPlan, survivors: u32) -> u32 {
+    survivors.saturating_sub(plan.corrupt_max()).max(plan.honest_survivors_min())
 }
 
 #[cfg(test)]

@@ -62,21 +62,13 @@ pub(super) fn lattice(
 pub fn event(
     job: &JobSpec,
     plan: &SecaggPlan,
-    lattice: LatticeSpec,
+    lattice: Lattice,
     survivors: u32,
 ) -> Option<PrivacyEvent> {
-    let noise = noise(job)?;
-    let share = noise.share_sigma(plan);
-    let clients = survivors.saturating_sub(plan.corrupt_max()).max(plan.honest_survivors_min());
-    Some(PrivacyEvent::LatticeGaussian {
-        sampling_rate: match job.privacy.unit {
-            PrivacyUnit::Record => job.training.sampling_rate,
-            PrivacyUnit::Tenant => 1.0,
-        },
-        noise_multiplier: job.privacy.noise_multiplier * noise.noise_surplus(plan, survivors),
-        sigma_share: share / lattice.step,
-        clients,
-        dimension: noise.dimension,
-        steps: 1,
-    })
+    let sampling_rate = match job.privacy.unit {
+        PrivacyUnit::Record => job.training.sampling_rate,
+        PrivacyUnit::Tenant => 1.0,
+    };
+    let multiplier = job.privacy.noise_multiplier;
+    Some(noise(job)?.event(plan, lattice, sampling_rate, multiplier, Some(survivors)))
 }
