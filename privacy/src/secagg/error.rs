@@ -86,9 +86,6 @@ pub enum SecaggError {
         /// Whose keys.
         member: Member,
     },
-    /// The agent's own keys were replaced in what the coordinator shows to others.
-    #[error("the coordinator shows other keys for this agent than it sent: substituted")]
-    OwnKeysSubstituted,
     /// A credential that the agent does not trust.
     #[error("the credential of member {member} is not trusted")]
     UntrustedPeer {
@@ -132,8 +129,10 @@ pub enum SecaggError {
     /// The neighbours are not those of the jointly random graph.
     #[error("the neighbours are not those of the joint random order")]
     WrongNeighbours,
-    /// Credentials or adverts that are not in the list that everybody was shown.
-    #[error("credentials or adverts are not in the list that was committed to")]
+    /// Credentials or adverts, perhaps this agent's own, differ from the lists that were fixed.
+    #[error(
+        "the cohort list or the adverts, this agent's own included, are not those that were fixed"
+    )]
     NotInRoster,
     /// The openings do not match the commitments.
     #[error("the order of the graph does not follow from the commitments")]
@@ -259,18 +258,6 @@ pub enum AbandonReason {
         shares: u32,
         /// How many are needed.
         shares_min: u32,
-    },
-    /// A survivor has too few confirmations by neighbours.
-    #[error(
-        "{confirmations} neighbours of member {member} confirmed; {confirmations_min} are needed"
-    )]
-    TooFewConfirmations {
-        /// Whose neighbours.
-        member: Member,
-        /// How many did.
-        confirmations: u32,
-        /// How many are needed.
-        confirmations_min: u32,
     },
     /// Enough shares, each as dealt, but they are not those of the advertised secret.
     #[error("the secret that member {member} shared is not the one it advertised")]

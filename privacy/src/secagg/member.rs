@@ -66,7 +66,16 @@ impl MemberSet {
     /// The whole cohort.
     #[must_use]
     pub fn full(size: u32) -> Self {
-        (0..size).map(Member).fold(Self::empty(size), |mut set, member| {
+        Self::of(size, (0..size).map(Member))
+    }
+
+    /// The set of these members.
+    ///
+    /// # Panics
+    /// If one is not in the cohort: a mistake of the caller.
+    #[must_use]
+    pub fn of(size: u32, members: impl IntoIterator<Item = Member>) -> Self {
+        members.into_iter().fold(Self::empty(size), |mut set, member| {
             set.insert(member);
             set
         })

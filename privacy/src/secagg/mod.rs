@@ -14,13 +14,20 @@ mod bytes;
 mod client;
 mod context;
 mod error;
+mod graph;
 mod identity;
+mod keys;
+mod mask;
 mod member;
-#[allow(dead_code, reason = "used by the steps to come")]
 mod merkle;
 mod message;
+mod order;
 mod plan;
 mod server;
+mod shamir;
+#[cfg(test)]
+mod tests;
+mod transcript;
 
 pub use self::{
     bound::{Implausible, SumBound},
