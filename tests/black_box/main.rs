@@ -4,6 +4,7 @@ mod identity;
 mod jobs;
 mod recovery;
 mod samples;
+mod secagg;
 mod uploads;
 
 use tributary_protocol::enrollment::EnrollmentToken;

@@ -62,9 +62,10 @@ pub(super) fn lattice(
 pub fn event(
     job: &JobSpec,
     plan: &SecaggPlan,
-    lattice: Lattice,
+    lattice: LatticeSpec,
     survivors: u32,
 ) -> Option<PrivacyEvent> {
+    let lattice = Lattice::new(lattice.step, lattice.bits).ok()?;
     let sampling_rate = match job.privacy.unit {
         PrivacyUnit::Record => job.training.sampling_rate,
         PrivacyUnit::Tenant => 1.0,

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tributary_privacy::{
     distributed::DistributedError,
     lattice::{Lattice, LatticeError, LatticeRequest, ModularSum},
-    secagg::AbandonReason,
+    secagg::{Implausible, SecaggError},
 };
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
@@ -45,12 +45,12 @@ pub enum AggregationError {
     /// The job's cohorts have no secure sum.
     #[error("no secure aggregation fits the job")]
     Distributed(#[from] DistributedError),
-    /// The masks of a sum cannot be removed, or honest updates cannot have made it.
-    #[error("secure aggregation: {reason}")]
-    Masked {
-        /// Why.
-        reason: AbandonReason,
-    },
+    /// The masks of a sum cannot be removed.
+    #[error("the masks of the sum cannot be removed")]
+    Masked(#[from] SecaggError),
+    /// Honest updates alone cannot have made a sum.
+    #[error("the sum of the updates is implausible: {0}")]
+    Implausible(Implausible),
     /// An update is not a vector of this lattice.
     #[error("update {update} is not a lattice vector of this job")]
     Update {
@@ -188,12 +188,9 @@ pub struct Unmask<'a> {
 
 impl Unmask<'_> {
     fn apply(&self, sum: &mut ModularSum, survivors: u32) -> Result<(), AggregationError> {
-        let server = self.aggregation.server();
-        server.unmask(sum).map_err(|reason| AggregationError::Masked { reason })?;
+        self.aggregation.server().unmask(sum)?;
         let bound = self.terms.noise.sum_bound(self.aggregation.plan(), sum.lattice());
-        bound.check(sum, survivors).map_err(|detail| AggregationError::Masked {
-            reason: AbandonReason::Implausible { detail },
-        })
+        bound.check(sum, survivors).map_err(AggregationError::Implausible)
     }
 }
 

@@ -309,12 +309,18 @@ impl Core {
                 info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
                 metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
                 self.scheduler.committed(commit, model, now);
+                let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+                if let Some(revealed) = &job.record().revealed {
+                    metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
+                        .set(revealed.epsilon);
+                }
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
-            Err(error @ AggregationError::Masked { .. }) => {
+            Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
                 warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
-                self.scheduler.commit_abandoned(commit, error.to_string(), now);
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                self.scheduler.commit_abandoned(commit, refusal.message, now);
                 Ok(())
             }
             Err(error) => {

@@ -40,7 +40,11 @@ impl KeyExchange {
             Input::Declined(tenant, refusal) => {
                 self.require(round, &tenant)?;
                 self.aggregation.leave(&tenant, refusal.to_string());
-                Ok(self.advance(false, timing))
+                // Unlike an answer, it will not be repeated.
+                Ok(match self.advance(false, timing) {
+                    Step::Stay => Step::Changed,
+                    step => step,
+                })
             }
             Input::Reported(..) => Err(RoundError::WrongPhase { round, phase: "key_exchange" }),
             other => closed(round, "key_exchange", &other).map(|()| Step::Stay),

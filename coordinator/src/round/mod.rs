@@ -18,6 +18,8 @@ mod configuration;
 mod key_exchange;
 mod reporting;
 mod secagg;
+#[cfg(test)]
+mod secagg_tests;
 mod selection;
 #[cfg(test)]
 mod tests;

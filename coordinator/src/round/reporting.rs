@@ -78,7 +78,7 @@ impl Reporting {
                     aggregation.leave(&tenant, refusal.to_string());
                 }
                 if self.reported.contains_key(&tenant) {
-                    return Ok(Step::Stay);
+                    return Ok(if self.aggregation.is_some() { Step::Changed } else { Step::Stay });
                 }
                 self.expected.remove(&tenant);
                 self.declined.insert(tenant, refusal.to_string());

@@ -48,7 +48,11 @@ impl Unmasking {
             Input::Declined(tenant, refusal) => {
                 self.require(round, &tenant)?;
                 self.aggregation.leave(&tenant, refusal.to_string());
-                Ok(self.advance(false, timing))
+                // Unlike an answer, it will not be repeated.
+                Ok(match self.advance(false, timing) {
+                    Step::Stay => Step::Changed,
+                    step => step,
+                })
             }
             Input::Reported(tenant, offered) => {
                 self.check_report(round, &tenant, offered).map(|_| Step::Stay)

@@ -12,7 +12,7 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{Action, Commit, OfferAnswer, SchedulerError};
+use super::{Action, Commit, OfferAnswer, Revealed, SchedulerError};
 use crate::{
     aggregation,
     registry::ModelVersion,
@@ -48,6 +48,9 @@ pub struct JobRecord {
     pub cohort_seed: u64,
     /// The open round, or the last one.
     pub round: RoundRecord,
+    /// What its sums revealed, with distributed noise.
+    #[serde(default)]
+    pub revealed: Option<Revealed>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
     /// When it was submitted.
@@ -69,7 +72,8 @@ pub struct RoundSummary {
     pub job: JobId,
     /// The round.
     pub round: RoundNumber,
-    /// The updates that it summed, by tenant; empty if it was abandoned.
+    /// The updates that it summed, by tenant; empty if it was abandoned. With secure aggregation
+    /// these are masked, and their tenants the survivors.
     pub contributors: BTreeMap<TenantId, Digest>,
     /// Why it was abandoned, if it was.
     pub abandoned: Option<String>,
@@ -106,6 +110,7 @@ impl Job {
             rounds_committed: 0,
             cohort_seed,
             round: round.record().clone(),
+            revealed: None,
             failure: None,
             submitted: now,
         };
@@ -249,6 +254,11 @@ impl Job {
         );
         self.committing = false;
         self.record.rounds_committed += 1;
+        if let Some(aggregation) = &commit.unmask {
+            let JobRecord { spec, lattice, revealed, .. } = &mut self.record;
+            let survivors = commit.contributors.len() as u32;
+            revealed.get_or_insert_default().add(spec, aggregation.plan(), *lattice, survivors);
+        }
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;
         }

@@ -5,6 +5,7 @@
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
 mod job;
+mod revealed;
 mod tenancy;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,7 +26,10 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-pub use self::job::{Job, JobRecord, JobState, RoundSummary};
+pub use self::{
+    job::{Job, JobRecord, JobState, RoundSummary},
+    revealed::Revealed,
+};
 use crate::{
     aggregation::NextModel,
     registry::{ModelRegistry, ModelVersion},
