@@ -11,7 +11,7 @@ use tributary_privacy::{
         ServerMessage,
     },
 };
-use tributary_protocol::message::LatticeSpec;
+use tributary_protocol::{id::JobId, message::LatticeSpec};
 
 use super::*;
 
@@ -434,10 +434,10 @@ fn a_sum_that_cannot_be_unmasked_abandons_the_round_for_everybody() {
     let mut world = World::new(Adversary::SemiHonest);
     world.settle();
     // The driver found the sum implausible.
-    world.round.outputs.push_back(Output::Close {
-        tenants: (0..COHORT).map(tenant).collect(),
-        abandoned: None,
-    });
+    world
+        .round
+        .outputs
+        .push_back(Output::Close { tenants: (0..COHORT).map(tenant).collect(), abandoned: None });
     world.round.abandon("implausible".to_owned());
     world.carry_out();
     let told = world.outputs.last();

@@ -37,8 +37,7 @@ impl Revealed {
         survivors: u32,
     ) {
         let events = |survivors| aggregation::event(job, plan, lattice, survivors);
-        let (Some(happened), Some(allowed)) =
-            (events(survivors), events(plan.survivors_min()))
+        let (Some(happened), Some(allowed)) = (events(survivors), events(plan.survivors_min()))
         else {
             return;
         };

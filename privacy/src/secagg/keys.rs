@@ -39,6 +39,14 @@ impl SecretKind {
     }
 }
 
+/// What one agent holds of another's two secrets; zeroised on drop.
+#[cfg_attr(test, derive(Clone))]
+#[derive(ZeroizeOnDrop)]
+pub(super) struct Shares {
+    pub(super) mask_key: [u8; 32],
+    pub(super) self_mask: [u8; 32],
+}
+
 /// Everything secret about one agent in one round; zeroised on drop.
 #[derive(ZeroizeOnDrop)]
 #[cfg_attr(test, derive(Clone))]
@@ -148,26 +156,24 @@ impl Secrets {
     }
 
     /// Decrypts what a dealer sent; `None` if it is not what the dealer committed to.
-    ///
-    /// - returns: the share of the mask seed, the share of the self mask's seed
     pub(super) fn open(
         &self,
         dealer: Member,
         dealer_key: &ByteArray<32>,
         sealed: &SealedShares,
-    ) -> Option<(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>)> {
+    ) -> Option<Shares> {
         let cipher = self.channel(dealer, dealer, dealer_key)?;
         let payload = Payload { msg: &sealed.ciphertext.0, aad: &associated_data(sealed) };
         let plaintext = Zeroizing::new(cipher.decrypt(&[0; 12].into(), payload).ok()?);
-        let (mut first, mut second) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
-        first.copy_from_slice(plaintext.get(..32)?);
-        second.copy_from_slice(plaintext.get(32..)?);
+        let mut shares = Shares { mask_key: [0; 32], self_mask: [0; 32] };
+        shares.mask_key.copy_from_slice(plaintext.get(..32)?);
+        shares.self_mask.copy_from_slice(plaintext.get(32..)?);
         let is_committed = |kind, share, commitment: &ByteArray<32>| {
             share_commitment(&self.context, kind, dealer, self.member, share) == *commitment
         };
-        (is_committed(SecretKind::MaskKey, &first, &sealed.mask_key_share)
-            && is_committed(SecretKind::SelfMask, &second, &sealed.self_mask_share))
-        .then_some((first, second))
+        (is_committed(SecretKind::MaskKey, &shares.mask_key, &sealed.mask_key_share)
+            && is_committed(SecretKind::SelfMask, &shares.self_mask, &sealed.self_mask_share))
+        .then_some(shares)
     }
 
     /// The cipher from `sender` to the other one, of this agent and `peer`.

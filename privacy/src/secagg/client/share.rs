@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Own, advertise::check_neighbours, mask::Masking};
 use crate::secagg::{
     Finding, Member, MemberSet, SecaggError, Step,
+    keys::Shares,
     mask::Mask,
     message::{Peer, Roster, SealedShares},
 };
@@ -24,9 +25,6 @@ pub(super) struct Held {
     pub(super) peer: Peer,
     pub(super) shares: Option<Shares>,
 }
-
-/// The shares of the mask key and of the self mask's seed.
-pub(super) type Shares = (zeroize::Zeroizing<[u8; 32]>, zeroize::Zeroizing<[u8; 32]>);
 
 impl Dealt {
     /// Shares both secrets among the neighbours.

@@ -59,9 +59,9 @@ impl Confirming {
     pub(super) fn unmask(self) -> (Phase, ClientOutput) {
         let answered = self.told();
         let shares = self.held.iter().map(|held| {
-            let (mask_key, self_mask) = held.shares.as_ref()?;
+            let shares = held.shares.as_ref()?;
             let survived = self.survivors.contains(held.peer.member);
-            Some(ByteArray(if survived { **self_mask } else { **mask_key }))
+            Some(ByteArray(if survived { shares.self_mask } else { shares.mask_key }))
         });
         let output = ClientOutput::Send(ClientMessage::Unmask(shares.collect()));
         (Phase::Finished { answered }, output)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use rand::{Rng, SeedableRng};
 
 use crate::{
@@ -10,46 +9,7 @@ use crate::{
     secagg::*,
 };
 
-/// A tenant whose credential is its ed25519 key.
-#[derive(Debug, Clone)]
-pub(super) struct Tenant(pub(super) SigningKey);
-
-impl Tenant {
-    pub(super) fn new(number: u32) -> Self {
-        let mut seed = [0x5a; 32];
-        seed[..4].copy_from_slice(&number.to_le_bytes());
-        Self(SigningKey::from_bytes(&seed))
-    }
-
-    pub(super) fn credential(&self) -> Blob {
-        Blob(self.0.verifying_key().to_bytes().to_vec())
-    }
-}
-
-impl Identity for Tenant {
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(message).to_bytes().to_vec()
-    }
-}
-
-/// Trusts every key, by its own name.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct EveryKey;
-
-impl PeerKeys for EveryKey {
-    fn name(&self, credential: &[u8]) -> Option<String> {
-        (credential.len() == 32).then(|| format!("{credential:?}"))
-    }
-
-    fn verify(&self, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let key = credential.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
-        let signature = Signature::from_slice(signature);
-        key.zip(signature.ok())
-            .is_some_and(|(key, signature)| key.verify_strict(message, &signature).is_ok())
-    }
-}
-
-/// Signatures that cost nothing, for exhaustive tests.
+/// Signatures that cost nothing: whoever knows the credential could forge them, but nobody does.
 #[derive(Debug, Clone)]
 pub(super) struct Mac(pub(super) u32);
 
