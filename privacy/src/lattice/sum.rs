@@ -40,6 +40,11 @@ impl ModularSum {
         &self.values
     }
 
+    /// The sum, for masks to be taken off in place; every value stays below `2^bits`.
+    pub(crate) fn values_mut(&mut self) -> &mut [u32] {
+        &mut self.values
+    }
+
     /// Adds one whole packed update.
     ///
     /// # Errors
