@@ -23,7 +23,7 @@ use tributary_coordinator::{
     api::{self, ApiState, TlsListener},
     blobs::BlobStore,
     config::Endpoints,
-    driver::{self, Core, clock},
+    driver::{self, Core},
     store::SledStore,
     tenants::authority,
 };
@@ -57,7 +57,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
-        folder.api_identity(&config.api.tls, api_address, &authority, clock::now())?;
+        folder.api_identity(&config.api.tls, api_address, &authority, process::now())?;
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
     let metrics =
