@@ -82,8 +82,8 @@ async fn serve(
     core: CoreHandle,
 ) -> Result<(), SessionError> {
     let who = tenant.clone();
-    let context = core.call(move |core, _| {
-        let context = core.scheduler.authenticate(&who, certificate);
+    let context = core.call(move |core, now| {
+        let context = core.scheduler.authenticate(&who, certificate, now);
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
@@ -132,14 +132,21 @@ async fn read_control(
                 return Err(SessionError::Refused(refusal));
             }
             AgentMessage::Accept { job, round } => {
-                core.call(move |core, now| core.scheduler.accepted(&who, &job, round, now)).await?
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.accepted(&who, &job, round, now)
+                })
+                .await?
             }
             AgentMessage::Decline { job, round, refusal } => {
                 // The reason is the peer's text: bounded before it is stored and shown.
                 let refusal = Refusal::new(refusal.code, refusal.message);
                 warn!(%job, %round, code = %refusal.code, reason = %refusal.message, "the agent declines");
-                core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
-                    .await?
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
             }
             AgentMessage::Secagg { .. } => Ok(()),
         };

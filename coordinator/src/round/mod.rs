@@ -370,7 +370,7 @@ impl Round {
 
 impl Phase {
     /// When the tenant's report is due, if it still owes one.
-    fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
+    pub(crate) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
         match self {
             Self::Configuration(configuration) => configuration.assignment_deadline(tenant),
             Self::Reporting(reporting) => reporting.assignment_deadline(tenant),
@@ -378,7 +378,8 @@ impl Phase {
         }
     }
 
-    fn invited(&self) -> BTreeSet<TenantId> {
+    /// Everyone who was asked; once committed, the contributors.
+    pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
         match self {
             Self::Configuration(configuration) => configuration.invited().cloned().collect(),
             Self::Reporting(reporting) => reporting.invited().cloned().collect(),
