@@ -579,7 +579,7 @@ impl Round {
 
 impl Phase {
     /// When the tenant's report is due, if the round still wants something of it.
-    fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
+    pub(crate) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
         match self {
             Self::Configuration(configuration) => configuration.assignment_deadline(tenant),
             Self::KeyExchange(exchange) => {
@@ -595,7 +595,8 @@ impl Phase {
         }
     }
 
-    fn invited(&self) -> BTreeSet<TenantId> {
+    /// Everyone who was asked; once committed, the contributors.
+    pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
         match self {
             Self::Configuration(configuration) => configuration.invited().cloned().collect(),
             Self::KeyExchange(exchange) => {

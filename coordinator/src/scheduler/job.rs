@@ -156,6 +156,20 @@ impl Job {
         line
     }
 
+    /// Whether the open round has chosen its cohort.
+    pub(super) const fn has_invited(&self) -> bool {
+        !matches!(self.round().phase, Phase::Selection(_))
+    }
+
+    /// When the job stops to wait and goes on with what it has, if it waits for a time.
+    #[must_use]
+    pub const fn waits_until(&self) -> Option<Timestamp> {
+        match self.record.state {
+            JobState::Running => self.round.poll_timeout(),
+            JobState::Finished | JobState::Failed => None,
+        }
+    }
+
     /// Length of a packed update, in bytes.
     #[must_use]
     pub fn update_bytes(&self) -> u64 {

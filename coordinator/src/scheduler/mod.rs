@@ -5,6 +5,9 @@
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
 mod job;
+mod life_cycle;
+#[cfg(test)]
+mod life_cycle_tests;
 mod revealed;
 mod tenancy;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use crate::{
     registry::{ModelRegistry, ModelVersion},
     round::{Aggregation, Input, RoundError},
     store::Batch,
-    tenants::{EnrollmentError, TenantRecord},
+    tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
 };
 
 /// What the driver must do, in order.
@@ -136,6 +139,42 @@ pub enum SchedulerError {
     /// The token does not admit.
     #[error(transparent)]
     Enrollment(#[from] EnrollmentError),
+    /// The tenant is suspended.
+    #[error("tenant {tenant} is suspended: {reason}")]
+    TenantSuspended {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// The tenant is revoked.
+    #[error("tenant {tenant} is revoked: {reason}")]
+    TenantRevoked {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// No job that the tenant may take part in has this model.
+    #[error("there is no model file {file} here")]
+    ModelUnknown {
+        /// Which.
+        file: Digest,
+    },
+    /// No tenant of this name.
+    #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
+    TenantUnknown {
+        /// The name.
+        tenant: TenantId,
+    },
+    /// The tenant has used what it may use today.
+    #[error("tenant {tenant}: {quota}")]
+    QuotaExceeded {
+        /// Who.
+        tenant: TenantId,
+        /// Which quota.
+        quota: QuotaUsedUp,
+    },
     /// The tenant is not known, or shows a certificate that is not its current one.
     #[error(
         "the certificate of tenant {tenant} is not the registered one; enrol again with a new token"
@@ -158,7 +197,13 @@ impl SchedulerError {
             Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
-            Self::CertificateNotRegistered { .. } => ErrorCode::CertificateNotRegistered,
+            Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
+                ErrorCode::CertificateNotRegistered
+            }
+            Self::ModelUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
+            Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
         }
     }
 
@@ -176,6 +221,10 @@ pub struct Scheduler {
     jobs: BTreeMap<JobId, Job>,
     models: ModelRegistry,
     connected: BTreeSet<TenantId>,
+    /// The last round of each job whose invitations count against quotas.
+    counted: BTreeMap<JobId, RoundNumber>,
+    /// When quotas have room again, if somebody waits for that.
+    next_day: Option<Timestamp>,
     actions: VecDeque<Action>,
 }
 
@@ -200,6 +249,8 @@ impl Scheduler {
             models: ModelRegistry::new(models),
             ..Self::default()
         };
+        let open = scheduler.jobs.iter().filter(|(_, job)| job.has_invited());
+        scheduler.counted = open.map(|(id, job)| (id.clone(), job.round().number)).collect();
         scheduler.settle_all(now);
         scheduler
     }
@@ -212,7 +263,7 @@ impl Scheduler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.jobs.values().filter_map(Job::poll_timeout).min()
+        self.jobs.values().filter_map(Job::poll_timeout).chain(self.next_day).min()
     }
 
     /// Acts on every deadline that has passed.
@@ -354,6 +405,7 @@ impl Scheduler {
         tenant: &TenantId,
         offer: &UploadOffer,
     ) -> Result<OfferAnswer, SchedulerError> {
+        self.require_active(tenant)?;
         let job = self.job(&offer.job)?;
         let (length, expected) = (offer.update.length, job.update_bytes());
         if length != expected {
@@ -380,6 +432,7 @@ impl Scheduler {
         if self.offered(tenant, offer)? == OfferAnswer::Stored {
             return Ok(());
         }
+        self.count_bytes(tenant, offer.update.length, now);
         self.step(
             &offer.job,
             offer.round,
@@ -416,7 +469,7 @@ impl Scheduler {
         self.models.insert(version);
         self.actions.extend(actions);
         self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
-        let listeners: Vec<_> = self.eligible(&commit.job).collect();
+        let listeners: Vec<_> = self.listeners(&commit.job).collect();
         for tenant in listeners {
             self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
         }
@@ -492,16 +545,25 @@ impl Scheduler {
 
     /// Takes every round's outputs, opens the next rounds, and tells selections who is there.
     fn settle_all(&mut self, now: Timestamp) {
+        let waits = |record: &TenantRecord| !self.has_room(record, now);
+        self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
         let ids: Vec<_> = self.jobs.keys().cloned().collect();
         for id in ids {
             loop {
-                let tenants: BTreeSet<_> = self.eligible(&id).collect();
-                let population = self.population(&id);
+                let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
+                let population = self.population(&id, now);
                 let base = self.models.latest(&id).expect("every job has version 0");
                 let job = self.jobs.get_mut(&id).expect("listed above");
                 let available = Input::Available { tenants, population };
                 job.round.handle(now, available).expect("availability fits every phase");
                 self.actions.extend(job.take_actions(base, now));
+                if job.has_invited() && self.counted.get(&id) != Some(&job.round().number) {
+                    self.counted.insert(id.clone(), job.round().number);
+                    let invited = job.round().phase.invited();
+                    self.count_round(&invited, now);
+                }
+                let job = self.jobs.get_mut(&id).expect("listed above");
+                let base = self.models.latest(&id).expect("every job has version 0");
                 if !job.open_next_round(base.file.digest, now) {
                     break;
                 }
