@@ -18,6 +18,8 @@ mod event;
 mod link;
 mod rounds;
 mod secagg;
+#[cfg(test)]
+mod secagg_tests;
 mod view;
 
 use std::{collections::VecDeque, sync::Arc};
