@@ -24,7 +24,7 @@ use tributary_protocol::{
 pub use self::{
     files::ReleaseFiles,
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, request, standing},
 };
 use crate::{durable_file::FileError, train::TrainError};
 

@@ -48,14 +48,15 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let config = folder.config()?;
     let authority = folder.authority()?;
     let identity = authority::server_identity(&folder.server()?, &authority)?;
-    let tls = tls::server(identity, authority.certificate())?;
+    let tls = tls::server(identity.clone(), authority.certificate())?;
     let token = Digest::of(folder.admin_token()?.as_bytes());
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
     let metrics =
         PrometheusBuilder::new().install_recorder().context("metrics are already installed")?;
 
-    let core = Core::restore(Box::new(store), BlobStore::open(folder.path())?, authority)?;
+    let core =
+        Core::restore(Box::new(store), BlobStore::open(folder.path())?, authority, identity)?;
     let (core, mut stopped) = core.spawn();
     let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls)?;
     let api_address = listen.api_listen.unwrap_or(config.listen.api);

@@ -8,9 +8,10 @@ use tracing::{error, info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{JobId, TenantId},
-    message::{CoordinatorMessage, UploadOffer},
+    message::{CoordinatorMessage, LedgerHead, UploadOffer},
+    receipt::Receipt,
     time::Timestamp,
-    transport::{endpoint, process},
+    transport::{endpoint, process, tls::Identity},
 };
 
 use crate::{
@@ -50,6 +51,8 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// The coordinator's own certificate and key; signs receipts.
+    identity: Identity,
     store: Box<dyn Store>,
     sums: BTreeMap<JobId, RoundSum>,
     sessions: BTreeMap<TenantId, Session>,
@@ -100,6 +103,7 @@ impl Core {
         store: Box<dyn Store>,
         blobs: BlobStore,
         authority: Authority,
+        identity: Identity,
     ) -> Result<Self, CoreError> {
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
@@ -116,6 +120,7 @@ impl Core {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            identity,
             store,
             sums: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -226,7 +231,7 @@ impl Core {
         &mut self,
         tenant: &TenantId,
         connection: quinn::Connection,
-        head: tributary_protocol::message::LedgerHead,
+        head: LedgerHead,
         now: Timestamp,
     ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
         let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
@@ -269,12 +274,39 @@ impl Core {
                         self.blobs.remove(file)?;
                     }
                 }
+                Action::Welcome(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
+                }
+                Action::Receipt(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
+                }
                 Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
         }
         metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
         Ok(())
+    }
+
+    /// Countersigns a ledger head for a connected tenant.
+    fn send_receipt(
+        &mut self,
+        tenant: TenantId,
+        head: LedgerHead,
+        now: Timestamp,
+        message: fn(Box<Receipt>) -> CoordinatorMessage,
+    ) {
+        if !self.sessions.contains_key(&tenant) {
+            return;
+        }
+        match Receipt::sign(&self.identity, tenant.clone(), head, now) {
+            Ok(receipt) => self.send(&tenant, message(Box::new(receipt))),
+            Err(error) => {
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                error!(%tenant, reason = refusal.message, "a ledger head cannot be signed");
+                self.drop_session(&tenant, &refusal, now);
+            }
+        }
     }
 
     fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
