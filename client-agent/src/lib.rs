@@ -49,6 +49,7 @@ pub mod model;
 pub mod policy;
 pub mod receipt_file;
 pub mod refusals;
+pub mod secagg;
 pub mod session;
 pub mod site;
 pub mod statement;

@@ -5,6 +5,7 @@ mod jobs;
 mod people;
 mod recovery;
 mod samples;
+mod secagg;
 mod uploads;
 
 use tributary_protocol::enrollment::EnrollmentToken;

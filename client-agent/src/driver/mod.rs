@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tributary_protocol::{
-    message::{TransferResponse, UploadOffer},
+    message::{CoordinatorMessage, TransferResponse, UploadOffer},
     transport::{TransportError, process},
 };
 
@@ -26,7 +26,8 @@ use self::{
 };
 use crate::{
     identity::Identity,
-    session::{Input, Output, RoundKey, Session, UploadEnd},
+    secagg::{Cohort, TenantKeys},
+    session::{Input, Output, RoundKey, Seed, Session, UploadEnd},
     update::Release,
 };
 
@@ -58,7 +59,8 @@ struct Driver {
 /// Runs an agent until `stop` resolves: connects, trains, uploads, adapts.
 pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output = ()>) {
     let (events, mut inbox) = mpsc::unbounded_channel();
-    let session = Session::new(agent.policy.clone(), agent.configured());
+    let keys = Arc::new(TenantKeys::of(&identity));
+    let session = Session::new(agent.policy.clone(), agent.configured(), keys);
     let mut driver = Driver {
         agent,
         identity,
@@ -115,6 +117,16 @@ impl Driver {
                     self.link = Some(link);
                     self.step(Input::Connected { ledger_head: self.agent.ledger.head() });
                 }
+                LinkEvent::Message(CoordinatorMessage::SecaggBegin {
+                    job,
+                    round,
+                    member,
+                    cohort_size,
+                    cohort_root,
+                }) => {
+                    let cohort = Cohort { member, size: cohort_size, root: cohort_root };
+                    self.begin(RoundKey { job, round }, cohort);
+                }
                 LinkEvent::Message(message) => self.step(Input::Message(message)),
                 LinkEvent::Failed(failure) => {
                     self.disconnect();
@@ -133,6 +145,15 @@ impl Driver {
                 }
                 self.step(input);
             }
+        }
+    }
+
+    fn begin(&mut self, key: RoundKey, cohort: Cohort) {
+        let mut seed = [0; 32];
+        match getrandom::fill(&mut seed) {
+            Ok(()) => self.step(Input::Begin { key, cohort, seed: Seed(seed) }),
+            // The agent then counts as a dropout of the round.
+            Err(error) => tracing::error!(%error, "no entropy for the keys of a round"),
         }
     }
 
@@ -167,14 +188,15 @@ impl Driver {
                         let _ = events.send(Event::Worked(Input::Examined { key, outcome }));
                     });
                 }
-                Output::Train(assignment, approved) => {
+                Output::Train(assignment, approved, exchange) => {
                     let key = RoundKey::of(&assignment);
                     let (agent, events) = (self.agent.clone(), self.events.clone());
                     let cancellation = Cancellation::new();
                     self.training = Some(cancellation.clone());
                     tokio::spawn(async move {
                         let outcome =
-                            training::run(agent, assignment, approved, cancellation).await;
+                            training::run(agent, assignment, approved, exchange, cancellation)
+                                .await;
                         let _ = events.send(Event::Worked(Input::Trained { key, outcome }));
                     });
                 }

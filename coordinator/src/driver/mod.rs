@@ -8,6 +8,7 @@
 pub mod core;
 mod enrollment;
 mod listener;
+mod peers;
 mod session;
 mod transfer;
 

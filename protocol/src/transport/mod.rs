@@ -5,6 +5,7 @@
 //! the coordinator's authority ([`tls::server`], [`tls::agent`]); an enrolment authenticates the
 //! coordinator by the fingerprint in the token ([`tls::enrollment`]) and the agent by its secret.
 
+pub mod credential;
 pub mod endpoint;
 pub mod process;
 pub mod signature;

@@ -107,22 +107,8 @@ pub fn verify(
     message: &[u8],
     signature: &Signature,
 ) -> Result<(), SignatureError> {
-    let Signer { authority, chain, usage, at } = *signer;
-    let certificate = SignatureError::Certificate;
-    let algorithms: WebPkiSupportedAlgorithms =
-        ring::default_provider().signature_verification_algorithms;
-    let [leaf, intermediates @ ..] = chain else {
-        return Err(certificate(webpki::Error::UnknownIssuer));
-    };
-    let leaf = EndEntityCert::try_from(leaf).map_err(certificate)?;
-    let anchor = anchor_from_trusted_cert(authority).map_err(certificate)?;
-    let usage = match usage {
-        Usage::Server => KeyUsage::server_auth(),
-        Usage::Client => KeyUsage::client_auth(),
-    };
-    let at = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.0));
-    leaf.verify_for_usage(algorithms.all, &[anchor], intermediates, at, usage, None, None)
-        .map_err(certificate)?;
+    let leaf = leaf_of(signer)?;
+    let algorithms = algorithms();
     let scheme = SignatureScheme::from(signature.scheme);
     let known = algorithms.mapping.iter().find(|(known, _)| *known == scheme);
     let unknown = SignatureError::Scheme { scheme: signature.scheme };
@@ -136,6 +122,37 @@ pub fn verify(
         }
     }
     Err(failure)
+}
+
+/// Checks that the authority issued the signer's certificate for this usage, whatever it signs.
+///
+/// # Errors
+/// [`SignatureError::Certificate`].
+pub fn verify_certificate(signer: &Signer<'_>) -> Result<(), SignatureError> {
+    leaf_of(signer).map(drop)
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    ring::default_provider().signature_verification_algorithms
+}
+
+/// The signer's own certificate, once it is known to be the authority's word.
+fn leaf_of<'a>(signer: &Signer<'a>) -> Result<EndEntityCert<'a>, SignatureError> {
+    let Signer { authority, chain, usage, at } = *signer;
+    let certificate = SignatureError::Certificate;
+    let [leaf, intermediates @ ..] = chain else {
+        return Err(certificate(webpki::Error::UnknownIssuer));
+    };
+    let leaf = EndEntityCert::try_from(leaf).map_err(certificate)?;
+    let anchor = anchor_from_trusted_cert(authority).map_err(certificate)?;
+    let usage = match usage {
+        Usage::Server => KeyUsage::server_auth(),
+        Usage::Client => KeyUsage::client_auth(),
+    };
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.0));
+    leaf.verify_for_usage(algorithms().all, &[anchor], intermediates, at, usage, None, None)
+        .map_err(certificate)?;
+    Ok(leaf)
 }
 
 /// Bytes that read as base64 in files, for `#[serde(with = "…")]`.
