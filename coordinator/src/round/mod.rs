@@ -280,6 +280,14 @@ impl Round {
         self.apply(step, now);
     }
 
+    /// Gives the round up, unless it has ended.
+    pub fn abandon(&mut self, reason: String, now: Timestamp) {
+        match self.record.phase {
+            Phase::Committed { .. } | Phase::Abandoned { .. } => {}
+            _ => self.apply(Step::Next(Phase::Abandoned { reason }), now),
+        }
+    }
+
     /// Whether a tenant's update is already counted (`true`) or would be now (`false`).
     ///
     /// # Errors
