@@ -82,8 +82,8 @@ async fn serve(
     core: CoreHandle,
 ) -> Result<(), SessionError> {
     let (who, shown) = (tenant.clone(), Digest::of(certificate));
-    let context = core.call(move |core, _| {
-        let context = core.scheduler.authenticate(&who, shown);
+    let context = core.call(move |core, now| {
+        let context = core.scheduler.authenticate(&who, shown, now);
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
@@ -135,6 +135,7 @@ async fn read_control(
             AgentMessage::Accept { job, round } => {
                 let credential = certificate.clone();
                 core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
                     core.scheduler.accepted(&who, &job, round, &credential, now)
                 })
                 .await?
@@ -143,8 +144,11 @@ async fn read_control(
                 // The reason is the peer's text: bounded before it is stored and shown.
                 let refusal = Refusal::new(refusal.code, refusal.message);
                 warn!(%job, %round, code = %refusal.code, reason = %refusal.message, "the agent declines");
-                core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
-                    .await?
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
             }
             AgentMessage::Secagg { job, round, payload } => {
                 let named = job.clone();

@@ -438,7 +438,7 @@ fn a_sum_that_cannot_be_unmasked_abandons_the_round_for_everybody() {
         .round
         .outputs
         .push_back(Output::Close { tenants: (0..COHORT).map(tenant).collect(), abandoned: None });
-    world.round.abandon("implausible".to_owned());
+    world.round.abandon_commit("implausible".to_owned());
     world.carry_out();
     let told = world.outputs.last();
     assert!(
