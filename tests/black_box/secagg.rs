@@ -1,6 +1,5 @@
 //! Secure aggregation over real QUIC: the coordinator learns the sum of the survivors, or nothing.
 
-
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     message::AgentMessage,
@@ -186,9 +185,14 @@ async fn stored_uploads_are_not_the_updates_and_look_uniform() {
     let large = masked_job(1, "semi-honest", 30_000).replace("hidden = [8]", "hidden = [2000]");
     coordinator.submit(&large);
     // The last member keeps the round open, so that the files are still there.
-    let peers = all_until(&cohort, &coordinator, |index| {
-        if index < 4 { Until::Uploaded } else { Until::Shared }
-    });
+    let peers =
+        all_until(
+            &cohort,
+            &coordinator,
+            |index| {
+                if index < 4 { Until::Uploaded } else { Until::Shared }
+            },
+        );
     let mut counts = [0_u32; 256];
     let peers = peers.await;
     for (index, peer) in peers[..4].iter().enumerate() {

@@ -110,7 +110,8 @@ mod tests {
                 for before in [Before::Ignored, Before::Added] {
                     let mut found = vec![2.0; rows * columns];
                     let mut also = found.clone();
-                    let (a, b) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
+                    let (a, b) =
+                        (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
                     multiply(a, b, -0.5, &mut found, before, threads);
                     let a = Matrix::new(&turned, inner, rows).t();
                     multiply(a, b, -0.5, &mut also, before, threads);

@@ -18,14 +18,14 @@ use tributary_protocol::{
 };
 
 pub use self::{clipping::ClippingError, loss::cross_entropy_sum, tape::Tape};
-use self::{
-    kernels::AddScaled,
-    layer::{Recording, Spans, linear},
-};
 pub(crate) use self::{
     dense::Dense,
     kernels::{fractions, with_elements},
     loss::softmax_rows,
+};
+use self::{
+    kernels::AddScaled,
+    layer::{Recording, Spans, linear},
 };
 
 /// Says why parameters are not a model.

@@ -166,11 +166,8 @@ impl Cast {
         session.handle_timeout(NOW.after_ms(60_000));
         while session.poll_output().is_some() {}
         welcome(session);
-        let outputs =
-            self.give(index, Input::Message(CoordinatorMessage::Configure(assignment())));
-        let accepts = |output: &Output| {
-            matches!(output, Output::Send(AgentMessage::Accept { .. }))
-        };
+        let outputs = self.give(index, Input::Message(CoordinatorMessage::Configure(assignment())));
+        let accepts = |output: &Output| matches!(output, Output::Send(AgentMessage::Accept { .. }));
         assert!(outputs.iter().any(accepts), "a round with keys goes on: {outputs:?}");
     }
 }

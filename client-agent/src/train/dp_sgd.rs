@@ -128,7 +128,10 @@ mod tests {
         let mut trainer = Trainer::new(&spec, 2).expect("valid");
         let close = |found: &[f32], expected: &[f32]| {
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-4 * (1.0 + expected.abs()),
+                    "{found} {expected}"
+                );
             }
         };
         let mut expected = vec![0.0; flat.len()];
@@ -155,8 +158,7 @@ mod tests {
     #[test]
     fn threads_and_earlier_use_change_no_bit() {
         let spec = ModelSpec::Mlp(MlpSpec { inputs: 300, hidden: vec![200], classes: 10 });
-        let flat: Vec<f32> =
-            (0..spec.num_parameters()).map(|i| (i as f32).cos() * 0.1).collect();
+        let flat: Vec<f32> = (0..spec.num_parameters()).map(|i| (i as f32).cos() * 0.1).collect();
         let pixels = (0..300 * 200).map(|i: u32| (i * 7919 % 251) as u8).collect();
         let data = Dataset::from_bytes(pixels, 300, (0..200).map(|i| i % 10).collect(), 10);
         let all: Vec<u32> = (0..200).collect();

@@ -89,12 +89,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`] for records that do not fit the model, or gradients that are not finite; the
     /// parameters are then of no use.
-    pub fn step(
-        &mut self,
-        data: &Dataset,
-        indices: &[u32],
-        rate: f64,
-    ) -> Result<(), TrainError> {
+    pub fn step(&mut self, data: &Dataset, indices: &[u32], rate: f64) -> Result<(), TrainError> {
         check_data(&self.spec, data, indices)?;
         self.plain_step(data, indices, rate)
     }
@@ -201,12 +196,7 @@ impl Trainer {
         }
     }
 
-    fn plain_step(
-        &mut self,
-        data: &Dataset,
-        indices: &[u32],
-        rate: f64,
-    ) -> Result<(), TrainError> {
+    fn plain_step(&mut self, data: &Dataset, indices: &[u32], rate: f64) -> Result<(), TrainError> {
         self.steps = self.steps.saturating_add(1);
         if indices.is_empty() {
             return Ok(());

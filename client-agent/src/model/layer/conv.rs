@@ -5,9 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use super::{
     super::{
         clipping::KEPT_ELEMENTS_MAX,
-        kernels::{
-            add_scaled_rows_to_one, elements, finish_rows, mask, relu, with_elements,
-        },
+        kernels::{add_scaled_rows_to_one, elements, finish_rows, mask, relu, with_elements},
         matmul::{Before, Matrix, multiply},
         tape::Record,
     },
@@ -244,7 +242,15 @@ impl Backward<'_> {
             let (inputs_gradient, more_inputs) = self.inputs_gradient.split_at_mut(middle);
             let (conv, weight) = (self.conv, self.weight);
             let one = Backward {
-                conv, weight, width, images, outputs, gradients, weights, biases, inputs_gradient,
+                conv,
+                weight,
+                width,
+                images,
+                outputs,
+                gradients,
+                weights,
+                biases,
+                inputs_gradient,
             };
             let other = Backward {
                 conv,

@@ -73,7 +73,9 @@ impl CustomOp1 for MaxPool {
         let mut sums = vec![0.0; images.elem_count()];
         with_elements(images, |images| {
             with_elements(pooled, |pooled| {
-                with_elements(gradient, |gradient| unpool(self, images, pooled, gradient, &mut sums))
+                with_elements(gradient, |gradient| {
+                    unpool(self, images, pooled, gradient, &mut sums)
+                })
             })
         })???;
         Ok(Some(Tensor::from_vec(sums, images.shape(), images.device())?))
