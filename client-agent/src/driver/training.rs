@@ -55,7 +55,9 @@ fn train(
     let _entered = span.enter();
     // Another round may have been debited since this one was examined.
     let failed = TrainingEnd::Failed;
-    if let Standing::Released(release) = agent.examine(assignment, approved).map_err(failed)? {
+    let standing =
+        agent.examine(assignment, approved).map_err(|declined| failed(declined.refusal))?;
+    if let Standing::Released(release) = standing {
         return Ok(release);
     }
     let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)

@@ -26,7 +26,7 @@ pub use self::{
     files::ReleaseFiles,
     masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, request, standing},
 };
 use crate::{durable_file::FileError, train::TrainError};
 
