@@ -27,7 +27,7 @@ use std::f64::consts::PI;
 
 use super::{AccountantError, Delta};
 use crate::{
-    mechanism::{BandedMatrix, ParticipationSchedule, PrivacyEvent},
+    mechanism::{BandedMatrix, ParticipationSchedule, PrivacyEvent, ROUNDING_FAILURE},
     noise::{DiscreteGaussian, SIGMA_MAX},
 };
 
@@ -36,9 +36,6 @@ const ROUNDING_LOG_RATIO: f64 = 1e-9;
 /// The relative loss of variance, or the pointwise factor, from which on another bound may be
 /// better.
 const COARSE: f64 = 1e-4;
-/// The probability with which the random rounding of a sum to the grid leaves the planned
-/// sensitivity, a release, at most.
-const ROUNDING_FAILURE: f64 = 1.0 / (1u64 << 60) as f64;
 /// The share of δ that sampler and rounding take in ordinary cases, and more if they need it.
 const IMPERFECTION_SHARES: [f64; 3] = [1e-6, 1e-3, 0.5];
 /// Shares whose contribution to τ is summed one by one; later ones are rounded up.
