@@ -212,9 +212,9 @@ impl World {
                 client.advertise(&signer)
             }
             Request::Step(message) => {
-                let shares = matches!(message, ServerMessage::Shares(_));
+                let shares = matches!(*message, ServerMessage::Shares(_));
                 let agent = &mut self.agents[index];
-                match agent.client.as_mut().map(|client| client.handle(message, &signer, &Mac)) {
+                match agent.client.as_mut().map(|client| client.handle(*message, &signer, &Mac)) {
                     Some(Ok(ClientOutput::Send(message))) => message,
                     Some(Ok(ClientOutput::Mask)) => return self.report(index),
                     // After a restart, only what is on the disk can be sent.
