@@ -15,6 +15,8 @@
 //! - [`mechanism`]: noisy gradient sums, client updates and statistics, and what they cost
 //! - [`accountant`]: ε of many releases, by privacy loss distributions and by Rényi divergences
 //! - [`chain`]: append-only hash-chained records
+//! - [`secagg`]: masked sums: the coordinator learns the sum only
+//! - [`distributed`]: how large noise shares, lattice and sums are under secure aggregation
 //! - [`ledger`]: what was spent, durably and tamper-evidently
 //! - [`audit`]: an empirical lower bound of ε from planted canaries
 //!
@@ -46,7 +48,9 @@ pub mod accountant;
 pub mod audit;
 pub mod chain;
 pub mod clip;
+pub mod distributed;
 pub mod lattice;
 pub mod ledger;
 pub mod mechanism;
 pub mod noise;
+pub mod secagg;

@@ -6,6 +6,7 @@ mod life_cycle;
 mod people;
 mod recovery;
 mod samples;
+mod secagg;
 mod uploads;
 
 use tributary_protocol::{

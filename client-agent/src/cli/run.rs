@@ -5,15 +5,14 @@ use std::{process::ExitCode, sync::Arc};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
+use tributary_protocol::transport::process;
 
 use super::{CliError, options::RunOptions, privacy};
 use crate::{
     api::{self, ApiState},
     compute::set_threads,
     config::Config,
-    driver::{
-        self, Agent, AgentError, clock, serving::Served, status::SharedStatus, stop_requested,
-    },
+    driver::{self, Agent, AgentError, serving::Served, status::SharedStatus},
     durable_file::{Access, write_durably},
     engine::Engine,
     identity::Identity,
@@ -29,7 +28,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let policy = Policy::load(&site)?;
     let identity = Identity::load(&site)?;
     set_threads(config.threads)?;
-    let stop = stop_requested(options.exit_with_stdin)?;
+    let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
     let tenant = identity.coordinator.tenant.clone();
     let listen = config.api_listen;
@@ -47,14 +46,14 @@ pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
     let config = Config::load(&site, &options.overrides.overrides())?;
     let identity = Identity::load(&site)?;
     set_threads(config.threads)?;
-    let stop = stop_requested(options.exit_with_stdin)?;
+    let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
     let engine = Arc::new(Engine::new());
     let served =
         Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(identity.coordinator.tenant, Phase::Serving));
     match (privacy::copy(&site), Policy::load(&site)) {
-        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, clock::now().0),
+        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, process::now().0),
         // Serving spends nothing, so it does not depend on either.
         (Err(error), _) => tracing::warn!(%error, "the ledger cannot be shown"),
         (_, Err(error)) => tracing::warn!(%error, "the ledger cannot be shown"),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     id::{Digest, JobId, Region, TenantId, TokenName},
+    job::PrivacyUnit,
     time::Timestamp,
 };
 
@@ -187,8 +188,23 @@ pub struct JobDocument {
     pub waits_until: Option<Timestamp>,
     /// The newest model.
     pub model: Option<Digest>,
+    /// What the committed sums revealed; with distributed noise only.
+    pub privacy: Option<PrivacyDocument>,
     /// Every tenant that the job's regions allow.
     pub tenants: Vec<TenantState>,
+}
+
+/// The privacy of a job's sums. Neighbours differ by adding or removing one unit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrivacyDocument {
+    /// `record` or `tenant`.
+    pub unit: PrivacyUnit,
+    /// ε of what happened: with the honest survivors that each sum really had.
+    pub epsilon: f64,
+    /// ε of the worst case that the protocol allowed in the same rounds, which agents debit.
+    pub epsilon_worst_case: f64,
+    /// The δ of both.
+    pub delta: f64,
 }
 
 /// One tenant's part in a job.
@@ -229,6 +245,12 @@ impl JobDocument {
             },
             waits_until: job.waits_until(),
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
+            privacy: record.revealed.as_ref().map(|revealed| PrivacyDocument {
+                unit: record.spec.privacy.unit,
+                epsilon: revealed.epsilon,
+                epsilon_worst_case: revealed.epsilon_worst_case,
+                delta: revealed.delta,
+            }),
             tenants: allowed.map(|tenant| TenantState::new(tenant, job, scheduler, now)).collect(),
         }
     }
@@ -242,6 +264,10 @@ impl TenantState {
             Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
             Phase::Reporting(phase) if phase.reported().contains_key(tenant) => Some("reported"),
             Phase::Reporting(phase) if phase.expected().contains(tenant) => Some("accepted"),
+            Phase::Unmasking(phase) if phase.reported().contains_key(tenant) => Some("reported"),
+            Phase::KeyExchange(phase) if phase.aggregation().members().contains(tenant) => {
+                Some("accepted")
+            }
             Phase::Committed { contributors } if contributors.contains_key(tenant) => {
                 Some("reported")
             }

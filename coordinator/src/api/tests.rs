@@ -17,7 +17,7 @@ use super::{ApiState, openapi, router, rules::rules};
 use crate::{
     access::{RateLimit, RateLimits, Role},
     blobs::BlobStore,
-    driver::{Core, clock},
+    driver::Core,
     store::MemoryStore,
     tenants::authority::Authority,
 };
@@ -32,7 +32,8 @@ struct Bench {
 impl Bench {
     fn new(requests_per_minute: u32) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let pair = Authority::generate(clock::now()).expect("makes");
+        let pair =
+            Authority::generate(tributary_protocol::transport::process::now()).expect("makes");
         let core = Core::restore(
             Box::new(MemoryStore::default()),
             BlobStore::open(folder.path()).expect("opens"),

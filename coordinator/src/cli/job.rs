@@ -168,5 +168,13 @@ fn describe(job: &JobDocument) -> String {
         .tenants
         .iter()
         .map(|tenant| [tenant.tenant.to_string(), tenant.state.clone(), tenant.detail.clone()]);
-    format!("{} ({})\n{}", summary(job), state(job), table(["tenant", "state", ""], tenants))
+    let privacy = job.privacy.as_ref().map_or_else(String::new, |privacy| {
+        format!(
+            "the sums so far: epsilon {:.3} (at most {:.3} had more dropped out) at delta {:e}, for adding or removing one {:?}\n",
+            privacy.epsilon, privacy.epsilon_worst_case, privacy.delta, privacy.unit
+        )
+        .to_lowercase()
+    });
+    let tenants = table(["tenant", "state", ""], tenants);
+    format!("{} ({})\n{privacy}{tenants}", summary(job), state(job))
 }

@@ -149,7 +149,7 @@ async fn receive_update(
     blobs: &BlobStore,
     offer: &UploadOffer,
 ) -> Result<(), TransferError> {
-    let mut staged = blobs.stage(offer.update.digest)?;
+    let mut staged = blobs.stage(&offer.job, offer.round, offer.update.digest)?;
     let offset = Cursor::resumable(offer.update.length, staged.length);
     let cursor = Cursor::new(offer.update.length, offset)?;
     stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;

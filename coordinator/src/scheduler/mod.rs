@@ -10,27 +10,36 @@ mod job;
 mod life_cycle;
 #[cfg(test)]
 mod life_cycle_tests;
+mod revealed;
 mod tenancy;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use thiserror::Error;
+use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys};
 use tributary_protocol::{
+    codec::CodecError,
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
     job::{JobSpec, JobSpecError},
-    message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, UploadOffer},
+    message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
-pub use self::job::{Job, JobControl, JobRecord, JobState, RoundSummary};
+pub use self::{
+    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
+    revealed::Revealed,
+};
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
     registry::{ModelRegistry, ModelVersion, Promotion},
-    round::{Input, RoundError},
+    round::{Aggregation, Input, RoundError},
     store::Batch,
     tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
 };
@@ -46,6 +55,8 @@ pub enum Action {
     Send(TenantId, CoordinatorMessage),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
+    /// Remove what has arrived of uploads for this round, which is closed.
+    Unstage(JobId, RoundNumber),
     /// Aggregate these updates and answer with [`Scheduler::committed`].
     Commit(Commit),
 }
@@ -59,6 +70,8 @@ pub struct Commit {
     pub round: RoundNumber,
     /// Whose updates are summed.
     pub contributors: BTreeMap<TenantId, Digest>,
+    /// Removes the masks of the sum, if the updates are masked.
+    pub unmask: Option<Box<Aggregation>>,
 }
 
 /// What to do with an offered update.
@@ -71,7 +84,7 @@ pub enum OfferAnswer {
 }
 
 /// Says why a request was refused; nothing changed.
-#[derive(Debug, Clone, PartialEq, Error)]
+#[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
     /// The job is not usable.
@@ -114,6 +127,13 @@ pub enum SchedulerError {
         offered: u64,
         /// The only possible length, in bytes.
         expected: u64,
+    },
+    /// A message of secure aggregation does not decode.
+    #[error("the message of secure aggregation is malformed")]
+    SecaggMalformed {
+        /// What the decoder met.
+        #[source]
+        source: Arc<CodecError>,
     },
     /// The round refused the input.
     #[error(transparent)]
@@ -190,6 +210,7 @@ impl SchedulerError {
             Self::JobUnknown { .. } => ErrorCode::JobUnknown,
             Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
             Self::UpdateLength { .. } => ErrorCode::UpdateLength,
+            Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
             Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
@@ -370,7 +391,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A cohort member starts training.
+    /// A cohort member starts training, or goes on after a reconnection.
+    ///
+    /// - `credential`: the certificate that its connection showed, DER
     ///
     /// # Errors
     /// [`SchedulerError`] if the round is over or the tenant is not in it.
@@ -379,9 +402,56 @@ impl Scheduler {
         tenant: &TenantId,
         job: &JobId,
         round: RoundNumber,
+        credential: &[u8],
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
-        self.step(job, round, Input::Accepted(tenant.clone()), now)
+        let masked = self.job(job)?.record().spec.secagg.is_some();
+        let credential = masked.then(|| Blob(credential.to_owned()));
+        self.step(job, round, Input::Accepted { tenant: tenant.clone(), credential }, now)
+    }
+
+    /// A cohort member answers in a step of secure aggregation. What does not fit ends its part in
+    /// the round, and it is told why.
+    ///
+    /// - `peers`: recognises the signatures of the cohort
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the answer is refused.
+    pub fn secagg(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        payload: &SecaggPayload,
+        peers: &dyn PeerKeys,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let open = self
+            .jobs
+            .get_mut(job)
+            .ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })?;
+        open.require_round(round)?;
+        let outcome = payload
+            .decode::<ClientMessage>()
+            .map_err(|source| SchedulerError::SecaggMalformed { source: source.into() })
+            .and_then(|message| Ok(open.round.secagg(now, tenant, message, peers)?));
+        if let Err(error) = &outcome
+            && error.code() == ErrorCode::SecaggMessageInvalid
+        {
+            let declined = Input::Declined(tenant.clone(), error.refusal());
+            // Whoever is not in the cohort has nothing to leave.
+            if open.round.handle(now, declined).is_ok() {
+                let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
+                let refusal = error.refusal();
+                let event = AuditEvent::refused(actor, Act::RoundDecline, subject, refusal);
+                self.actions.push_back(Action::Audit(event));
+                let abandoned = Some(error.refusal().to_string());
+                let (job, tenant) = (job.clone(), tenant.clone());
+                self.send(tenant, CoordinatorMessage::RoundClosed { job, round, abandoned });
+            }
+        }
+        self.settle_all(now);
+        outcome
     }
 
     /// A cohort member will not report. Unless the reason is transient, it is not invited to this
@@ -486,6 +556,17 @@ impl Scheduler {
         if !self.models.is_pinned(&commit.job) {
             self.announce(&announcement);
         }
+        self.settle_all(now);
+    }
+
+    /// The masks of the sum that [`Action::Commit`] asked for cannot be removed, or honest updates
+    /// cannot have made it: the round is abandoned, and the next one opens.
+    ///
+    /// # Panics
+    /// If no such commit is open, which is a bug of the driver.
+    pub fn commit_abandoned(&mut self, commit: &Commit, reason: String, now: Timestamp) {
+        let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
+        job.abandoned(reason);
         self.settle_all(now);
     }
 

@@ -89,7 +89,7 @@ impl Bench {
                     (job.record().spec.clone(), job.record().spec.model.num_parameters());
                 let lattice = aggregation::lattice(job.record().lattice).expect("planned");
                 let sum = aggregation::RoundSum::new(commit.round, lattice, dimension)
-                    .finish(&commit.contributors, &self.blobs)
+                    .finish(&commit.contributors, None, &self.blobs)
                     .expect("sums");
                 let base = job.round().base;
                 let model =
@@ -115,7 +115,7 @@ impl Bench {
     pub(super) fn play_round(&mut self, round: u64) {
         for (name, fill) in [("alpha", 1), ("beta", 2)] {
             self.scheduler
-                .accepted(&tenant(name), &job().name, RoundNumber(round), NOW)
+                .accepted(&tenant(name), &job().name, RoundNumber(round), b"", NOW)
                 .expect("invited");
             let offer = self.offer(round, fill + round as u8);
             self.scheduler.reported(&tenant(name), &offer, NOW).expect("counts");
@@ -165,7 +165,10 @@ fn the_model_is_durable_before_anyone_hears_of_it() {
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     bench.run();
     for name in ["alpha", "beta"] {
-        bench.scheduler.accepted(&tenant(name), &job().name, RoundNumber(1), NOW).expect("invited");
+        bench
+            .scheduler
+            .accepted(&tenant(name), &job().name, RoundNumber(1), b"", NOW)
+            .expect("invited");
     }
     let (first, second) = (bench.offer(1, 1), bench.offer(1, 2));
     bench.scheduler.reported(&tenant("alpha"), &first, NOW).expect("counts");
@@ -225,7 +228,7 @@ fn a_refusing_tenant_is_left_out_until_it_reconnects_and_the_reason_is_shown() {
     let refusal = Refusal::new(ErrorCode::PolicyForbids, "noise_multiplier 1 is below 2");
     let (name, round) = (job().name, RoundNumber(1));
     bench.scheduler.declined(&tenant("beta"), &name, round, refusal, NOW).expect("invited");
-    bench.scheduler.accepted(&tenant("alpha"), &name, round, NOW).expect("invited");
+    bench.scheduler.accepted(&tenant("alpha"), &name, round, b"", NOW).expect("invited");
     let offer = bench.offer(1, 1);
     bench.scheduler.reported(&tenant("alpha"), &offer, NOW).expect("counts");
     let actions = bench.run();
@@ -242,7 +245,10 @@ fn a_restored_scheduler_commits_what_was_reported() {
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     bench.run();
     for name in ["alpha", "beta"] {
-        bench.scheduler.accepted(&tenant(name), &job().name, RoundNumber(1), NOW).expect("invited");
+        bench
+            .scheduler
+            .accepted(&tenant(name), &job().name, RoundNumber(1), b"", NOW)
+            .expect("invited");
     }
     let offer = bench.offer(1, 1);
     bench.scheduler.reported(&tenant("alpha"), &offer, NOW).expect("counts");

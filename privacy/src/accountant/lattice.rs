@@ -23,7 +23,10 @@
 use std::f64::consts::PI;
 
 use super::{AccountantError, Delta};
-use crate::{mechanism::PrivacyEvent, noise::DiscreteGaussian};
+use crate::{
+    mechanism::{BandedMatrix, ParticipationSchedule, PrivacyEvent},
+    noise::{DiscreteGaussian, SIGMA_MAX},
+};
 
 /// The pointwise factor `e^t` that randomised rounding may cost all releases of one event.
 const ROUNDING_LOG_RATIO: f64 = 1e-9;
@@ -51,6 +54,20 @@ impl Slack {
     pub(super) fn of_sampler(events: &[PrivacyEvent]) -> Self {
         let draws: f64 = events.iter().map(draws).sum();
         Self { distance: draws * DiscreteGaussian::STATISTICAL_DISTANCE, ..Self::default() }
+    }
+
+    /// Counts the rounding of so many coordinates to a grid, and returns the factor by which it
+    /// lowers the noise multiplier.
+    ///
+    /// - `variance`: of the noise, in grid units
+    fn round(&mut self, variance: f64, coordinates: f64) -> f64 {
+        let wanted = (5.0 * coordinates / ROUNDING_LOG_RATIO).ln() / (2.0 * PI * PI);
+        // The factor holds from r = 1/2 on.
+        let smoothing = wanted.clamp(0.25, (0.5 * variance).max(0.25));
+        self.log_ratio += coordinates * 5.0 * (-2.0 * PI * PI * smoothing).exp();
+        let lost = smoothing / variance;
+        self.coarse |= lost > COARSE;
+        (1.0 - lost).max(0.0).sqrt()
     }
 
     /// The ε at `delta` of what is this far from an ideal whose ε `ideal` knows.
@@ -84,6 +101,10 @@ fn draws(event: &PrivacyEvent) -> f64 {
         {
             f64::from(clients) * dimension as f64 * steps as f64
         }
+        PrivacyEvent::BandedMatrix { sigma, dimension, steps, runs, .. } => {
+            let parts = if sigma > SIGMA_MAX { 2.0 } else { 1.0 };
+            parts * dimension as f64 * steps as f64 * runs as f64
+        }
         _ => 0.0,
     }
 }
@@ -94,6 +115,7 @@ fn draws(event: &PrivacyEvent) -> f64 {
 pub(super) fn idealised(events: &[PrivacyEvent]) -> (Vec<PrivacyEvent>, Slack) {
     let mut slack = Slack::of_sampler(events);
     let mut ideal = |event: &PrivacyEvent| match *event {
+        _ if event.reveals_nothing() => event.clone(),
         PrivacyEvent::LatticeGaussian {
             sampling_rate,
             noise_multiplier,
@@ -101,24 +123,48 @@ pub(super) fn idealised(events: &[PrivacyEvent]) -> (Vec<PrivacyEvent>, Slack) {
             clients,
             dimension,
             steps,
-        } if !event.reveals_nothing() => {
+        } => {
             let coordinates = dimension as f64 * steps as f64;
+            slack.log_ratio += coordinates * share_log_ratio(clients, sigma_share);
             let variance = f64::from(clients) * sigma_share * sigma_share;
-            let wanted = (5.0 * coordinates / ROUNDING_LOG_RATIO).ln() / (2.0 * PI * PI);
-            // The factor holds from r = 1/2 on.
-            let smoothing = wanted.clamp(0.25, (0.5 * variance).max(0.25));
-            let rounding = 5.0 * (-2.0 * PI * PI * smoothing).exp();
-            let log_ratio = coordinates * (share_log_ratio(clients, sigma_share) + rounding);
-            slack.log_ratio += log_ratio;
-            let lost = smoothing / variance;
-            slack.coarse |= lost > COARSE || log_ratio > COARSE;
-            let noise_multiplier = noise_multiplier * (1.0 - lost).max(0.0).sqrt();
+            let noise_multiplier = noise_multiplier * slack.round(variance, coordinates);
             PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps }
+        }
+        PrivacyEvent::BandedMatrix { sigma, dimension, steps, runs, .. } => {
+            let coordinates = dimension as f64 * steps as f64 * runs as f64;
+            let noise_multiplier = run_multiplier(event) * slack.round(sigma * sigma, coordinates);
+            PrivacyEvent::Gaussian { noise_multiplier, count: runs }
         }
         _ => event.clone(),
     };
     let events = events.iter().map(&mut ideal).collect();
+    slack.coarse |= slack.log_ratio > COARSE;
     (events, slack)
+}
+
+/// The deviation over the sensitivity of a whole run with correlated noise: adaptive streams cost
+/// what one Gaussian release of the matrix's sensitivity costs.
+///
+/// Source: Denisov, McMahan, Rush, Smith, Thakurta 2022, arXiv:2202.08312, theorem 2.1.
+pub(super) fn run_multiplier(event: &PrivacyEvent) -> f64 {
+    let &PrivacyEvent::BandedMatrix {
+        noise_multiplier,
+        bands,
+        steps,
+        separation,
+        participations,
+        ..
+    } = event
+    else {
+        return 0.0;
+    };
+    let matrix = BandedMatrix::new(bands);
+    let schedule = ParticipationSchedule::new(steps, separation, participations);
+    match (matrix, schedule) {
+        (Ok(matrix), Ok(schedule)) => noise_multiplier / matrix.sensitivity(&schedule),
+        // Validation refuses such events; no noise at all is the safe reading.
+        _ => 0.0,
+    }
 }
 
 /// τ: how far, pointwise, the sum of so many shares is from one discrete Gaussian, a coordinate.

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    calibrate::calibrate_noise_multiplier,
+    calibrate::{calibrate, calibrate_noise_multiplier},
     pld::epsilon_pld,
     rdp::epsilon_rdp,
     zcdp::{distributed_discrete_gaussian_rho, epsilon_zcdp, zcdp_epsilon},
 };
 use crate::{
-    mechanism::PrivacyEvent,
+    mechanism::{BandedMatrix, MechanismError, ParticipationSchedule, PrivacyEvent},
     noise::{SIGMA_MAX, SIGMA_MIN},
 };
 
@@ -129,6 +129,16 @@ pub(crate) fn coalesced(events: &[PrivacyEvent]) -> Vec<PrivacyEvent> {
     merged
 }
 
+/// What a plan inside an event refuses.
+fn planned<T>(plan: Result<T, MechanismError>) -> Result<T, AccountantError> {
+    plan.map_err(|error| match error {
+        MechanismError::OutOfRange { field, value, range } => {
+            AccountantError::OutOfRange { field, value, range }
+        }
+        _ => unreachable!("matrices and schedules are made of numbers and refuse only these"),
+    })
+}
+
 /// Checks that the parameters of every event make sense, and that all share one relation.
 fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
     let check = |field, value: f64, holds: bool, range| {
@@ -177,6 +187,23 @@ fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
                 check("sigma_share", sigma_share, holds, "between 0.5 and 1e9 grid units")?;
                 check("clients", f64::from(clients), clients > 0, "at least 1")?;
                 check("dimension", dimension as f64, dimension > 0, "at least 1")?;
+            }
+            PrivacyEvent::BandedMatrix {
+                noise_multiplier,
+                sigma,
+                dimension,
+                bands,
+                steps,
+                separation,
+                participations,
+                ..
+            } => {
+                multiplier(noise_multiplier)?;
+                let holds = (SIGMA_MIN..=SIGMA_MAX * SIGMA_MAX).contains(&sigma);
+                check("sigma", sigma, holds, "between 0.5 and 1e18 units")?;
+                check("dimension", dimension as f64, dimension > 0, "at least 1")?;
+                planned(BandedMatrix::new(bands))?;
+                planned(ParticipationSchedule::new(steps, separation, participations))?;
             }
             PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. } => {
                 let holds = (SIGMA_MIN..=DISCRETE_SIGMA_MAX).contains(&sigma);

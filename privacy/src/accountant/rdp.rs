@@ -2,7 +2,7 @@
 
 use super::{
     AccountantError, Delta, distributed_discrete_gaussian_rho,
-    lattice::{Slack, share_log_ratio},
+    lattice::{Slack, run_multiplier, share_log_ratio},
     validate,
 };
 use crate::mechanism::PrivacyEvent;
@@ -117,6 +117,8 @@ fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
         (None, lattice @ PrivacyEvent::LatticeGaussian { .. }) => {
             lattice_log_moment(lattice, order)
         }
+        // Integer noise has the divergences of continuous noise or less, at every order.
+        (None, run @ PrivacyEvent::BandedMatrix { .. }) => gaussian(run_multiplier(run)),
         (None, &PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. }) => {
             gaussian(sigma / f64::from(sensitivity))
         }

@@ -2,7 +2,7 @@
 
 use super::{
     AccountantError, Delta,
-    lattice::{Slack, share_log_ratio},
+    lattice::{Slack, run_multiplier, share_log_ratio},
     rdp::convert,
     validate,
 };
@@ -48,6 +48,7 @@ fn release_rho(event: &PrivacyEvent) -> Result<f64, AccountantError> {
             let sensitivity = f64::from(clients).sqrt() * sigma_share / noise_multiplier;
             distributed_discrete_gaussian_rho(clients, sigma_share, sensitivity, dimension)
         }
+        PrivacyEvent::BandedMatrix { .. } => gaussian(run_multiplier(event)),
         PrivacyEvent::Skellam { .. } => Err(AccountantError::NoBound {
             accountant: "zcdp",
             mechanism: "skellam",

@@ -59,6 +59,26 @@ pub enum PrivacyEvent {
         /// How many such releases, each with a fresh sample.
         steps: u64,
     },
+    /// A whole run of integer vectors with discrete Gaussian noise that is correlated over its steps
+    /// by a [`BandedMatrix`](super::BandedMatrix); a unit takes part in a few of its steps.
+    BandedMatrix {
+        /// Noise deviation over clipping norm, before the matrix correlates the noise.
+        noise_multiplier: f64,
+        /// The same deviation in the units of the released integers.
+        sigma: f64,
+        /// Coordinates of each vector.
+        dimension: u64,
+        /// Bands of the matrix.
+        bands: u32,
+        /// Steps of the run.
+        steps: u64,
+        /// Steps between two participations of one unit, at least.
+        separation: u32,
+        /// Participations of one unit in the run, at most.
+        participations: u32,
+        /// How many such runs.
+        runs: u64,
+    },
     /// One integer plus discrete Gaussian noise.
     DiscreteGaussian {
         /// Noise deviation parameter, in units of that integer.
@@ -114,6 +134,7 @@ impl PrivacyEvent {
             Self::Gaussian { .. }
             | Self::PoissonGaussian { .. }
             | Self::LatticeGaussian { .. }
+            | Self::BandedMatrix { .. }
             | Self::DiscreteGaussian { .. }
             | Self::Skellam { .. } => Neighbouring::AddOrRemoveOne,
             Self::GaussianReplaceOne { .. }
@@ -134,6 +155,7 @@ impl PrivacyEvent {
             | Self::LatticeGaussian { steps, .. }
             | Self::PoissonGaussianReplaceOne { steps, .. }
             | Self::WithoutReplacementGaussian { steps, .. } => steps,
+            Self::BandedMatrix { runs, .. } => runs,
         }
     }
 
@@ -150,6 +172,7 @@ impl PrivacyEvent {
             | Self::LatticeGaussian { steps, .. }
             | Self::PoissonGaussianReplaceOne { steps, .. }
             | Self::WithoutReplacementGaussian { steps, .. } => *steps = new_count,
+            Self::BandedMatrix { runs, .. } => *runs = new_count,
         }
         event
     }
@@ -169,9 +192,10 @@ impl PrivacyEvent {
             Self::WithoutReplacementGaussian {
                 batch_size, num_examples, noise_multiplier, ..
             } => (batch_size == num_examples).then_some(noise_multiplier / 2.0),
-            Self::LatticeGaussian { .. } | Self::DiscreteGaussian { .. } | Self::Skellam { .. } => {
-                None
-            }
+            Self::LatticeGaussian { .. }
+            | Self::BandedMatrix { .. }
+            | Self::DiscreteGaussian { .. }
+            | Self::Skellam { .. } => None,
         }
     }
 
@@ -185,7 +209,9 @@ impl PrivacyEvent {
             Self::DiscreteGaussian { sensitivity, .. } | Self::Skellam { sensitivity, .. } => {
                 sensitivity == 0
             }
-            Self::Gaussian { .. } | Self::GaussianReplaceOne { .. } => false,
+            Self::Gaussian { .. } | Self::GaussianReplaceOne { .. } | Self::BandedMatrix { .. } => {
+                false
+            }
         };
         never_sampled || self.count() == 0
     }

@@ -133,7 +133,7 @@ fn pair_of(event: &PrivacyEvent, direction: Direction) -> Pair {
         PrivacyEvent::Gaussian { .. } | PrivacyEvent::GaussianReplaceOne { .. } => {
             unreachable!("plain Gaussians are merged into one")
         }
-        PrivacyEvent::LatticeGaussian { .. } => {
+        PrivacyEvent::LatticeGaussian { .. } | PrivacyEvent::BandedMatrix { .. } => {
             unreachable!("lattice noise was replaced by its ideal")
         }
     }
