@@ -426,6 +426,7 @@ impl Scheduler {
         peers: &dyn PeerKeys,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.require_active(tenant)?;
         let open = self
             .jobs
             .get_mut(job)
