@@ -24,7 +24,6 @@ use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
-    registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -140,10 +139,7 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
-        for promotion in store::load(&*store, Table::Promotions)? {
-            models.promote(promotion);
-        }
+        let models = store::load(&*store, Table::Models)?;
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }

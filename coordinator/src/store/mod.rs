@@ -28,8 +28,6 @@ pub enum Table {
     Audit,
     /// [`crate::access::TokenRecord`] by token name.
     Tokens,
-    /// [`crate::registry::Promotion`] by job id.
-    Promotions,
 }
 
 impl Table {
@@ -41,7 +39,6 @@ impl Table {
             Self::Rounds => "rounds",
             Self::Audit => "audit",
             Self::Tokens => "tokens",
-            Self::Promotions => "promotions",
         }
     }
 }
