@@ -1,6 +1,10 @@
 //! Suspension and revocation over real connections.
 
-use tributary_protocol::{error_code::ErrorCode, message::CoordinatorMessage};
+use tributary_protocol::{
+    error_code::ErrorCode,
+    message::{AgentMessage, CoordinatorMessage, LedgerHead},
+    transport::{endpoint, stream, tls},
+};
 use tributary_tests::{coordinator::Coordinator, peer::Peer};
 
 use crate::{credentials, refused};
@@ -39,4 +43,21 @@ async fn a_request_quota_refuses_connections_and_survives_only_until_it_is_raise
     assert!(set["quotas"]["requests_per_day"].is_null());
     let mut peer = Peer::connect(coordinator.quic(), &credentials).await.expect("admitted");
     assert!(matches!(peer.next().await, Ok(CoordinatorMessage::Welcome { .. })));
+}
+
+#[tokio::test]
+async fn a_tenant_suspended_between_handshake_and_hello_gets_no_session() {
+    let coordinator = Coordinator::start();
+    let credentials = credentials(&coordinator, "alpha").await;
+    let tls = tls::agent(credentials.identity.clone(), &credentials.authority).expect("TLS");
+    let endpoint = endpoint::client(coordinator.quic(), tls).expect("a socket");
+    let connecting = endpoint.connect(coordinator.quic(), "localhost").expect("connects");
+    let connection = connecting.await.expect("TLS accepts it");
+    let (mut control, mut messages) = connection.open_bi().await.expect("a stream");
+    let _ = coordinator.ask(&["tenant", "suspend", "alpha", "--reason", "just now"]);
+    let (agent_version, ledger_head) = ("test".to_owned(), LedgerHead::EMPTY);
+    let hello = AgentMessage::Hello { agent_version, ledger_head };
+    stream::write_message(&mut control, &hello).await.expect("sends");
+    let answer = stream::expect_message::<CoordinatorMessage>(&mut messages).await;
+    assert_eq!(refused(answer.expect_err("refused")), ErrorCode::TenantSuspended);
 }
