@@ -7,7 +7,7 @@ use tributary_protocol::{
 };
 use tributary_tests::{coordinator::Coordinator, peer::Peer};
 
-use crate::{credentials, refused};
+use crate::{credentials, job, refused};
 
 #[tokio::test]
 async fn suspending_and_revoking_cut_a_live_connection_and_refuse_its_return() {
@@ -60,4 +60,38 @@ async fn a_tenant_suspended_between_handshake_and_hello_gets_no_session() {
     stream::write_message(&mut control, &hello).await.expect("sends");
     let answer = stream::expect_message::<CoordinatorMessage>(&mut messages).await;
     assert_eq!(refused(answer.expect_err("refused")), ErrorCode::TenantSuspended);
+
+#[test]
+fn a_job_is_steered_from_the_command_line_and_another_starts_from_its_model() {
+    let mut coordinator = Coordinator::start();
+    coordinator.submit(&job("points", 2, 2));
+    assert_eq!(coordinator.ask(&["job", "pause", "points"])["state"], "paused");
+    coordinator.kill();
+    coordinator.serve();
+    let shown = coordinator.ask(&["job", "show", "points"]);
+    assert_eq!(
+        (&shown["state"], &shown["waiting_for"]),
+        (&"paused".into(), &"to be resumed".into())
+    );
+    let resumed = coordinator.ask(&["job", "resume", "points"]);
+    assert!(resumed["waits_until"].is_u64(), "{resumed}");
+    assert_eq!(coordinator.ask(&["job", "priority", "points", "-5"])["priority"], -5);
+    assert_eq!(coordinator.ask(&["model", "promote", "points", "0"])["served"], true);
+    let back = coordinator.command(&["model", "rollback", "points"]);
+    let message = String::from_utf8_lossy(&back.stderr).into_owned();
+    assert!(!back.status.success() && message.contains("nothing before it"), "{message}");
+    let models = coordinator.ask(&["model", "list"]);
+    let digest = models[0]["digest"].as_str().expect("text").to_owned();
+    let file = coordinator.path("next.toml");
+    std::fs::write(&file, job("next", 1, 2)).expect("writes");
+    let file = file.to_str().expect("text").to_owned();
+    let _ = coordinator.ask(&["job", "submit", &file, "--start-from", &digest]);
+    let models = coordinator.get("/v1/models");
+    let started = models.as_array().expect("a list").iter().find(|model| model["job"] == "next");
+    let started = started.expect("version 0");
+    assert_eq!(
+        (&started["digest"], &started["parent"]),
+        (&digest.as_str().into(), &digest.as_str().into())
+    );
+    assert_eq!(coordinator.ask(&["job", "stop", "points"])["state"], "stopped");
 }

@@ -24,6 +24,7 @@ use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
+    registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -139,7 +140,10 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let models = store::load(&*store, Table::Models)?;
+        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
+        for promotion in store::load(&*store, Table::Promotions)? {
+            models.promote(promotion);
+        }
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }

@@ -448,6 +448,14 @@ impl Round {
         decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
     }
 
+    /// An operator gives the round up, unless it has ended.
+    pub fn give_up(&mut self, reason: String, now: Timestamp) {
+        match self.record.phase {
+            Phase::Committed { .. } | Phase::Abandoned { .. } => {}
+            _ => self.apply(Step::Next(Phase::Abandoned { reason }), now),
+        }
+    }
+
     /// Whether a tenant's update is already counted (`true`) or would be now (`false`).
     ///
     /// # Errors

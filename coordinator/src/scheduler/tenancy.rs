@@ -123,8 +123,9 @@ impl Scheduler {
             job.round
                 .handle(now, Input::Connected(tenant.clone()))
                 .expect("connections fit every phase");
-            let newest = self.models.latest(&id).filter(|version| serves && version.version > 0);
-            if let Some(version) = newest {
+            let pinned = self.models.is_pinned(&id);
+            let served = self.models.served(&id).filter(|served| pinned || served.version > 0);
+            if let Some(version) = served.filter(|_| serves) {
                 let base = version.announcement(&job.record().spec);
                 self.send(tenant.clone(), CoordinatorMessage::NewBase(base));
             }
@@ -140,7 +141,21 @@ impl Scheduler {
 
     /// Connected tenants that may take part in a job and have not refused it.
     pub(super) fn eligible(&self, job: &JobId, now: Timestamp) -> impl Iterator<Item = TenantId> {
-        self.connected.iter().filter(move |tenant| self.is_willing(tenant, job, now)).cloned()
+        let may_invite = self.jobs.get(job).is_some_and(super::Job::may_invite);
+        self.connected
+            .iter()
+            .filter(move |tenant| may_invite && self.is_willing(tenant, job, now))
+            .filter(move |tenant| !self.is_busy_above(tenant, job))
+            .cloned()
+    }
+
+    /// Whether the tenant owes a report to a job of higher priority.
+    fn is_busy_above(&self, tenant: &TenantId, job: &JobId) -> bool {
+        let priority = self.jobs[job].record().priority;
+        self.jobs.values().any(|other| {
+            other.record().priority > priority
+                && other.round().phase.assignment_deadline(tenant).is_some()
+        })
     }
 
     /// Connected tenants that hear of a job's base models.

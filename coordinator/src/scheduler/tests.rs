@@ -57,7 +57,7 @@ pub(super) fn tenant(name: &str) -> TenantId {
 /// A scheduler with its store of files; actions are carried out at once, like the driver does.
 pub(super) struct Bench {
     pub(super) scheduler: Scheduler,
-    blobs: BlobStore,
+    pub(super) blobs: BlobStore,
     _folder: tempfile::TempDir,
 }
 
@@ -112,7 +112,7 @@ impl Bench {
         }
     }
 
-    fn play_round(&mut self, round: u64) {
+    pub(super) fn play_round(&mut self, round: u64) {
         for (name, fill) in [("alpha", 1), ("beta", 2)] {
             self.scheduler
                 .accepted(&tenant(name), &job().name, RoundNumber(round), b"", NOW)
@@ -256,7 +256,7 @@ fn a_restored_scheduler_commits_what_was_reported() {
     let tenants: Vec<_> = bench.scheduler.tenants().cloned().collect();
     assert_eq!(tenants[0].acknowledged_head.sequence, 1);
     let jobs = bench.scheduler.jobs().map(|job| job.record().clone()).collect();
-    let models = bench.scheduler.models().iter().cloned().collect();
+    let models = bench.scheduler.models().clone();
     bench.scheduler = Scheduler::restore(tenants, jobs, models, NOW);
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     assert!(
