@@ -18,6 +18,8 @@ mod event;
 mod link;
 mod rounds;
 mod secagg;
+#[cfg(test)]
+mod secagg_tests;
 mod view;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -174,12 +176,16 @@ impl Session {
 
     fn message(&mut self, now: Timestamp, message: CoordinatorMessage) {
         match message {
-            CoordinatorMessage::Welcome { acknowledged_head, .. } => {
+            CoordinatorMessage::Welcome(receipt) => {
                 if matches!(self.link, Link::Greeting { .. }) {
                     self.link = Link::Established;
-                    self.outputs.push_back(Output::CompareLedger(acknowledged_head));
+                    self.outputs.push_back(Output::CompareLedger(receipt));
                 }
             }
+            CoordinatorMessage::Receipt(receipt) if self.link.is_established() => {
+                self.outputs.push_back(Output::CompareLedger(receipt));
+            }
+            CoordinatorMessage::Receipt(_) => {}
             CoordinatorMessage::Configure(assignment) => self.configure(now, assignment),
             CoordinatorMessage::RoundClosed { job, round, abandoned } => {
                 let key = RoundKey { job, round };

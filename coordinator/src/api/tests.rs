@@ -11,7 +11,7 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tributary_protocol::id::Digest;
+use tributary_protocol::{id::Digest, transport::process};
 
 use super::{ApiState, openapi, router, rules::rules};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     blobs::BlobStore,
     driver::Core,
     store::MemoryStore,
-    tenants::authority::Authority,
+    tenants::authority::{self, Authority},
 };
 
 const ADMIN: &str = "the-administrators-own-token";
@@ -32,12 +32,16 @@ struct Bench {
 impl Bench {
     fn new(requests_per_minute: u32) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let pair =
-            Authority::generate(tributary_protocol::transport::process::now()).expect("makes");
+        let pair = Authority::generate(process::now()).expect("makes");
+        let authority = Authority::load(&pair).expect("loads");
+        let server =
+            authority.issue_server(&["localhost".to_owned()], process::now()).expect("issues");
+        let identity = authority::server_identity(&server, &authority).expect("fits");
         let core = Core::restore(
             Box::new(MemoryStore::default()),
             BlobStore::open(folder.path()).expect("opens"),
-            Authority::load(&pair).expect("loads"),
+            authority,
+            identity,
             Digest::of(ADMIN.as_bytes()),
             folder.path(),
         )

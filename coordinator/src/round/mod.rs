@@ -406,7 +406,7 @@ impl Round {
     ///
     /// # Panics
     /// If the round is not about to commit, which is a bug of the driver.
-    pub fn abandon(&mut self, reason: String) {
+    pub fn abandon_commit(&mut self, reason: String) {
         assert!(matches!(self.record.phase, Phase::Committed { .. }), "only a commit can fail");
         self.record.phase = Phase::Abandoned { reason: reason.clone() };
         let told = self.outputs.drain(..).filter_map(|output| match output {

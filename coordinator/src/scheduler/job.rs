@@ -368,7 +368,7 @@ impl Job {
     /// Ends the round because the masks of its sum cannot be removed.
     pub(super) fn abandoned(&mut self, reason: String) {
         self.committing = false;
-        self.round.abandon(reason);
+        self.round.abandon_commit(reason);
     }
 
     /// Ends the job because its open commit cannot become a model.

@@ -53,6 +53,10 @@ pub enum Action {
     Audit(AuditEvent),
     /// Send a tenant a control message, if it is connected.
     Send(TenantId, CoordinatorMessage),
+    /// Sign this ledger head of a connected tenant and welcome it with that.
+    Welcome(TenantId, LedgerHead),
+    /// Sign this newer ledger head of a tenant, which is durable, and send it the receipt.
+    Receipt(TenantId, LedgerHead),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
     /// Remove what has arrived of uploads for this round, which is closed.
@@ -668,6 +672,7 @@ impl Scheduler {
             let mut batch = Batch::default();
             record.put(&mut batch);
             self.actions.push_back(Action::Persist(batch));
+            self.actions.push_back(Action::Receipt(tenant.clone(), head));
         }
     }
 }

@@ -110,11 +110,9 @@ impl Scheduler {
     pub fn connected(&mut self, tenant: &TenantId, head: LedgerHead, now: Timestamp) {
         let Some(record) = self.tenants.get(tenant) else { return };
         // The head as it was before this hello: the agent compares it with its own.
-        let acknowledged_head = record.acknowledged_head;
+        self.actions.push_back(Action::Welcome(tenant.clone(), record.acknowledged_head));
         self.acknowledge(tenant, head);
         self.connected.insert(tenant.clone());
-        let welcome = CoordinatorMessage::Welcome { tenant: tenant.clone(), acknowledged_head };
-        self.send(tenant.clone(), welcome);
         let jobs: Vec<_> = self.jobs.keys().cloned().collect();
         for id in jobs {
             let serves = self.may_serve(tenant, &id);
