@@ -8,7 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`site`], [`config`], [`policy`], [`identity`] | the files of a tenant's directory |
-//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
+//! | [`data`], [`text`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
 //! | [`ledger_file`], [`update`] | the durable path of a release |
 //! | [`session`], [`driver`] | rounds with the coordinator |
 //! | [`api`], [`cli`] | the tenant's own interfaces |
@@ -47,5 +47,6 @@ pub mod model;
 pub mod policy;
 pub mod session;
 pub mod site;
+pub mod text;
 pub mod train;
 pub mod update;
