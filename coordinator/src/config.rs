@@ -10,7 +10,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::tenants::authority::{Authority, AuthorityError, PemPair};
+use tributary_protocol::{time::Timestamp, transport::tls::Identity};
+
+use crate::tenants::authority::{self, Authority, AuthorityError, PemPair};
+
+/// The machine's own names, in the certificate that the authority makes for the API.
+const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Says why the folder cannot be used.
 #[derive(Debug, Error)]
@@ -50,6 +55,18 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// Access tokens would cross a network in the clear.
+    #[error(
+        "the API would listen on {address} without TLS; set `tls = \"authority\"` in [api], or \
+         listen on a loopback address"
+    )]
+    PlainApi {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Nobody could ask anything.
+    #[error("`api.requests_per_minute` is 0; it must be at least 1")]
+    NoRequests,
     /// Key or certificate are not usable.
     #[error("the authority or the coordinator's certificate is not usable")]
     Authority(#[from] AuthorityError),
@@ -61,6 +78,43 @@ pub enum ConfigError {
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
+    /// The HTTP API.
+    #[serde(default)]
+    pub api: Api,
+}
+
+/// The HTTP API, for people and monitoring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Whether it speaks TLS, and with which certificate.
+    pub tls: ApiTls,
+    /// Requests of each access token, in requests a minute; as many may come at once. Default 6000.
+    pub requests_per_minute: u32,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { tls: ApiTls::default(), requests_per_minute: 6000 }
+    }
+}
+
+/// The certificate of the HTTP API.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ApiTls {
+    /// Plain HTTP, on a loopback address only. The default.
+    #[default]
+    Off,
+    /// A certificate of the coordinator's own authority, made anew at every start.
+    Authority,
+    /// A certificate from elsewhere.
+    Files {
+        /// PEM, leaf first.
+        certificate: PathBuf,
+        /// PEM, PKCS#8.
+        key: PathBuf,
+    },
 }
 
 /// Addresses; port 0 takes a free one.
@@ -69,7 +123,7 @@ pub struct Config {
 pub struct Listen {
     /// QUIC, for agents.
     pub quic: SocketAddr,
-    /// HTTP, for operators and monitoring; it has no TLS of its own, so keep it on loopback.
+    /// HTTP, for people and monitoring; beyond loopback it needs [`Api::tls`].
     pub api: SocketAddr,
 }
 
@@ -141,8 +195,12 @@ impl Folder {
         if !path.exists() {
             return Err(ConfigError::NotInitialized { path: self.path.clone() });
         }
-        toml::from_str(&self.read("coordinator.toml")?)
-            .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+        let config: Config = toml::from_str(&self.read("coordinator.toml")?)
+            .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })?;
+        if config.api.requests_per_minute == 0 {
+            return Err(ConfigError::NoRequests);
+        }
+        Ok(config)
     }
 
     /// Reads the authority.
@@ -159,6 +217,47 @@ impl Folder {
     /// [`ConfigError`].
     pub fn server(&self) -> Result<PemPair, ConfigError> {
         self.pair("server")
+    }
+
+    /// The API's TLS identity, or `None` for plain HTTP.
+    ///
+    /// - `address`: where it listens
+    ///
+    /// # Errors
+    /// [`ConfigError::PlainApi`] for plain HTTP beyond loopback; else if a file is not usable.
+    pub fn api_identity(
+        &self,
+        tls: &ApiTls,
+        address: SocketAddr,
+        authority: &Authority,
+        now: Timestamp,
+    ) -> Result<Option<Identity>, ConfigError> {
+        let pair = match tls {
+            ApiTls::Off if address.ip().is_loopback() => return Ok(None),
+            ApiTls::Off => return Err(ConfigError::PlainApi { address }),
+            ApiTls::Authority => {
+                let mut hosts = authority::hosts_of(&self.server()?)?;
+                hosts.extend(LOCAL_HOSTS.map(str::to_owned));
+                if !address.ip().is_unspecified() {
+                    hosts.push(address.ip().to_string());
+                }
+                hosts.sort();
+                hosts.dedup();
+                authority.issue_server(&hosts, now)?
+            }
+            ApiTls::Files { certificate, key } => {
+                let read = |path: &Path| {
+                    let path = self.path.join(path);
+                    fs::read_to_string(&path).map_err(|source| ConfigError::File {
+                        action: "read",
+                        path,
+                        source,
+                    })
+                };
+                PemPair { certificate: read(certificate)?, key: read(key)? }
+            }
+        };
+        Ok(Some(authority::identity(&pair)?))
     }
 
     /// Reads the administrator's token.

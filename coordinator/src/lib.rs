@@ -11,6 +11,8 @@
 //! | [`aggregation`], [`optimizer`] | from packed updates to the next base model |
 //! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
 //! | [`store`], [`blobs`] | durable records, content-addressed files |
+//! | [`audit`] | what was done and decided, tamper-evidently |
+//! | [`access`] | roles and tokens of people |
 //! | [`driver`], [`api`], [`config`] | sockets, clock, people |
 //!
 //! ```
@@ -28,8 +30,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod access;
 pub mod aggregation;
 pub mod api;
+pub mod audit;
 pub mod blobs;
 pub mod cohort;
 pub mod config;

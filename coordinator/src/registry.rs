@@ -8,7 +8,7 @@ use tributary_protocol::{
     id::{Digest, JobId, RoundNumber},
     job::JobSpec,
     message::{BaseModel, BlobRef},
-    model::Initialization,
+    model::{Initialization, ModelSpec},
     time::Timestamp,
 };
 
@@ -97,6 +97,23 @@ impl ModelRegistry {
     }
 }
 
+/// The flat parameters of a model's version 0.
+#[must_use]
+pub fn initial_parameters(model: &ModelSpec, seed: u64) -> Vec<f32> {
+    let mut draw = StdRng::seed_from_u64(seed);
+    let mut parameters = Vec::with_capacity(model.num_parameters());
+    for tensor in model.tensors() {
+        let elements = 0..tensor.num_elements();
+        match tensor.initialization {
+            Initialization::Zeros => parameters.extend(elements.map(|_| 0.0_f32)),
+            Initialization::Uniform { bound } => {
+                parameters.extend(elements.map(|_| draw.random_range(-bound..=bound)));
+            }
+        }
+    }
+    parameters
+}
+
 /// Makes and stores version 0 of a job's model from a seed.
 ///
 /// # Errors
@@ -107,17 +124,7 @@ pub fn initial_model(
     now: Timestamp,
     blobs: &BlobStore,
 ) -> Result<ModelVersion, AggregationError> {
-    let mut draw = StdRng::seed_from_u64(seed);
-    let mut parameters = Vec::with_capacity(job.model.num_parameters());
-    for tensor in job.model.tensors() {
-        let elements = 0..tensor.num_elements();
-        match tensor.initialization {
-            Initialization::Zeros => parameters.extend(elements.map(|_| 0.0_f32)),
-            Initialization::Uniform { bound } => {
-                parameters.extend(elements.map(|_| draw.random_range(-bound..=bound)));
-            }
-        }
-    }
+    let parameters = initial_parameters(&job.model, seed);
     let bytes = tributary_protocol::tensor_file::write(&job.model, &parameters)?;
     let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
     Ok(ModelVersion {

@@ -14,6 +14,7 @@
 //! - [`noise`]: the operating system's entropy, and discrete Gaussian samplers
 //! - [`mechanism`]: noisy gradient sums, client updates and statistics, and what they cost
 //! - [`accountant`]: ε of many releases, by privacy loss distributions and by Rényi divergences
+//! - [`secagg`]: masked sums: the coordinator learns the sum only
 //! - [`chain`]: append-only hash-chained records
 //! - [`ledger`]: what was spent, durably and tamper-evidently
 //! - [`audit`]: an empirical lower bound of ε from planted canaries
@@ -50,3 +51,4 @@ pub mod lattice;
 pub mod ledger;
 pub mod mechanism;
 pub mod noise;
+pub mod secagg;

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Instant};
 use proptest::prelude::*;
 use tributary_privacy::{
     accountant::{
-        Delta, calibrate_noise_multiplier, distributed_discrete_gaussian_rho, epsilon, epsilon_rdp,
-        zcdp_epsilon,
+        Delta, calibrate_noise_multiplier, distributed_discrete_gaussian_rho, epsilon, epsilon_pld,
+        epsilon_rdp, epsilon_zcdp, zcdp_epsilon,
     },
     mechanism::PrivacyEvent,
 };
@@ -225,13 +225,93 @@ fn distributed_discrete_noise_costs_little_more_than_central() {
             row.note("n_clients").expect("given") as u32,
             row.number("sigma").expect("sigma"),
             row.note("rounded_l2").expect("given"),
-            row.note("dim").expect("given") as usize,
+            row.note("dim").expect("given") as u64,
         )
         .expect("valid");
         let ours = zcdp_epsilon(rho, row.delta()).expect("valid");
         let reference = row.number("eps_rdp_dp_accounting").expect("a reference");
         // The reference takes the best integer order, ours the best order.
         assert!((0.98..=1.0001).contains(&(ours / reference)), "{}: {ours}", row.text("id"));
+    }
+}
+
+/// `sigma` of these rows is a share's; the exact figure of the continuous Gaussian with the summed
+/// variance is a lower bound of ours, to the precision of the reference.
+#[test]
+fn shares_cost_what_their_sum_costs() {
+    for row in rows("distributed_discrete_gaussian", "add_remove") {
+        let clients = row.note("n_clients").expect("given") as u32;
+        let sigma_share = row.number("sigma").expect("sigma");
+        let sum = sigma_share * f64::from(clients).sqrt();
+        let noise_multiplier = sum / row.note("rounded_l2").expect("given");
+        let shares = PrivacyEvent::LatticeGaussian {
+            sampling_rate: 1.0,
+            noise_multiplier,
+            sigma_share,
+            clients,
+            dimension: row.note("dim").expect("given") as u64,
+            steps: 1,
+        };
+        let events = std::slice::from_ref(&shares);
+        let central = PrivacyEvent::Gaussian { noise_multiplier, count: 1 };
+        let figure = |event: PrivacyEvent| epsilon(&[event], row.delta()).expect("valid");
+        let (ours, ideal) = (figure(shares.clone()), figure(central));
+        assert!(ours >= ideal && ours < ideal * 1.005, "{}: {ours} {ideal}", row.text("id"));
+        let by_rdp = epsilon_rdp(events, row.delta()).expect("valid");
+        let by_zcdp = epsilon_zcdp(events, row.delta()).expect("valid");
+        assert!(by_rdp >= ours && by_zcdp >= ours && by_rdp < by_zcdp * 1.01);
+        let reference = row.number("eps_rdp_dp_accounting").expect("a reference");
+        assert!((0.98..=1.0001).contains(&(by_zcdp / reference)), "{}: {by_zcdp}", row.text("id"));
+    }
+}
+
+#[test]
+fn sampled_shares_on_a_fine_grid_are_as_good_as_continuous_noise() {
+    let delta = Delta::new(1e-5).expect("valid");
+    let (sampling_rate, noise_multiplier) = (0.01, 1.0);
+    let some_shares = |sigma_share: f64, clients, dimension, steps| {
+        let event = PrivacyEvent::LatticeGaussian {
+            sampling_rate,
+            noise_multiplier,
+            sigma_share,
+            clients,
+            dimension,
+            steps,
+        };
+        epsilon(&[event], delta).expect("valid")
+    };
+    let shares =
+        |sigma_share, clients, dimension| some_shares(sigma_share, clients, dimension, 1000);
+    let continuous = PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps: 1000 };
+    let ideal = epsilon(&[continuous], delta).expect("valid");
+    let fine = shares(1000.0, 10, 1 << 20);
+    assert!(fine >= ideal && fine < ideal * 1.000_01, "{fine} {ideal}");
+    // One share of all the noise is an agent's own noise.
+    assert!(shares(3000.0, 1, 1 << 30) < ideal * 1.000_01);
+    // A coarse grid costs something; an absurd one the amplification, or all privacy.
+    let coarse = shares(4.0, 10, 1 << 20);
+    assert!(coarse > fine && coarse < ideal * 1.02, "{coarse} {ideal}");
+    let absurd = some_shares(0.5, 10, 8, 1);
+    assert!(absurd > 5.0 && absurd < 30.0, "{absurd}");
+    assert!(shares(0.5, 10, 1 << 20).is_infinite());
+}
+
+/// The sampler's distance is part of the figure: at 2^-104 a draw it outweighs a δ of 1e-20 once
+/// there are enough draws.
+#[test]
+fn the_samplers_distance_comes_out_of_delta() {
+    let event = |dimension| PrivacyEvent::LatticeGaussian {
+        sampling_rate: 1.0,
+        noise_multiplier: 400.0,
+        sigma_share: 1e6,
+        clients: 1,
+        dimension,
+        steps: 1000,
+    };
+    let delta = Delta::new(1e-20).expect("valid");
+    for accountant in [epsilon_pld, epsilon_rdp, epsilon_zcdp] {
+        let figure = |dimension| accountant(&[event(dimension)], delta).expect("valid");
+        assert!(figure(1 << 40).is_infinite() && figure(1).is_finite());
     }
 }
 

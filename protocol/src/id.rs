@@ -116,6 +116,9 @@ name_id!(
 name_id!(
     /// A region for data residency.
     Region, "region");
+name_id!(
+    /// An access token of the coordinator's HTTP API.
+    TokenName, "token name");
 
 /// The number of a round within its job, counted from 1; an abandoned round keeps its number.
 #[derive(

@@ -6,6 +6,7 @@
 //! - [`data`]: finds, verifies and writes datasets
 //! - [`accounting`]: ε of a sequence of releases, and the noise for a wanted ε
 //! - [`audit`]: an empirical lower bound of ε for the trainer that agents run
+//! - [`experiment`], [`harness`]: experiment files, and rounds of thousands of tenants in one process
 //! - [`demo`]: the whole system on this machine, as separate processes
 //! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
@@ -27,4 +28,6 @@ pub mod command;
 pub mod data;
 pub mod deadline;
 pub mod demo;
+pub mod experiment;
+pub mod harness;
 pub mod population;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use tributary_sim::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, run::RunCommandError},
     demo::error::DemoError,
 };
 
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nothing can be done if standard error is closed; the exit code still tells.
             let _ = writeln!(io::stderr(), "error: {}", chain(&error));
-            let interrupted = matches!(error.downcast_ref(), Some(DemoError::Interrupted));
+            let interrupted = matches!(error.downcast_ref(), Some(DemoError::Interrupted))
+                || error.downcast_ref().is_some_and(RunCommandError::is_interruption);
             if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(arguments) => arguments.run()?,
+        Command::Run(arguments) => arguments.run()?,
         Command::Data(arguments) => arguments.run()?,
         Command::Account(arguments) => arguments.run()?,
         Command::Calibrate(arguments) => arguments.run()?,

@@ -2,6 +2,7 @@
 
 mod identity;
 mod jobs;
+mod people;
 mod recovery;
 mod samples;
 mod uploads;

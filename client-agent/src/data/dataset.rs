@@ -67,6 +67,17 @@ impl Dataset {
         Self { features: Features::Floats(features), num_features, labels, num_classes }
     }
 
+    /// The same features with other labels, one a record; for simulated attacks.
+    ///
+    /// # Panics
+    /// If there is not one label a record, or one is not below [`Self::num_classes`].
+    #[must_use]
+    pub fn relabelled(&self, labels: Vec<u32>) -> Self {
+        assert_eq!(labels.len(), self.labels.len(), "one label a record");
+        assert!(labels.iter().all(|&label| label < self.num_classes), "labels are classes");
+        Self { labels, ..self.clone() }
+    }
+
     /// Number of records.
     #[must_use]
     pub const fn len(&self) -> usize {

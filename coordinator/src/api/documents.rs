@@ -1,12 +1,16 @@
 //! The JSON documents of the API; the command line reads and prints the same ones.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
-    id::{Digest, JobId, Region, TenantId},
+    id::{Digest, JobId, Region, TenantId, TokenName},
     time::Timestamp,
 };
 
 use crate::{
+    access::{Principal, Role, TokenRecord},
     registry::ModelVersion,
     round::Phase,
     scheduler::{Job, JobState, Scheduler},
@@ -117,13 +121,16 @@ pub struct TenantState {
 
 impl JobDocument {
     /// Describes a job.
+    ///
+    /// - `who`: sees only its own tenants
     #[must_use]
-    pub fn new(job: &Job, scheduler: &Scheduler) -> Self {
+    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal) -> Self {
         let (record, round) = (job.record(), job.round());
         let regions = &record.spec.regions;
         let allowed = scheduler
             .tenants()
-            .filter(|tenant| regions.is_empty() || regions.contains(&tenant.context.region));
+            .filter(|tenant| regions.is_empty() || regions.contains(&tenant.context.region))
+            .filter(|tenant| who.may_see(&tenant.context.id));
         Self {
             job: record.spec.name.clone(),
             state: record.state,
@@ -131,7 +138,11 @@ impl JobDocument {
             rounds: record.spec.round.rounds,
             round: round.number.0,
             phase: round.phase.name().to_owned(),
-            waiting_for: job.waiting_for(),
+            // The line names tenants, so who may not see all of them sees the phase only.
+            waiting_for: match &who.tenants {
+                None => job.waiting_for(),
+                Some(_) => format!("the round is in {}", round.phase.name()),
+            },
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
             tenants: allowed
                 .map(|tenant| TenantState::new(&tenant.context.id, job, scheduler))
@@ -194,5 +205,96 @@ impl From<&ModelVersion> for ModelDocument {
             parent: version.parent,
             created_ms: version.created,
         }
+    }
+}
+
+/// Who a token belongs to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Whoami {
+    /// The token's name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The only tenants that it may see; all if `None`.
+    pub tenants: Option<BTreeSet<TenantId>>,
+}
+
+/// Asks for an access token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// The tenants that a tenant admin looks after.
+    #[serde(default)]
+    pub tenants: BTreeSet<TenantId>,
+    /// How long it works.
+    pub days: u32,
+}
+
+/// Answers [`NewToken`].
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenAdded {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// The token, shown once.
+    pub token: String,
+    /// When it stops to work.
+    pub expires: Timestamp,
+}
+
+/// An access token in a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenDocument {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub role: Role,
+    /// The tenants that a tenant admin looks after.
+    pub tenants: BTreeSet<TenantId>,
+    /// Whether it works now.
+    pub active: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it stops to work.
+    pub expires: Timestamp,
+    /// When it was revoked.
+    pub revoked: Option<Timestamp>,
+}
+
+impl TokenDocument {
+    /// Describes a token.
+    #[must_use]
+    pub fn new(record: &TokenRecord, now: Timestamp) -> Self {
+        Self {
+            name: record.name.clone(),
+            role: record.role,
+            tenants: record.tenants.clone(),
+            active: record.is_active(now),
+            created: record.created,
+            expires: record.expires,
+            revoked: record.revoked,
+        }
+    }
+}
+
+/// Where the audit log ends. An auditor who notes it can later see whether the log was rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// Number of entries.
+    pub sequence: u64,
+    /// Hash of the last one.
+    pub hash: Digest,
+}
+
+impl AuditHead {
+    /// Describes a head.
+    #[must_use]
+    pub const fn new(head: ChainHead) -> Self {
+        Self { sequence: head.sequence, hash: Digest::from_bytes(head.hash) }
     }
 }

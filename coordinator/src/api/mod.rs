@@ -1,27 +1,49 @@
-//! The HTTP API for operators: jobs, tenants, models, health and metrics.
+//! The HTTP API for people and monitoring: jobs, tenants, models, tokens, audit, health, metrics.
 //!
-//! Every request but `/healthz` needs the administrator's token as a bearer token. Errors are
-//! `{"error":{"code","message"}}`.
+//! Every request but `/healthz` and `/openapi.json` needs an access token as a bearer token; the
+//! table in `rules` says which role may use which route. Every token has a rate limit. Errors
+//! are `{"error":{"code","message"}}`. What a request changes, and what it was refused, is in the
+//! audit log before it is answered.
 
+mod authorize;
 mod documents;
+mod openapi;
+mod people;
 mod routes;
+mod rules;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{StatusCode, header},
-    middleware::{self, Next},
+    extract::{DefaultBodyLimit, rejection::JsonRejection},
+    http::{HeaderValue, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tributary_protocol::{error_code::Refusal, id::Digest};
-
-pub use self::documents::{
-    ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewTenant, TenantAdded,
-    TenantDocument, TenantState,
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::IdError,
+    time::Timestamp,
 };
-use crate::driver::CoreHandle;
+
+pub use self::{
+    documents::{
+        AuditHead, ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewTenant, NewToken,
+        TenantAdded, TenantDocument, TenantState, TokenAdded, TokenDocument, Whoami,
+    },
+    server::{TlsListener, TlsListenerError},
+};
+use crate::{
+    access::{Keyring, Principal, RateLimits},
+    audit::{Act, AuditEvent},
+    driver::{Core, CoreHandle},
+};
 
 /// The largest request body, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -31,8 +53,10 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub struct ApiState {
     /// The coordinator.
     pub core: CoreHandle,
-    /// BLAKE3 of the administrator's token.
-    pub token: Digest,
+    /// Who holds which token.
+    pub keyring: Keyring,
+    /// How fast they may ask.
+    pub limits: Arc<RateLimits>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
 }
@@ -40,32 +64,80 @@ pub struct ApiState {
 /// The whole API.
 pub fn router(state: ApiState) -> Router {
     Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/openapi.json", get(openapi::serve))
         .route("/metrics", get(routes::metrics))
+        .route("/v1/whoami", get(people::whoami))
         .route("/v1/tenants", get(routes::tenants).post(routes::add_tenant))
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
         .route("/v1/jobs/{job}/rounds", get(routes::rounds))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
-        .layer(middleware::from_fn_with_state(state.clone(), authorize))
-        .route("/healthz", get(|| async { "ok" }))
+        .route("/v1/audit", get(people::audit))
+        .route("/v1/audit/verify", get(people::verify_audit))
+        .route("/v1/tokens", get(people::tokens).post(people::add_token))
+        .route("/v1/tokens/{name}/revoke", post(people::revoke_token))
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is no such path")
         })
+        .layer(middleware::from_fn_with_state(state.clone(), authorize::authorize))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::map_response(protect))
         .with_state(state)
+}
+
+/// Answers hold tokens and names: nothing keeps a copy, and no browser guesses what they are.
+async fn protect(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl ApiState {
+    /// Runs something that changes the coordinator, and records it with its outcome.
+    ///
+    /// - `request`: returns the answer and what the audit log says about it
+    async fn act<R: Send + 'static>(
+        &self,
+        who: &Principal,
+        act: Act,
+        subject: String,
+        request: impl FnOnce(&mut Core, Timestamp) -> Result<(R, String), ApiError> + Send + 'static,
+    ) -> Result<R, ApiError> {
+        let actor = who.actor();
+        let done = self.core.call(move |core, now| {
+            let result = request(core, now);
+            core.record(match &result {
+                Ok((_, detail)) => AuditEvent::done(actor, act, subject, detail),
+                Err(error) => AuditEvent::refused(actor, act, subject, &error.body),
+            });
+            result.map(|(answer, _)| answer)
+        });
+        done.await.map_err(ApiError::stopping)?
+    }
 }
 
 /// An error response.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
+    retry_after_s: Option<u64>,
     body: ErrorDocument,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &str, message: impl ToString) -> Self {
-        Self { status, body: ErrorDocument::new(code, message.to_string()) }
+        let body = ErrorDocument::new(code, message.to_string());
+        Self { status, retry_after_s: None, body }
+    }
+
+    /// The token's rate limit is used up for so many seconds.
+    fn too_many_requests(wait_s: u64) -> Self {
+        let message = format!("too many requests; try again in {wait_s} s");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", message);
+        Self { retry_after_s: Some(wait_s), ..error }
     }
 
     pub(crate) fn refused(status: StatusCode, refusal: Refusal) -> Self {
@@ -76,21 +148,34 @@ impl ApiError {
     pub(crate) fn stopping(error: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", error)
     }
+
+    /// Our bug, or this machine's fault.
+    pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
+        let refusal = Refusal::from_error(ErrorCode::Internal, error);
+        Self::refused(StatusCode::INTERNAL_SERVER_ERROR, refusal)
+    }
+
+    /// A path holds something that is no name or digest.
+    fn invalid_id(error: &IdError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-id", error)
+    }
+
+    /// A request body is not the expected document.
+    fn invalid_body(error: &JsonRejection) -> Self {
+        Self::new(error.status(), "invalid-request", error.body_text())
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(wait_s) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
-}
-
-async fn authorize(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| value.strip_prefix("Bearer "));
-    // Comparing hashes leaks nothing about the token by its timing.
-    if token.is_some_and(|token| Digest::of(token.as_bytes()) == state.token) {
-        return next.run(request).await;
-    }
-    let message = "send the content of admin.token as `authorization: Bearer …`";
-    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
 }

@@ -1,7 +1,7 @@
 //! The handlers: each is one question to the core.
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{Path, State, rejection::JsonRejection},
     http::{StatusCode, header},
@@ -17,7 +17,10 @@ use super::{
     TenantDocument,
 };
 use crate::{
-    aggregation, registry,
+    access::Principal,
+    aggregation,
+    audit::Act,
+    registry,
     scheduler::{RoundSummary, SchedulerError},
     tenants::{TenantContext, invite},
 };
@@ -28,8 +31,9 @@ pub(super) async fn metrics(State(state): State<ApiState>) -> String {
 
 pub(super) async fn tenants(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<TenantDocument>>, ApiError> {
-    let list = state.core.call(|core, _| {
+    let list = state.core.call(move |core, _| {
         let scheduler = &core.scheduler;
         let document = |record: &crate::tenants::TenantRecord| TenantDocument {
             tenant: record.context.id.clone(),
@@ -38,71 +42,84 @@ pub(super) async fn tenants(
             connected: scheduler.is_connected(&record.context.id),
             ledger_sequence: record.acknowledged_head.sequence,
         };
-        scheduler.tenants().map(document).collect()
+        let seen = scheduler.tenants().filter(|record| who.may_see(&record.context.id));
+        seen.map(document).collect()
     });
     list.await.map(Json).map_err(ApiError::stopping)
 }
 
 pub(super) async fn add_tenant(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
     body: Result<Json<NewTenant>, JsonRejection>,
 ) -> Result<Json<TenantAdded>, ApiError> {
     let Json(NewTenant { tenant, region }) =
-        body.map_err(|error| ApiError::new(error.status(), "invalid-request", error.body_text()))?;
+        body.map_err(|error| ApiError::invalid_body(&error))?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
-    let added = state.core.call(move |core, now| {
+    let added = state.act(&who, Act::TenantAdd, tenant.to_string(), move |core, now| {
+        let detail = format!("region {region}");
         let context = TenantContext { id: tenant, region };
         let fingerprint = core.authority.fingerprint();
         let known = core.scheduler.tenant(&context.id);
         let (record, token) = invite(context, known, secret, fingerprint, now);
         let expires = record.invitation.expires;
         core.scheduler.put_tenant(record);
-        TenantAdded { tenant: token.tenant.clone(), token: token.to_string(), expires }
+        let tenant = token.tenant.clone();
+        Ok((TenantAdded { tenant, token: token.to_string(), expires }, detail))
     });
-    added.await.map(Json).map_err(ApiError::stopping)
+    added.await.map(Json)
 }
 
 pub(super) async fn jobs(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<JobDocument>>, ApiError> {
-    let list = state.core.call(|core, _| {
+    let list = state.core.call(move |core, _| {
         let scheduler = &core.scheduler;
-        scheduler.jobs().map(|job| JobDocument::new(job, scheduler)).collect()
+        scheduler.jobs().map(|job| JobDocument::new(job, scheduler, &who)).collect()
     });
     list.await.map(Json).map_err(ApiError::stopping)
 }
 
 pub(super) async fn job(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
     Path(job): Path<String>,
 ) -> Result<Json<JobDocument>, ApiError> {
-    let job = JobId::new(job)
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let job = JobId::new(job).map_err(|error| ApiError::invalid_id(&error))?;
     let document = state.core.call(move |core, _| {
-        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler))
+        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler, &who))
     });
     document.await.map_err(ApiError::stopping)?.map(Json).map_err(|error| not_found(&error))
 }
 
 pub(super) async fn rounds(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
     Path(job): Path<String>,
 ) -> Result<Json<Vec<RoundSummary>>, ApiError> {
-    let job = JobId::new(job)
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
+    let job = JobId::new(job).map_err(|error| ApiError::invalid_id(&error))?;
     let rounds = state.core.call(move |core, _| {
         core.scheduler.job(&job).map_err(|error| not_found(&error))?;
-        core.rounds(&job)
-            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))
+        core.rounds(&job).map_err(|error| ApiError::internal(&error))
     });
-    rounds.await.map_err(ApiError::stopping)?.map(Json)
+    let mut rounds = rounds.await.map_err(ApiError::stopping)??;
+    for round in &mut rounds {
+        round.contributors.retain(|tenant, _| who.may_see(tenant));
+        // The reason names the tenants that declined.
+        if who.tenants.is_some() {
+            round.abandoned = round.abandoned.take().map(|_| "abandoned".to_owned());
+        }
+    }
+    Ok(Json(rounds))
 }
 
 /// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.
 pub(super) async fn submit_job(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
     body: String,
 ) -> Result<Json<JobSubmitted>, ApiError> {
     let spec: JobSpec = toml::from_str(&body)
@@ -113,7 +130,7 @@ pub(super) async fn submit_job(
     let seed =
         |at: usize| seeds[at..at + 8].iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));
     let (model_seed, cohort_seed) = (seed(0), seed(8));
-    let submitted = state.core.call(move |core, now| {
+    let submitted = state.act(&who, Act::JobSubmit, spec.name.to_string(), move |core, now| {
         let refuse = |error: &dyn std::error::Error| {
             let refusal = tributary_protocol::error_code::Refusal::from_error(
                 tributary_protocol::error_code::ErrorCode::JobInvalid,
@@ -131,12 +148,13 @@ pub(super) async fn submit_job(
         let initial = registry::initial_model(&spec, model_seed, now, &core.blobs)
             .map_err(|error| refuse(&error))?;
         let job = spec.name.clone();
+        let detail = format!("dataset {}, {} rounds", spec.dataset, spec.round.rounds);
         core.scheduler
             .submit(spec, lattice, initial, cohort_seed, now)
             .map_err(|error| refuse(&error))?;
-        Ok(JobSubmitted { job })
+        Ok((JobSubmitted { job }, detail))
     });
-    submitted.await.map_err(ApiError::stopping)?.map(Json)
+    submitted.await.map(Json)
 }
 
 pub(super) async fn models(
@@ -150,22 +168,22 @@ pub(super) async fn models(
 
 pub(super) async fn model_file(
     State(state): State<ApiState>,
+    Extension(who): Extension<Principal>,
     Path(digest): Path<String>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let digest: Digest = digest
-        .parse()
-        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid-id", error))?;
-    let bytes = state.core.call(move |core, _| {
-        core.scheduler.models().find(digest).is_some().then(|| core.blobs.clone())
+    let digest: Digest = digest.parse().map_err(|error| ApiError::invalid_id(&error))?;
+    let found = state.act(&who, Act::ModelExport, digest.to_string(), move |core, _| {
+        let Some(model) = core.scheduler.models().find(digest) else {
+            let message = format!("there is no model file {digest} here");
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "blob-unknown", message));
+        };
+        Ok((core.blobs.clone(), format!("version {} of job {}", model.version, model.job)))
     });
-    let Some(blobs) = bytes.await.map_err(ApiError::stopping)? else {
-        let message = format!("there is no model file {digest} here");
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "blob-unknown", message));
-    };
+    let blobs = found.await?;
     let bytes = tokio::task::spawn_blocking(move || blobs.read(digest)).await;
     let bytes = bytes
         .expect("reading a file does not panic")
-        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
+        .map_err(|error| ApiError::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)))
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tributary_privacy::chain::{ChainHead, ChainRecord, hex};
-use tributary_protocol::{error_code::Refusal, id::TenantId, time::Timestamp};
+use tributary_protocol::{id::TenantId, time::Timestamp};
 
 /// The longest `subject` or `detail`, in bytes; longer ones are cut.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -46,6 +46,14 @@ pub enum Act {
     TenantConnect,
     /// A job was submitted.
     JobSubmit,
+    /// A model was handed out over the HTTP API.
+    ModelExport,
+    /// An access token was made.
+    TokenAdd,
+    /// An access token was revoked.
+    TokenRevoke,
+    /// A request was refused because of its role.
+    Request,
     /// A tenant declined a round: its policy, budget or data say no.
     RoundDecline,
     /// A round became a model.
@@ -90,8 +98,8 @@ impl AuditEvent {
 
     /// An act that was refused, and why.
     #[must_use]
-    pub fn refused(actor: Actor, act: Act, subject: impl ToString, refusal: &Refusal) -> Self {
-        Self::new(actor, act, &subject, Outcome::Refused, refusal)
+    pub fn refused(actor: Actor, act: Act, subject: impl ToString, reason: impl ToString) -> Self {
+        Self::new(actor, act, &subject, Outcome::Refused, &reason)
     }
 
     fn new(

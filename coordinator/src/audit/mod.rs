@@ -14,7 +14,10 @@
 mod entry;
 mod file;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 use tributary_privacy::chain::{ChainError, ChainHead, HashChain, MemoryChainStore};
@@ -85,9 +88,14 @@ impl AuditLog {
         let (path, genesis) = (folder.join(FILE_NAME), genesis(authority));
         let mut replay = Replay::new(noted, genesis);
         let file = AuditFile::open(&path)?;
-        let chain = HashChain::open(file, genesis, |_: &AuditEntry| Ok(()), |entry, hash| {
-            replay.take(&entry, hash);
-        })
+        let chain = HashChain::open(
+            file,
+            genesis,
+            |_: &AuditEntry| Ok(()),
+            |entry, hash| {
+                replay.take(&entry, hash);
+            },
+        )
         .map_err(AuditError::Chain)?;
         replay.finish(chain.head())?;
         Ok(Self { path, genesis, chain, last_recorded: replay.last_recorded })
@@ -110,12 +118,36 @@ impl AuditLog {
         self.chain.append(&entry).map(|_| ()).map_err(AuditError::Chain)
     }
 
-    /// Reads the file again and verifies it against what this process wrote.
+    /// Reads the file beside the log, up to here and what comes later.
+    #[must_use]
+    pub fn reader(&self) -> AuditReader {
+        AuditReader { path: self.path.clone(), genesis: self.genesis, noted: Some(self.head()) }
+    }
+}
+
+/// Reads and verifies the file of a log without changing it.
+#[derive(Debug, Clone)]
+pub struct AuditReader {
+    path: PathBuf,
+    genesis: [u8; 32],
+    noted: Option<ChainHead>,
+}
+
+impl AuditReader {
+    /// The log of a folder, beside a running coordinator or without one.
+    ///
+    /// - `noted`: a head that somebody wrote down
+    #[must_use]
+    pub fn new(folder: &Path, authority: Digest, noted: Option<ChainHead>) -> Self {
+        Self { path: folder.join(FILE_NAME), genesis: genesis(authority), noted }
+    }
+
+    /// Verifies every line, and that the noted head is among them.
     ///
     /// # Errors
     /// [`AuditError`] naming the first line that does not hold.
     pub fn verify(&self) -> Result<ChainHead, AuditError> {
-        verify_bytes(&AuditFile::bytes(&self.path)?, self.genesis, Some(self.head()), |_| {})
+        self.replay(|_| {})
     }
 
     /// The newest entries, oldest first.
@@ -125,9 +157,8 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`] if the file no longer verifies.
     pub fn tail(&self, last: usize) -> Result<Vec<AuditEntry>, AuditError> {
-        let mut entries = std::collections::VecDeque::new();
-        let bytes = AuditFile::bytes(&self.path)?;
-        verify_bytes(&bytes, self.genesis, Some(self.head()), |entry| {
+        let mut entries = VecDeque::new();
+        self.replay(|entry| {
             entries.push_back(entry);
             if entries.len() > last {
                 entries.pop_front();
@@ -135,40 +166,33 @@ impl AuditLog {
         })?;
         Ok(entries.into())
     }
-}
 
-/// Verifies a folder's log without changing it, beside a running coordinator or without one.
-///
-/// - `noted`: a head that somebody wrote down
-/// - `take`: hears every entry
-///
-/// # Errors
-/// [`AuditError`] naming the first line that does not hold.
-pub fn verify(
-    folder: &Path,
-    authority: Digest,
-    noted: Option<ChainHead>,
-    take: impl FnMut(AuditEntry),
-) -> Result<ChainHead, AuditError> {
-    verify_bytes(&AuditFile::bytes(&folder.join(FILE_NAME))?, genesis(authority), noted, take)
+    fn replay(&self, take: impl FnMut(AuditEntry)) -> Result<ChainHead, AuditError> {
+        verify(AuditFile::bytes(&self.path)?, self.genesis, self.noted, take)
+    }
 }
 
 fn genesis(authority: Digest) -> [u8; 32] {
     blake3::derive_key(GENESIS_CONTEXT, authority.as_bytes())
 }
 
-fn verify_bytes(
-    bytes: &[u8],
+fn verify(
+    bytes: Vec<u8>,
     genesis: [u8; 32],
     noted: Option<ChainHead>,
     mut take: impl FnMut(AuditEntry),
 ) -> Result<ChainHead, AuditError> {
     let mut replay = Replay::new(noted, genesis);
-    let copy = MemoryChainStore::with_bytes(bytes.to_vec());
-    let chain = HashChain::open(copy, genesis, |_: &AuditEntry| Ok(()), |entry, hash| {
-        replay.take(&entry, hash);
-        take(entry);
-    })
+    let copy = MemoryChainStore::with_bytes(bytes);
+    let chain = HashChain::open(
+        copy,
+        genesis,
+        |_: &AuditEntry| Ok(()),
+        |entry, hash| {
+            replay.take(&entry, hash);
+            take(entry);
+        },
+    )
     .map_err(AuditError::Chain)?;
     replay.finish(chain.head())?;
     Ok(chain.head())

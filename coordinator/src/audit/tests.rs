@@ -27,7 +27,7 @@ fn small_log() -> (tempfile::TempDir, ChainHead, Vec<u8>) {
 }
 
 fn check(bytes: &[u8], noted: ChainHead) -> Result<ChainHead, AuditError> {
-    verify_bytes(bytes, genesis(authority()), Some(noted), |_| {})
+    verify(bytes.to_vec(), genesis(authority()), Some(noted), |_| {})
 }
 
 #[test]
@@ -37,14 +37,17 @@ fn entries_survive_reopening_in_order() {
     assert_eq!(log.head(), head);
     let refusal = Refusal::new(ErrorCode::PolicyForbids, "x".repeat(5000));
     let tenant = "alpha".parse().expect("valid");
-    log.append(AuditEvent::refused(Actor::tenant(&tenant), Act::RoundDecline, "job/1", &refusal), Timestamp(1))
-        .expect("appends");
-    let tail = log.tail(2).expect("verifies");
+    log.append(
+        AuditEvent::refused(Actor::tenant(&tenant), Act::RoundDecline, "job/1", &refusal),
+        Timestamp(1),
+    )
+    .expect("appends");
+    let tail = log.reader().tail(2).expect("verifies");
     assert_eq!([tail[0].subject.as_str(), &tail[1].subject], ["c", "job/1"]);
     assert_eq!((tail[1].sequence, tail[1].outcome), (4, Outcome::Refused));
     assert_eq!(tail[1].recorded_ms, NOW.0 + 2, "a clock that runs backwards stands still");
     assert!(tail[1].detail.len() <= 1024);
-    assert_eq!(log.verify().expect("whole"), log.head());
+    assert_eq!(log.reader().verify().expect("whole"), log.head());
 }
 
 #[test]
@@ -90,7 +93,8 @@ fn a_rewritten_log_and_an_older_copy_do_not_fit_what_was_noted() {
     for subject in ["a", "x", "c", "d"] {
         forged.append(event(subject), NOW).expect("appends");
     }
-    let error = verify(folder.path(), authority(), Some(head), |_| {}).expect_err("rewritten");
+    let error =
+        AuditReader::new(folder.path(), authority(), Some(head)).verify().expect_err("rewritten");
     assert!(matches!(error, AuditError::Rewritten { sequence: 3 }), "{error}");
     fs::write(&path, &bytes).expect("writes");
     let error = AuditLog::open(folder.path(), Digest::of(b"other"), None).expect_err("foreign");
@@ -104,5 +108,5 @@ fn a_torn_last_line_is_cut_off_and_the_log_goes_on() {
     fs::write(&path, [&bytes[..], b"{\"sequence\":4,\"prev"].concat()).expect("writes");
     let mut log = AuditLog::open(folder.path(), authority(), Some(head)).expect("repairs");
     log.append(event("d"), NOW).expect("appends");
-    assert_eq!(log.tail(9).expect("verifies").len(), 4);
+    assert_eq!(log.reader().tail(9).expect("verifies").len(), 4);
 }

@@ -1,10 +1,14 @@
 //! Asks the running coordinator.
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use serde::{Serialize, de::DeserializeOwned};
-use ureq::{Agent, Body, http::Response};
+use ureq::{
+    Agent, Body,
+    http::Response,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
 
 use super::Common;
 use tributary_coordinator::{api::ErrorDocument, config::Endpoints};
@@ -21,6 +25,11 @@ pub(super) struct Client {
 impl Client {
     /// Finds the coordinator that runs on the folder.
     pub(super) fn connect(common: &Common) -> anyhow::Result<Self> {
+        if let Some(api) = &common.api {
+            let authority = common.authority.as_deref().context("--api needs --authority")?;
+            anyhow::ensure!(common.token_file.is_some(), "--api needs --token-file");
+            return Self::new(common, api.trim_end_matches('/').to_owned(), authority);
+        }
         let folder = common.folder();
         folder.config()?;
         let dir = folder.path().display().to_string();
@@ -33,14 +42,29 @@ impl Client {
             std::fs::read_to_string(folder.join("endpoints.json")).with_context(not_running)?;
         let endpoints: Endpoints =
             serde_json::from_str(&text).context("endpoints.json is damaged")?;
-        // The API is on this machine, whatever proxy the environment names.
+        let authority = folder.join("authority.pem");
+        Self::new(common, endpoints.api, common.authority.as_deref().unwrap_or(&authority))
+    }
+
+    fn new(common: &Common, base: String, authority: &Path) -> anyhow::Result<Self> {
+        let token = match &common.token_file {
+            Some(file) => read(file)?.trim().to_owned(),
+            None => common.folder().admin_token()?,
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let root = Certificate::from_pem(read(authority)?.as_bytes())
+            .context("the authority's certificate is not readable PEM")?;
+        let tls = TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(provider)
+            .root_certs(RootCerts::from(std::iter::once(root)));
+        // Tokens go to the coordinator, whatever proxy the environment names.
         let config = Agent::config_builder()
             .proxy(None)
+            .tls_config(tls.build())
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .build();
-        let authorization = format!("Bearer {}", folder.admin_token()?);
-        Ok(Self { agent: config.into(), base: endpoints.api, authorization })
+        Ok(Self { agent: config.into(), base, authorization: format!("Bearer {token}") })
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -90,6 +114,10 @@ impl Client {
             self.base
         )
     }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn accept(mut response: Response<Body>) -> anyhow::Result<Response<Body>> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, ListenFlags, print};
 use tributary_coordinator::{
-    config::{Config, Listen},
+    config::{Api, ApiTls, Config, Listen},
     driver::clock,
     tenants::authority::Authority,
 };
@@ -19,12 +19,13 @@ struct Initialized {
 
 pub(super) fn run(common: &Common, hosts: &[String], listen: &ListenFlags) -> anyhow::Result<()> {
     let now = clock::now();
-    let config = Config {
-        listen: Listen {
-            quic: listen.quic_listen.unwrap_or(([0, 0, 0, 0], 7700).into()),
-            api: listen.api_listen.unwrap_or(([127, 0, 0, 1], 7701).into()),
-        },
+    let listen = Listen {
+        quic: listen.quic_listen.unwrap_or(([0, 0, 0, 0], 7700).into()),
+        api: listen.api_listen.unwrap_or(([127, 0, 0, 1], 7701).into()),
     };
+    // Access tokens do not cross a network in the clear.
+    let tls = if listen.api.ip().is_loopback() { ApiTls::Off } else { ApiTls::Authority };
+    let config = Config { listen, api: Api { tls, ..Api::default() } };
     let pair = Authority::generate(now)?;
     let authority = Authority::load(&pair)?;
     let server = authority

@@ -1,20 +1,25 @@
 //! The command line.
 //!
-//! `init` and `serve` work on the coordinator's folder; every other command asks the running
-//! coordinator through its HTTP API, with the administrator's token from the same folder.
+//! `init`, `serve` and `audit` work on the coordinator's folder; every other command asks the running
+//! coordinator through its HTTP API, with the administrator's token from the same folder or another
+//! one.
 
+mod audit;
 mod client;
 mod init;
 mod job;
 mod model;
 mod serve;
 mod tenant;
+mod token;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tributary_protocol::time::Timestamp;
 
 use tributary_coordinator::config::Folder;
 
@@ -34,6 +39,17 @@ struct Common {
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// A file with the access token to use, instead of the administrator's in the folder.
+    #[arg(long, env = "TRIBUTARY_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// The API of a coordinator on another machine, as https://HOST:PORT; needs --token-file and
+    /// --authority.
+    #[arg(long, env = "TRIBUTARY_API", global = true)]
+    api: Option<String>,
+    /// The authority (PEM) that signed that API's certificate: authority.pem of its folder, or
+    /// another if its certificate comes from elsewhere.
+    #[arg(long, env = "TRIBUTARY_AUTHORITY", global = true)]
+    authority: Option<PathBuf>,
 }
 
 impl Common {
@@ -88,6 +104,20 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Make and revoke access tokens for people and programs.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Verify and show the audit log.
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
+        #[command(flatten)]
+        common: Common,
+    },
     /// List and export models.
     Model {
         #[command(subcommand)]
@@ -110,6 +140,8 @@ impl Cli {
             }
             Command::Tenant { command, common } => command.run(&common),
             Command::Job { command, common } => command.run(&common),
+            Command::Token { command, common } => command.run(&common),
+            Command::Audit { command, common } => command.run(&common),
             Command::Model { command, common } => command.run(&common),
         }
     }
@@ -134,6 +166,15 @@ pub(crate) fn print_error(error: &anyhow::Error) {
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 fn print_line(text: &str) {
     println!("{text}");
+}
+
+/// A time in UTC, to the second.
+fn date(at: Timestamp) -> String {
+    let seconds = i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| at.to_string())
 }
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {

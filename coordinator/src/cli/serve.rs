@@ -1,6 +1,12 @@
 //! `serve`: the running coordinator.
 
-use std::{future::Future, io::IsTerminal, pin::pin};
+use std::{
+    future::Future,
+    io::IsTerminal,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -19,10 +25,11 @@ use tributary_protocol::{
 
 use super::{Common, ListenFlags};
 use tributary_coordinator::{
-    api::{self, ApiState},
+    access::{RateLimit, RateLimits},
+    api::{self, ApiState, TlsListener},
     blobs::BlobStore,
     config::Endpoints,
-    driver::{self, Core},
+    driver::{self, Core, clock},
     store::SledStore,
     tenants::authority,
 };
@@ -52,25 +59,39 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let authority = folder.authority()?;
     let identity = authority::server_identity(&folder.server()?, &authority)?;
     let tls = tls::server(identity, authority.certificate())?;
-    let token = Digest::of(folder.admin_token()?.as_bytes());
+    let administrator = Digest::of(folder.admin_token()?.as_bytes());
+    let api_address = listen.api_listen.unwrap_or(config.listen.api);
+    let api_identity =
+        folder.api_identity(&config.api.tls, api_address, &authority, clock::now())?;
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
     let metrics =
         PrometheusBuilder::new().install_recorder().context("metrics are already installed")?;
 
-    let core = Core::restore(Box::new(store), BlobStore::open(folder.path())?, authority)?;
+    let blobs = BlobStore::open(folder.path())?;
+    let core = Core::restore(Box::new(store), blobs, authority, administrator, folder.path())?;
+    let keyring = core.keyring.clone();
     let (core, mut stopped) = core.spawn();
     let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls)?;
-    let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api = TcpListener::bind(api_address)
         .await
         .with_context(|| format!("cannot listen on {api_address}"))?;
-    let endpoints =
-        Endpoints { quic: quic.local_addr()?, api: format!("http://{}", api.local_addr()?) };
+    let scheme = if api_identity.is_some() { "https" } else { "http" };
+    let endpoints = Endpoints {
+        quic: quic.local_addr()?,
+        api: format!("{scheme}://{}", reachable(api.local_addr()?)),
+    };
     tokio::spawn(driver::listen(quic.clone(), core.clone()));
-    tokio::spawn(
-        async move { axum::serve(api, api::router(ApiState { core, token, metrics })).await },
-    );
+    let limit = RateLimit { requests_per_minute: config.api.requests_per_minute };
+    let limits = Arc::new(RateLimits::new(limit));
+    let router = api::router(ApiState { core, keyring, limits, metrics });
+    match api_identity {
+        Some(identity) => {
+            let listener = TlsListener::new(api, tls::https(identity)?)?;
+            tokio::spawn(async move { axum::serve(listener, router).await });
+        }
+        None => drop(tokio::spawn(async move { axum::serve(api, router).await })),
+    }
     folder.announce(&endpoints)?;
     info!(quic = %endpoints.quic, api = %endpoints.api, "serving");
 
@@ -86,6 +107,15 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     );
     quic.wait_idle().await;
     result
+}
+
+/// An address on which this machine reaches a socket that listens on all of them.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(_) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+    }
 }
 
 async fn asked_to_stop(exit_with_stdin: bool) {

@@ -1,13 +1,18 @@
 //! The task that owns all state and carries out the scheduler's actions in order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
+use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{JobId, TenantId},
+    id::{Digest, JobId, TenantId},
     message::{CoordinatorMessage, UploadOffer},
     time::Timestamp,
     transport::endpoint,
@@ -15,10 +20,12 @@ use tributary_protocol::{
 
 use super::clock;
 use crate::{
+    access::{Keyring, TokenRecord},
     aggregation::{self, AggregationError, NextModel, RoundSum},
+    audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
     scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler},
-    store::{self, Store, StoreError, Table},
+    store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
 
@@ -38,6 +45,9 @@ pub enum CoreError {
     /// A model or update file cannot be read or written.
     #[error("a file failed")]
     Blob(#[from] BlobError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The core has stopped; its own error says why.
     #[error("the coordinator is stopping")]
     Stopped,
@@ -51,7 +61,18 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// Who may use the HTTP API.
+    pub keyring: Keyring,
     store: Box<dyn Store>,
+    audit: AuditLog,
+    /// Events of the current request; recorded before anything that it changed becomes durable.
+    events: Vec<AuditEvent>,
+    /// Records that the current request changed outside of the scheduler.
+    unsaved: Batch,
+    /// The head of the audit log as the store has it.
+    noted: Option<ChainHead>,
+    /// Refused sessions that are in the log already: an agent tries again and again.
+    refused: BTreeSet<(TenantId, u16)>,
     sums: BTreeMap<JobId, RoundSum>,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
@@ -95,26 +116,47 @@ impl CoreHandle {
 impl Core {
     /// Continues from what the store holds.
     ///
+    /// - `administrator`: BLAKE3 of the folder's own access token
+    /// - `folder`: where the audit log is
+    ///
     /// # Errors
-    /// [`CoreError::Store`] if a record is damaged; nothing is reset.
+    /// [`CoreError::Store`] if a record is damaged, [`CoreError::Audit`] if the audit log is;
+    /// nothing is reset.
     pub fn restore(
         store: Box<dyn Store>,
         blobs: BlobStore,
         authority: Authority,
+        administrator: Digest,
+        folder: &Path,
     ) -> Result<Self, CoreError> {
+        let noted = store::load(&*store, Table::Audit)?.pop();
+        let audit = AuditLog::open(folder, authority.fingerprint(), noted)?;
+        let start = AuditEvent::done(
+            Actor::coordinator(),
+            Act::CoordinatorStart,
+            "",
+            env!("CARGO_PKG_VERSION"),
+        );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
         let models = store::load(&*store, Table::Models)?;
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
+        let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
         let scheduler = Scheduler::restore(tenants, jobs, models, clock::now());
         blobs.retain(&scheduler.referenced_files())?;
         Ok(Self {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            keyring,
             store,
+            audit,
+            events: vec![start],
+            unsaved: Batch::default(),
+            noted,
+            refused: BTreeSet::new(),
             sums: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
@@ -191,6 +233,32 @@ impl Core {
         Ok(())
     }
 
+    /// Records an act in the audit log, before anything that the current request changed becomes
+    /// durable.
+    pub fn record(&mut self, event: AuditEvent) {
+        self.events.push(event);
+    }
+
+    /// Adds an access token, or replaces its record.
+    pub fn put_token(&mut self, record: TokenRecord) {
+        record.put(&mut self.unsaved);
+        self.keyring.insert(record);
+    }
+
+    /// The audit log.
+    #[must_use]
+    pub const fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// Records that a tenant's connection was refused, once until it connects.
+    pub fn session_refused(&mut self, tenant: &TenantId, refusal: &Refusal) {
+        if self.refused.insert((tenant.clone(), refusal.code.number())) {
+            let actor = Actor::tenant(tenant);
+            self.record(AuditEvent::refused(actor, Act::TenantConnect, tenant, refusal));
+        }
+    }
+
     fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
         let internal =
             |error: &dyn std::error::Error| Refusal::from_error(ErrorCode::Internal, error);
@@ -236,6 +304,7 @@ impl Core {
                 Refusal::new(ErrorCode::Superseded, "a newer connection of this tenant took over");
             endpoint::close(&earlier.connection, &refusal);
         }
+        self.refused.retain(|(refused, _)| refused != tenant);
         self.scheduler.connected(tenant, head, now);
         (number, messages)
     }
@@ -258,9 +327,17 @@ impl Core {
 
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
+        for event in std::mem::take(&mut self.events) {
+            self.audit.append(event, now)?;
+        }
+        let unsaved = std::mem::take(&mut self.unsaved);
+        if !unsaved.is_empty() {
+            self.store.apply(&unsaved)?;
+        }
         while let Some(action) = self.scheduler.poll_action() {
             match action {
                 Action::Persist(batch) => self.store.apply(&batch)?,
+                Action::Audit(event) => self.audit.append(event, now)?,
                 Action::Send(tenant, message) => self.send(&tenant, message),
                 Action::Discard(files) => {
                     for file in files {
@@ -269,6 +346,13 @@ impl Core {
                 }
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
+        }
+        if self.noted != Some(self.audit.head()) {
+            // May lag behind a crash, never run ahead: the log is durable first.
+            let mut batch = Batch::default();
+            batch.put(Table::Audit, "head", &self.audit.head());
+            self.store.apply(&batch)?;
+            self.noted = Some(self.audit.head());
         }
         metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
         Ok(())

@@ -12,6 +12,7 @@ use tributary_protocol::{
 };
 
 use super::{Core, CoreHandle};
+use crate::audit::{Act, Actor, AuditEvent};
 use tributary_protocol::time::Timestamp;
 
 /// An enrolment, from connection to answer, may take this long.
@@ -53,18 +54,26 @@ fn enroll(
     now: Timestamp,
 ) -> Result<Vec<Vec<u8>>, Refusal> {
     let tenant = &request.tenant;
-    let refuse = |error: crate::scheduler::SchedulerError| {
+    if let Err(error) = core.scheduler.check_enrollment(tenant, &request.secret, now) {
         warn!(%tenant, %error, "enrolment refused");
-        error.refusal()
-    };
-    core.scheduler.check_enrollment(tenant, &request.secret, now).map_err(refuse)?;
+        let refusal = error.refusal();
+        // Anybody can guess a secret; only a real one is worth a line that stays for ever.
+        if refusal.code != ErrorCode::TokenUnknown {
+            let actor = Actor::tenant(tenant);
+            core.record(AuditEvent::refused(actor, Act::TenantEnroll, tenant, &refusal));
+        }
+        return Err(refusal);
+    }
     let certificate = core
         .authority
         .issue_agent(tenant, &request.signing_request, now, CERTIFICATE_DAYS)
         .map_err(|error| Refusal::from_error(ErrorCode::SigningRequestInvalid, &error))?;
+    let fingerprint = Digest::of(&certificate);
     core.scheduler
-        .enrolled(tenant, &request.secret, Digest::of(&certificate), now)
-        .map_err(refuse)?;
+        .enrolled(tenant, &request.secret, fingerprint, now)
+        .map_err(|error| error.refusal())?;
+    let detail = format!("certificate {fingerprint}");
+    core.record(AuditEvent::done(Actor::tenant(tenant), Act::TenantEnroll, tenant, detail));
     let replaced = Refusal::new(ErrorCode::CertificateNotRegistered, "the tenant enrolled anew");
     core.drop_session(tenant, &replaced, now);
     info!(%tenant, "enrolled");

@@ -82,8 +82,11 @@ async fn serve(
     core: CoreHandle,
 ) -> Result<(), SessionError> {
     let who = tenant.clone();
-    let context = core.call(move |core, _| core.scheduler.authenticate(&who, certificate)).await?;
-    let context = context.map_err(|error| SessionError::Refused(error.refusal()))?;
+    let context = core.call(move |core, _| {
+        let context = core.scheduler.authenticate(&who, certificate);
+        context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
+    });
+    let context = context.await?.map_err(SessionError::Refused)?;
     let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;

@@ -13,6 +13,7 @@ use tributary_protocol::{
 
 use super::{Action, Commit, OfferAnswer, SchedulerError};
 use crate::{
+    audit::{Act, Actor, AuditEvent},
     registry::ModelVersion,
     round::{Output, Phase, Round, RoundRecord},
     store::{Batch, Table},
@@ -193,6 +194,12 @@ impl Job {
         {
             match output {
                 Output::Persist(round) => {
+                    if let Phase::Abandoned { reason } = &round.phase {
+                        let subject = format!("{}/{}", self.record.spec.name, round.number);
+                        let actor = Actor::coordinator();
+                        let event = AuditEvent::done(actor, Act::RoundAbandon, subject, reason);
+                        actions.push(Action::Audit(event));
+                    }
                     let mut batch = Batch::default();
                     let discarded = self.put_round(round, now, &mut batch);
                     actions.push(Action::Persist(batch));

@@ -23,6 +23,7 @@ use tributary_protocol::{
 pub use self::job::{Job, JobRecord, JobState, RoundSummary};
 use crate::{
     aggregation::NextModel,
+    audit::{Act, Actor, AuditEvent},
     registry::{ModelRegistry, ModelVersion},
     round::{Input, RoundError},
     store::Batch,
@@ -34,6 +35,8 @@ use crate::{
 pub enum Action {
     /// Make these records durable before going on.
     Persist(Batch),
+    /// Record this in the audit log before going on.
+    Audit(AuditEvent),
     /// Send a tenant a control message, if it is connected.
     Send(TenantId, CoordinatorMessage),
     /// Remove these files: what was persisted before no longer refers to them.
@@ -268,7 +271,12 @@ impl Scheduler {
         {
             job.refusals.insert(tenant.clone(), refusal.clone());
         }
-        self.step(job, round, Input::Declined(tenant.clone(), refusal), now)
+        let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
+        let event = AuditEvent::refused(actor, Act::RoundDecline, subject, &refusal);
+        let before = self.actions.len();
+        self.step(job, round, Input::Declined(tenant.clone(), refusal), now)?;
+        self.actions.insert(before, Action::Audit(event));
+        Ok(())
     }
 
     /// Whether an update that a tenant offers is wanted.
@@ -329,6 +337,11 @@ impl Scheduler {
             optimizer_state: model.optimizer_state,
             created: now,
         };
+        let detail =
+            format!("{} updates, model {}", commit.contributors.len(), version.file.digest);
+        let subject = format!("{}/{}", commit.job, commit.round);
+        let event = AuditEvent::done(Actor::coordinator(), Act::RoundCommit, subject, detail);
+        self.actions.push_back(Action::Audit(event));
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
         let actions = job.committed(commit, &version, now);
         let announcement = version.announcement(&job.record().spec);
@@ -349,6 +362,8 @@ impl Scheduler {
     /// # Panics
     /// If no such commit is open, which is a bug of the driver.
     pub fn commit_failed(&mut self, commit: &Commit, reason: String) {
+        let event = AuditEvent::done(Actor::coordinator(), Act::JobFail, &commit.job, &reason);
+        self.actions.push_back(Action::Audit(event));
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
         self.actions.push_back(Action::Persist(job.failed(reason)));
     }

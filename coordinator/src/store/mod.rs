@@ -24,6 +24,10 @@ pub enum Table {
     Models,
     /// [`crate::scheduler::RoundSummary`] by job id and round number.
     Rounds,
+    /// The head of the audit log, under `head`.
+    Audit,
+    /// [`crate::access::TokenRecord`] by token name.
+    Tokens,
 }
 
 impl Table {
@@ -33,6 +37,8 @@ impl Table {
             Self::Jobs => "jobs",
             Self::Models => "models",
             Self::Rounds => "rounds",
+            Self::Audit => "audit",
+            Self::Tokens => "tokens",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The certificate authority: signs the coordinator's own certificate and those of agents.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -16,6 +16,7 @@ use tributary_protocol::{
     time::Timestamp,
     transport::tls::Identity,
 };
+use x509_parser::extensions::GeneralName;
 
 const AUTHORITY_DAYS: u64 = 3650;
 const SERVER_DAYS: u64 = 825;
@@ -170,6 +171,44 @@ pub fn server_identity(pair: &PemPair, authority: &Authority) -> Result<Identity
         chain: vec![certificate(&pair.certificate)?, authority.certificate.clone()],
         key,
     })
+}
+
+/// Reads a key with its chain of certificates.
+///
+/// # Errors
+/// [`AuthorityError::Pem`].
+pub fn identity(pair: &PemPair) -> Result<Identity, AuthorityError> {
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
+        .map_err(|source| AuthorityError::Pem { what: "the key", source })?;
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| AuthorityError::Pem { what: "the certificate", source })?;
+    Ok(Identity { chain, key })
+}
+
+/// The DNS names and IP addresses that a certificate is for.
+///
+/// # Errors
+/// [`AuthorityError`] if it cannot be read.
+pub fn hosts_of(pair: &PemPair) -> Result<Vec<String>, AuthorityError> {
+    let certificate = certificate(&pair.certificate)?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(&certificate).map_err(|_| AuthorityError::Parse)?;
+    let names = parsed.subject_alternative_name().map_err(|_| AuthorityError::Parse)?;
+    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+    Ok(names.iter().filter_map(host).collect())
+}
+
+fn host(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The tenant that a verified client certificate names.

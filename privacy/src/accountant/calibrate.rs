@@ -13,28 +13,45 @@ const PRECISION: f64 = 1e-5;
 /// The smallest noise multiplier (to five digits, rounded up) at which `steps` Poisson-subsampled
 /// Gaussian releases cost at most `target_epsilon`.
 ///
-/// Root finding on [`epsilon`], which falls as the noise grows; the returned value was itself
-/// evaluated and meets the target. There is no closed formula to trust here: the textbook one holds
-/// only for ε < 1.
-///
 /// - `sampling_rate`: in [0, 1]
 ///
 /// # Errors
-/// [`AccountantError::OutOfRange`] names the parameter that cannot work,
-/// [`AccountantError::Unreachable`] if even a noise multiplier of a million is not enough.
+/// As for [`calibrate`].
 pub fn calibrate_noise_multiplier(
     target_epsilon: f64,
     delta: Delta,
     sampling_rate: f64,
     steps: u64,
 ) -> Result<f64, AccountantError> {
+    calibrate(target_epsilon, delta, |noise_multiplier| PrivacyEvent::PoissonGaussian {
+        sampling_rate,
+        noise_multiplier,
+        steps,
+    })
+}
+
+/// The smallest noise multiplier (to five digits, rounded up) at which an event costs at most
+/// `target_epsilon`.
+///
+/// Root finding on [`epsilon`], which falls as the noise grows; the returned value was itself
+/// evaluated and meets the target. There is no closed formula to trust here: the textbook one holds
+/// only for ε < 1.
+///
+/// - `event_of`: the event with a given noise multiplier, everything else being equal
+///
+/// # Errors
+/// [`AccountantError::OutOfRange`] names the parameter that cannot work,
+/// [`AccountantError::Unreachable`] if even a noise multiplier of a million is not enough.
+pub fn calibrate(
+    target_epsilon: f64,
+    delta: Delta,
+    event_of: impl Fn(f64) -> PrivacyEvent,
+) -> Result<f64, AccountantError> {
     if !(target_epsilon.is_finite() && target_epsilon > 0.0) {
         let (field, range) = ("target_epsilon", "a positive finite number");
         return Err(AccountantError::OutOfRange { field, value: target_epsilon, range });
     }
-    let event = |noise_multiplier| {
-        [PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps }]
-    };
+    let event = |noise_multiplier| [event_of(noise_multiplier)];
     super::validate(&event(1.0))?;
     let excess = |noise_multiplier: f64| {
         Ok::<_, AccountantError>((epsilon(&event(noise_multiplier), delta)? / target_epsilon).ln())

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod gaussian;
+mod lattice;
 mod normal;
 mod pld;
 mod rdp;
@@ -11,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    calibrate::calibrate_noise_multiplier,
+    calibrate::{calibrate, calibrate_noise_multiplier},
     pld::epsilon_pld,
     rdp::epsilon_rdp,
-    zcdp::{distributed_discrete_gaussian_rho, zcdp_epsilon},
+    zcdp::{distributed_discrete_gaussian_rho, epsilon_zcdp, zcdp_epsilon},
 };
-use crate::{mechanism::PrivacyEvent, noise::SIGMA_MIN};
+use crate::{
+    mechanism::{BandedMatrix, MechanismError, ParticipationSchedule, PrivacyEvent},
+    noise::{SIGMA_MAX, SIGMA_MIN},
+};
 
 /// The largest deviation of an accounted scalar discrete Gaussian; finer noise is as good as
 /// continuous.
@@ -36,6 +40,18 @@ pub enum AccountantError {
         value: f64,
         /// What would work.
         range: &'static str,
+    },
+    /// The accountant knows no bound for a kind of event; another one does.
+    #[error(
+        "the {accountant} accountant has no bound for {mechanism}; the {instead} accountant has"
+    )]
+    NoBound {
+        /// Which accountant was asked.
+        accountant: &'static str,
+        /// The kind of event.
+        mechanism: &'static str,
+        /// Which accountant answers.
+        instead: &'static str,
     },
     /// Events under different neighbouring relations do not compose.
     #[error("the events mix add-or-remove-one and replace-one")]
@@ -113,6 +129,16 @@ pub(crate) fn coalesced(events: &[PrivacyEvent]) -> Vec<PrivacyEvent> {
     merged
 }
 
+/// What a plan inside an event refuses.
+fn planned<T>(plan: Result<T, MechanismError>) -> Result<T, AccountantError> {
+    plan.map_err(|error| match error {
+        MechanismError::OutOfRange { field, value, range } => {
+            AccountantError::OutOfRange { field, value, range }
+        }
+        _ => unreachable!("matrices and schedules are made of numbers and refuse only these"),
+    })
+}
+
 /// Checks that the parameters of every event make sense, and that all share one relation.
 fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
     let check = |field, value: f64, holds: bool, range| {
@@ -145,6 +171,39 @@ fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
                 multiplier(noise_multiplier)?;
                 let holds = batch_size <= num_examples;
                 check("batch_size", batch_size as f64, holds, "at most num_examples")?;
+            }
+            PrivacyEvent::LatticeGaussian {
+                sampling_rate,
+                noise_multiplier,
+                sigma_share,
+                clients,
+                dimension,
+                ..
+            } => {
+                rate(sampling_rate)?;
+                let holds = noise_multiplier.is_finite() && noise_multiplier > 0.0;
+                check("noise_multiplier", noise_multiplier, holds, "a finite number above 0")?;
+                let holds = (SIGMA_MIN..=SIGMA_MAX).contains(&sigma_share);
+                check("sigma_share", sigma_share, holds, "between 0.5 and 1e9 grid units")?;
+                check("clients", f64::from(clients), clients > 0, "at least 1")?;
+                check("dimension", dimension as f64, dimension > 0, "at least 1")?;
+            }
+            PrivacyEvent::BandedMatrix {
+                noise_multiplier,
+                sigma,
+                dimension,
+                bands,
+                steps,
+                separation,
+                participations,
+                ..
+            } => {
+                multiplier(noise_multiplier)?;
+                let holds = (SIGMA_MIN..=SIGMA_MAX * SIGMA_MAX).contains(&sigma);
+                check("sigma", sigma, holds, "between 0.5 and 1e18 units")?;
+                check("dimension", dimension as f64, dimension > 0, "at least 1")?;
+                planned(BandedMatrix::new(bands))?;
+                planned(ParticipationSchedule::new(steps, separation, participations))?;
             }
             PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. } => {
                 let holds = (SIGMA_MIN..=DISCRETE_SIGMA_MAX).contains(&sigma);

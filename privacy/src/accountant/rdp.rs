@@ -1,6 +1,10 @@
 //! Rényi accounting: closed formulas, never far off, independent of the PLD accountant.
 
-use super::{AccountantError, Delta, validate};
+use super::{
+    AccountantError, Delta, distributed_discrete_gaussian_rho,
+    lattice::{Slack, run_multiplier, share_log_ratio},
+    validate,
+};
 use crate::mechanism::PrivacyEvent;
 
 /// Every integer order up to here is tried, with tenths in between.
@@ -39,8 +43,13 @@ const ROUNDING: f64 = 1.0 + 1e-9;
 /// arXiv:2004.00010, proposition 12 (conversion).
 pub fn epsilon_rdp(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
     validate(events)?;
+    Slack::of_sampler(events).widen(delta, |delta| Ok(ideal_epsilon(events, delta)))
+}
+
+/// The same with a perfect sampler.
+fn ideal_epsilon(events: &[PrivacyEvent], delta: Delta) -> f64 {
     if events.iter().all(|event| log_moment(event, 2.0) == 0.0) {
-        return Ok(0.0);
+        return 0.0;
     }
     let log_moments = |order: f64| -> f64 {
         events.iter().map(|event| log_moment(event, order)).sum::<f64>() * ROUNDING
@@ -65,7 +74,7 @@ pub fn epsilon_rdp(events: &[PrivacyEvent], delta: Delta) -> Result<f64, Account
         }
         low = high;
     }
-    Ok(best.max(0.0))
+    best.max(0.0)
 }
 
 /// The orders that numerical integration is used for: those where it is quick for all events.
@@ -77,6 +86,7 @@ fn fractional_order_max(events: &[PrivacyEvent]) -> f64 {
             noise_multiplier.min(smallest)
         }
         // Known at integer orders only.
+        PrivacyEvent::LatticeGaussian { sampling_rate, .. } if sampling_rate < 1.0 => 0.0,
         PrivacyEvent::WithoutReplacementGaussian { .. } => 0.0,
         _ => smallest,
     });
@@ -104,6 +114,11 @@ fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
                 sampled_log_moment(sampling_rate, noise_multiplier, order)
             }
         }
+        (None, lattice @ PrivacyEvent::LatticeGaussian { .. }) => {
+            lattice_log_moment(lattice, order)
+        }
+        // Integer noise has the divergences of continuous noise or less, at every order.
+        (None, run @ PrivacyEvent::BandedMatrix { .. }) => gaussian(run_multiplier(run)),
         (None, &PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. }) => {
             gaussian(sigma / f64::from(sensitivity))
         }
@@ -123,6 +138,34 @@ fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
         (None, _) => f64::INFINITY,
     };
     event.count() as f64 * single
+}
+
+/// `K(order)` of one release with lattice noise; infinite for orders that are not integers.
+///
+/// The lesser of two bounds: that of the sampled discrete Gaussian, widened by the pointwise factor
+/// `e^t` of the sum of shares to `K + (2 α - 1) t`; and that of the sum of shares without sampling,
+/// whose divergence Kairouz, Liu and Steinke bound directly.
+fn lattice_log_moment(event: &PrivacyEvent, order: f64) -> f64 {
+    let &PrivacyEvent::LatticeGaussian {
+        sampling_rate,
+        noise_multiplier,
+        sigma_share,
+        clients,
+        dimension,
+        ..
+    } = event
+    else {
+        return f64::INFINITY;
+    };
+    let sensitivity = f64::from(clients).sqrt() * sigma_share / noise_multiplier;
+    let whole = distributed_discrete_gaussian_rho(clients, sigma_share, sensitivity, dimension)
+        .map_or(f64::INFINITY, |rho| rho * order * (order - 1.0));
+    if sampling_rate == 1.0 || order.fract() != 0.0 {
+        return whole;
+    }
+    let log_ratio = dimension as f64 * share_log_ratio(clients, sigma_share);
+    let sampled = integer_log_moment(sampling_rate, noise_multiplier, order as u32);
+    whole.min((2.0 * order - 1.0).mul_add(log_ratio, sampled))
 }
 
 /// `K(order)` of one Poisson-subsampled Gaussian release.

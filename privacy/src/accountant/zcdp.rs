@@ -1,6 +1,61 @@
 //! Zero-concentrated differential privacy: conversion, and distributed discrete noise.
 
-use super::{AccountantError, Delta, rdp::convert};
+use super::{
+    AccountantError, Delta,
+    lattice::{Slack, run_multiplier, share_log_ratio},
+    rdp::convert,
+    validate,
+};
+use crate::mechanism::PrivacyEvent;
+
+/// The ε of all `events` together at `delta` by zero-concentrated privacy: an upper bound.
+///
+/// Every release counts as if nothing were sampled: sampling only hides more, but this accountant
+/// cannot say how much.
+///
+/// # Errors
+/// [`AccountantError::OutOfRange`] names the parameter of an event that cannot be;
+/// [`AccountantError::NoBound`] a kind of event for which there is no bound of this form.
+pub fn epsilon_zcdp(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
+    validate(events)?;
+    let mut rho = 0.0;
+    for event in events.iter().filter(|event| !event.reveals_nothing()) {
+        rho += event.count() as f64 * release_rho(event)?;
+    }
+    if rho == f64::INFINITY {
+        return Ok(f64::INFINITY);
+    }
+    Slack::of_sampler(events).widen(delta, |delta| zcdp_epsilon(rho, delta))
+}
+
+/// The ρ of one release.
+fn release_rho(event: &PrivacyEvent) -> Result<f64, AccountantError> {
+    let gaussian = |ratio: f64| Ok(0.5 / (ratio * ratio));
+    match *event {
+        PrivacyEvent::Gaussian { noise_multiplier, .. }
+        | PrivacyEvent::PoissonGaussian { noise_multiplier, .. } => gaussian(noise_multiplier),
+        PrivacyEvent::GaussianReplaceOne { noise_multiplier, .. }
+        | PrivacyEvent::PoissonGaussianReplaceOne { noise_multiplier, .. }
+        | PrivacyEvent::WithoutReplacementGaussian { noise_multiplier, .. } => {
+            gaussian(noise_multiplier / 2.0)
+        }
+        PrivacyEvent::DiscreteGaussian { sigma, sensitivity, .. } => {
+            gaussian(sigma / f64::from(sensitivity))
+        }
+        PrivacyEvent::LatticeGaussian {
+            noise_multiplier, sigma_share, clients, dimension, ..
+        } => {
+            let sensitivity = f64::from(clients).sqrt() * sigma_share / noise_multiplier;
+            distributed_discrete_gaussian_rho(clients, sigma_share, sensitivity, dimension)
+        }
+        PrivacyEvent::BandedMatrix { .. } => gaussian(run_multiplier(event)),
+        PrivacyEvent::Skellam { .. } => Err(AccountantError::NoBound {
+            accountant: "zcdp",
+            mechanism: "skellam",
+            instead: "pld",
+        }),
+    }
+}
 
 /// The ε at `delta` of a ρ-zCDP mechanism: an upper bound.
 ///
@@ -53,7 +108,7 @@ pub fn distributed_discrete_gaussian_rho(
     clients: u32,
     sigma: f64,
     sensitivity: f64,
-    dimension: usize,
+    dimension: u64,
 ) -> Result<f64, AccountantError> {
     let check = |field, value: f64, holds: bool, range| {
         if holds { Ok(()) } else { Err(AccountantError::OutOfRange { field, value, range }) }
@@ -62,9 +117,7 @@ pub fn distributed_discrete_gaussian_rho(
     check("sigma", sigma, sigma.is_finite() && sigma >= 0.5, "a finite number, at least 0.5")?;
     let holds = sensitivity.is_finite() && sensitivity >= 0.0;
     check("sensitivity", sensitivity, holds, "a finite number, at least 0")?;
-    let exponent = -2.0 * (std::f64::consts::PI * sigma).powi(2);
-    let term = |k: u32| (exponent * f64::from(k) / f64::from(k + 1)).exp();
-    let tau = 10.0 * (1..clients).map(term).sum::<f64>();
+    let tau = share_log_ratio(clients, sigma);
     let ratio = sensitivity / (f64::from(clients).sqrt() * sigma);
     let dimension = dimension as f64;
     let joint = (ratio * ratio + 0.5 * tau * dimension).sqrt();

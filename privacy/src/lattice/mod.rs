@@ -7,6 +7,7 @@ mod pack;
 mod plan;
 mod rotation;
 mod sum;
+mod whole;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -192,11 +193,13 @@ impl Lattice {
         }
         // Rounded down by more than the two f64 operations can have rounded up.
         let squared_max = (units * units * (1.0 - 4.0 * f64::EPSILON)) as u128;
+        let inverse = step.recip();
         let on_grid = |factor: f64, round: fn(f64) -> f64| -> Option<Vec<i64>> {
+            let factor = factor * inverse;
             let mut squared = 0u128;
             let mut grid = Vec::with_capacity(update.len());
             for &value in update {
-                let rounded = round(f64::from(value) * factor / step);
+                let rounded = round(f64::from(value) * factor);
                 // Larger elements alone exceed any norm, and their squares must not overflow.
                 if rounded.abs() > UNITS_PER_NORM_MAX {
                     return None;

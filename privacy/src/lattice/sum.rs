@@ -10,8 +10,8 @@ use super::{Lattice, LatticeError};
 /// the way partial sums are merged can change a bit of the result.
 #[derive(Clone, PartialEq)]
 pub struct ModularSum {
-    lattice: Lattice,
-    values: Vec<u32>,
+    pub(super) lattice: Lattice,
+    pub(super) values: Vec<u32>,
 }
 
 impl ModularSum {
@@ -21,6 +21,11 @@ impl ModularSum {
     #[must_use]
     pub fn new(lattice: Lattice, dimension: usize) -> Self {
         Self { lattice, values: vec![0; dimension] }
+    }
+
+    /// Starts again at zero, in the same memory.
+    pub fn clear(&mut self) {
+        self.values.fill(0);
     }
 
     /// The lattice that the updates are on.
@@ -33,6 +38,11 @@ impl ModularSum {
     #[must_use]
     pub fn values(&self) -> &[u32] {
         &self.values
+    }
+
+    /// The sum, for masks to be taken off in place; every value stays below `2^bits`.
+    pub(crate) fn values_mut(&mut self) -> &mut [u32] {
+        &mut self.values
     }
 
     /// Adds one whole packed update.

@@ -58,7 +58,7 @@ fn a_line_has_this_exact_form() {
     let head = data_encoding::HEXLOWER.encode(&ledger.head().hash);
     let release = "01".repeat(32);
     let body = format!(
-        r#"{{"sequence":1,"previous":"{genesis}","recorded_ms":1000,"tenant":"alpha","dataset":"digits","job":"job","round":1,"unit":"record","events":[{{"gaussian":{{"noise-multiplier":10.0,"count":2}}}}],"release":"{release}""#
+        r#"{{"sequence":1,"previous":"{genesis}","recorded_ms":1000,"tenant":"alpha","dataset":"digits","job":"job","round":1,"unit":"record","events":[{{"gaussian":{{"noise_multiplier":10.0,"count":2}}}}],"release":"{release}""#
     );
     assert_eq!(head, blake3::hash(body.as_bytes()).to_hex().as_str());
     assert_eq!(text, format!("{body},\"hash\":\"{head}\"}}\n"));

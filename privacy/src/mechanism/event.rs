@@ -20,7 +20,7 @@ pub enum Neighbouring {
 /// relation is add-or-remove-one unless the name says otherwise, and events of both relations are
 /// never composed together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum PrivacyEvent {
     /// The Gaussian mechanism on the whole data.
@@ -38,6 +38,46 @@ pub enum PrivacyEvent {
         noise_multiplier: f64,
         /// How many such releases, each with a fresh sample.
         steps: u64,
+    },
+    /// A vector of integers plus the discrete Gaussian noise of `clients` shares, each drawn by
+    /// another client and added under secure aggregation; with one client, an agent's own noise.
+    ///
+    /// The clipping norm has `sqrt(clients) sigma_share / noise_multiplier` grid units. More shares
+    /// than counted only hide more. The accountants add what separates such noise from the
+    /// continuous Gaussian, and the sampler's statistical distance.
+    LatticeGaussian {
+        /// Probability with which each unit joins; 1 if nothing is sampled.
+        sampling_rate: f64,
+        /// Deviation of the sum of the shares over clipping norm.
+        noise_multiplier: f64,
+        /// Noise deviation parameter of one share, in grid units.
+        sigma_share: f64,
+        /// Shares in the sum: those of the smallest surviving set of honest clients.
+        clients: u32,
+        /// Coordinates of the vector.
+        dimension: u64,
+        /// How many such releases, each with a fresh sample.
+        steps: u64,
+    },
+    /// A whole run of integer vectors with discrete Gaussian noise that is correlated over its steps
+    /// by a [`BandedMatrix`](super::BandedMatrix); a unit takes part in a few of its steps.
+    BandedMatrix {
+        /// Noise deviation over clipping norm, before the matrix correlates the noise.
+        noise_multiplier: f64,
+        /// The same deviation in the units of the released integers.
+        sigma: f64,
+        /// Coordinates of each vector.
+        dimension: u64,
+        /// Bands of the matrix.
+        bands: u32,
+        /// Steps of the run.
+        steps: u64,
+        /// Steps between two participations of one unit, at least.
+        separation: u32,
+        /// Participations of one unit in the run, at most.
+        participations: u32,
+        /// How many such runs.
+        runs: u64,
     },
     /// One integer plus discrete Gaussian noise.
     DiscreteGaussian {
@@ -93,6 +133,8 @@ impl PrivacyEvent {
         match self {
             Self::Gaussian { .. }
             | Self::PoissonGaussian { .. }
+            | Self::LatticeGaussian { .. }
+            | Self::BandedMatrix { .. }
             | Self::DiscreteGaussian { .. }
             | Self::Skellam { .. } => Neighbouring::AddOrRemoveOne,
             Self::GaussianReplaceOne { .. }
@@ -110,8 +152,10 @@ impl PrivacyEvent {
             | Self::Skellam { count, .. }
             | Self::GaussianReplaceOne { count, .. } => count,
             Self::PoissonGaussian { steps, .. }
+            | Self::LatticeGaussian { steps, .. }
             | Self::PoissonGaussianReplaceOne { steps, .. }
             | Self::WithoutReplacementGaussian { steps, .. } => steps,
+            Self::BandedMatrix { runs, .. } => runs,
         }
     }
 
@@ -125,8 +169,10 @@ impl PrivacyEvent {
             | Self::Skellam { count, .. }
             | Self::GaussianReplaceOne { count, .. } => *count = new_count,
             Self::PoissonGaussian { steps, .. }
+            | Self::LatticeGaussian { steps, .. }
             | Self::PoissonGaussianReplaceOne { steps, .. }
             | Self::WithoutReplacementGaussian { steps, .. } => *steps = new_count,
+            Self::BandedMatrix { runs, .. } => *runs = new_count,
         }
         event
     }
@@ -146,7 +192,10 @@ impl PrivacyEvent {
             Self::WithoutReplacementGaussian {
                 batch_size, num_examples, noise_multiplier, ..
             } => (batch_size == num_examples).then_some(noise_multiplier / 2.0),
-            Self::DiscreteGaussian { .. } | Self::Skellam { .. } => None,
+            Self::LatticeGaussian { .. }
+            | Self::BandedMatrix { .. }
+            | Self::DiscreteGaussian { .. }
+            | Self::Skellam { .. } => None,
         }
     }
 
@@ -154,12 +203,15 @@ impl PrivacyEvent {
     pub(crate) fn reveals_nothing(&self) -> bool {
         let never_sampled = match *self {
             Self::PoissonGaussian { sampling_rate, .. }
+            | Self::LatticeGaussian { sampling_rate, .. }
             | Self::PoissonGaussianReplaceOne { sampling_rate, .. } => sampling_rate == 0.0,
             Self::WithoutReplacementGaussian { batch_size, .. } => batch_size == 0,
             Self::DiscreteGaussian { sensitivity, .. } | Self::Skellam { sensitivity, .. } => {
                 sensitivity == 0
             }
-            Self::Gaussian { .. } | Self::GaussianReplaceOne { .. } => false,
+            Self::Gaussian { .. } | Self::GaussianReplaceOne { .. } | Self::BandedMatrix { .. } => {
+                false
+            }
         };
         never_sampled || self.count() == 0
     }

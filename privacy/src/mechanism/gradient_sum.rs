@@ -134,6 +134,16 @@ impl NoisyGradientSum {
         self.dimension
     }
 
+    /// Model units per grid unit.
+    pub(super) const fn step(&self) -> f64 {
+        self.step
+    }
+
+    /// Noise deviation in grid units.
+    pub(super) const fn sigma(&self) -> f64 {
+        self.gaussian.sigma()
+    }
+
     /// What one release costs on a Poisson sample.
     ///
     /// - `sampling_rate`: probability with which each record joined the batch
@@ -182,6 +192,16 @@ impl NoisyGradientSum {
         sum: GradientSum,
         noise: &mut impl NoiseSource,
     ) -> Result<Vec<f32>, MechanismError> {
+        let mut grid = self.on_grid(sum)?;
+        self.gaussian.add_to(noise, &mut grid);
+        Ok(grid.into_iter().map(|units| (units as f64 * self.step) as f32).collect())
+    }
+
+    /// The sum in grid units, without any noise.
+    ///
+    /// # Errors
+    /// As for [`release`](Self::release).
+    pub(super) fn on_grid(&self, sum: GradientSum) -> Result<Vec<i64>, MechanismError> {
         self.check_length(sum.sum.len())?;
         let norm = self.clipping_norm.value();
         let bound = sum.examples as f64 * norm;
@@ -189,10 +209,7 @@ impl NoisyGradientSum {
             let (value, examples) = (sum.sum[index], sum.examples);
             return Err(MechanismError::NotClipped { index, value, examples, norm });
         }
-        let mut grid: Vec<i64> =
-            sum.sum.iter().map(|value| (value / self.step).round_ties_even() as i64).collect();
-        self.gaussian.add_to(noise, &mut grid);
-        Ok(grid.into_iter().map(|units| (units as f64 * self.step) as f32).collect())
+        Ok(sum.sum.iter().map(|value| (value / self.step).round_ties_even() as i64).collect())
     }
 
     const fn check_length(&self, length: usize) -> Result<(), MechanismError> {

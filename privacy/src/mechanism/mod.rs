@@ -1,5 +1,6 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
+mod correlated;
 mod event;
 mod gradient_sum;
 mod map;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use self::{
+    correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::{GradientSum, NoisyGradientSum},
     map::discrete_gaussian_rho,
@@ -82,6 +84,18 @@ pub enum MechanismError {
         examples: u64,
         /// The clipping norm, in model units.
         norm: f64,
+    },
+    /// All steps of a run with correlated noise were released.
+    #[error("the run's {steps} steps are over; a further one needs a new run")]
+    RunFinished {
+        /// Steps of the run.
+        steps: u64,
+    },
+    /// The saved state of a run is not one of this plan.
+    #[error("the saved run cannot go on: {reason}")]
+    RunState {
+        /// What does not hold.
+        reason: &'static str,
     },
     /// The float summation error of this batch is no longer covered by the slack.
     #[error(

@@ -85,7 +85,7 @@ impl ServerOptimizerSpec {
     ///
     /// # Errors
     /// [`JobSpecError::OutOfRange`] naming the key.
-    pub(super) fn validate(&self) -> Result<(), JobSpecError> {
+    pub fn validate(&self) -> Result<(), JobSpecError> {
         let positive = |field, value| (field, value, is_positive(value), "a finite number above 0");
         let decay = |field, value: f64| (field, value, (0.0..1.0).contains(&value), "in [0, 1)");
         let checks = match *self {

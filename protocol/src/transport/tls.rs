@@ -68,6 +68,21 @@ pub fn server(
     Ok(config)
 }
 
+/// The side of an HTTPS server: shows `identity`, asks for no client certificate.
+///
+/// # Errors
+/// [`TransportError`] if key and certificates do not fit together.
+pub fn https(identity: Identity) -> Result<rustls::ServerConfig, TransportError> {
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TransportError::Tls)?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain, identity.key)
+        .map_err(TransportError::Tls)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// An enrolled agent's side: trusts `authority` and shows `identity`.
 ///
 /// # Errors

@@ -17,6 +17,39 @@ pub struct SampledReleases {
     pub steps: u64,
 }
 
+/// What some mechanisms need to know beyond rate, noise and steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MechanismDetails {
+    /// Size of the dataset, for samples of fixed size.
+    pub num_examples: Option<u64>,
+    /// How the noise of a release is shared out, for distributed noise.
+    pub shares: Option<NoiseShares>,
+    /// How noise is correlated and who takes part when, for correlated noise.
+    pub correlation: Option<NoiseCorrelation>,
+}
+
+/// How noise is correlated over the steps of a run, and how often a unit takes part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoiseCorrelation {
+    /// Bands of the matrix.
+    pub bands: u32,
+    /// Participations of one unit in the run, at most.
+    pub participations: u32,
+    /// Steps between two of them, at least; `None` for as many as spread them evenly.
+    pub separation: Option<u32>,
+}
+
+/// How the noise of one release is shared out among clients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoiseShares {
+    /// Noise deviation of one share, in grid units.
+    pub sigma_share: f64,
+    /// Shares in the smallest surviving set of honest clients.
+    pub clients: u32,
+    /// Coordinates of the vector.
+    pub dimension: u64,
+}
+
 /// Says why a text is no event.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

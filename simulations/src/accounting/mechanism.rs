@@ -5,7 +5,10 @@ use std::fmt;
 use serde::Serialize;
 use tributary_privacy::mechanism::{Neighbouring, PrivacyEvent};
 
-use super::{AccountingError, SampledReleases};
+use super::{AccountingError, MechanismDetails, NoiseCorrelation, NoiseShares, SampledReleases};
+
+/// Grid units in one clipping norm of a run with correlated noise, where only the plan is known.
+const PLANNED_GRID: f64 = (1u64 << 28) as f64;
 
 /// How the noisy results are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -17,6 +20,11 @@ pub enum Mechanism {
     Gaussian,
     /// Gaussian noise on the sum over a sample of fixed size (replace-one only)
     WithoutReplacementGaussian,
+    /// The sum of discrete Gaussian shares of several clients on an integer grid, under secure
+    /// aggregation; optionally over a Poisson sample of records
+    DistributedDiscreteGaussian,
+    /// Correlated noise (DP-FTRL by a banded matrix) over one run of steps without sampling
+    BandedMatrix,
     /// Discrete Gaussian noise on one count, which one unit changes by at most 1
     DiscreteGaussian,
 }
@@ -29,6 +37,8 @@ pub enum Accountant {
     Pld,
     /// Rényi differential privacy: fast, never below the truth, usually some per cent above
     Rdp,
+    /// Zero-concentrated differential privacy: as if nothing were sampled
+    Zcdp,
 }
 
 impl Mechanism {
@@ -36,11 +46,25 @@ impl Mechanism {
     #[must_use]
     pub const fn neighbouring(self) -> Neighbouring {
         match self {
-            Self::PoissonGaussian | Self::Gaussian | Self::DiscreteGaussian => {
-                Neighbouring::AddOrRemoveOne
-            }
+            Self::PoissonGaussian
+            | Self::Gaussian
+            | Self::DistributedDiscreteGaussian
+            | Self::BandedMatrix
+            | Self::DiscreteGaussian => Neighbouring::AddOrRemoveOne,
             Self::WithoutReplacementGaussian => Neighbouring::ReplaceOne,
         }
+    }
+
+    /// Whether every unit may take part in every release, so that a sampling rate need not be given.
+    #[must_use]
+    pub const fn takes_everybody(self) -> bool {
+        matches!(
+            self,
+            Self::Gaussian
+                | Self::DistributedDiscreteGaussian
+                | Self::BandedMatrix
+                | Self::DiscreteGaussian
+        )
     }
 
     /// The accounted event of some releases.
@@ -51,14 +75,14 @@ impl Mechanism {
         self,
         releases: &SampledReleases,
         neighbouring: Neighbouring,
-        num_examples: Option<u64>,
+        details: MechanismDetails,
     ) -> Result<PrivacyEvent, AccountingError> {
         use Neighbouring::{AddOrRemoveOne, ReplaceOne};
         releases.validate()?;
         let SampledReleases { sampling_rate, noise_multiplier, steps } = *releases;
         let everybody = sampling_rate == 1.0;
         Ok(match (self, neighbouring) {
-            (Self::Gaussian | Self::DiscreteGaussian, _) if !everybody => {
+            (Self::Gaussian | Self::BandedMatrix | Self::DiscreteGaussian, _) if !everybody => {
                 return Err(AccountingError::Unsampled { mechanism: self, sampling_rate });
             }
             (Self::Gaussian, AddOrRemoveOne) => {
@@ -74,8 +98,9 @@ impl Mechanism {
                 PrivacyEvent::PoissonGaussianReplaceOne { sampling_rate, noise_multiplier, steps }
             }
             (Self::WithoutReplacementGaussian, ReplaceOne) => {
-                let num_examples =
-                    num_examples.ok_or(AccountingError::NoDatasetSize { mechanism: self })?;
+                let num_examples = details
+                    .num_examples
+                    .ok_or(AccountingError::NoDatasetSize { mechanism: self })?;
                 let batch_size = batch_size(sampling_rate, num_examples)?;
                 PrivacyEvent::WithoutReplacementGaussian {
                     batch_size,
@@ -84,13 +109,45 @@ impl Mechanism {
                     steps,
                 }
             }
+            (Self::DistributedDiscreteGaussian, AddOrRemoveOne) => {
+                let NoiseShares { sigma_share, clients, dimension } =
+                    details.shares.ok_or(AccountingError::NoShares { mechanism: self })?;
+                PrivacyEvent::LatticeGaussian {
+                    sampling_rate,
+                    noise_multiplier,
+                    sigma_share,
+                    clients,
+                    dimension,
+                    steps,
+                }
+            }
+            (Self::BandedMatrix, AddOrRemoveOne) => {
+                let NoiseCorrelation { bands, participations, separation } = details
+                    .correlation
+                    .ok_or(AccountingError::NoCorrelation { mechanism: self })?;
+                let even = steps / u64::from(participations.max(1));
+                let separation = separation.unwrap_or(u32::try_from(even).unwrap_or(u32::MAX));
+                PrivacyEvent::BandedMatrix {
+                    noise_multiplier,
+                    sigma: noise_multiplier * PLANNED_GRID,
+                    dimension: 1,
+                    bands,
+                    steps,
+                    separation,
+                    participations,
+                    runs: 1,
+                }
+            }
             (Self::DiscreteGaussian, AddOrRemoveOne) => PrivacyEvent::DiscreteGaussian {
                 sigma: noise_multiplier,
                 sensitivity: 1,
                 count: steps,
             },
             (Self::WithoutReplacementGaussian, AddOrRemoveOne)
-            | (Self::DiscreteGaussian, ReplaceOne) => {
+            | (
+                Self::DistributedDiscreteGaussian | Self::BandedMatrix | Self::DiscreteGaussian,
+                ReplaceOne,
+            ) => {
                 let only = self.neighbouring();
                 return Err(AccountingError::OtherRelation {
                     mechanism: self,

@@ -14,7 +14,7 @@ use tributary_privacy::{
 
 pub use self::{
     answer::{AccountAnswer, CalibrateAnswer},
-    event::{EventError, SampledReleases},
+    event::{EventError, MechanismDetails, NoiseCorrelation, NoiseShares, SampledReleases},
     mechanism::{Accountant, Mechanism, neighbouring_from_name, neighbouring_name},
 };
 
@@ -29,8 +29,8 @@ pub struct AccountRequest {
     pub accountant: Accountant,
     /// All releases, composed.
     pub releases: Vec<SampledReleases>,
-    /// Size of the dataset, which samples of fixed size need.
-    pub num_examples: Option<u64>,
+    /// What else the mechanism needs to know.
+    pub details: MechanismDetails,
     /// The δ at which ε is wanted.
     pub delta: f64,
 }
@@ -69,6 +69,18 @@ pub enum AccountingError {
         /// The mechanism.
         mechanism: Mechanism,
     },
+    /// Distributed noise needs to know how it is shared out.
+    #[error("--mechanism {mechanism} needs --sigma-share, --clients and --dimension")]
+    NoShares {
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
+    /// Correlated noise needs its matrix and how often a unit takes part.
+    #[error("--mechanism {mechanism} needs --bands and --participations")]
+    NoCorrelation {
+        /// The mechanism.
+        mechanism: Mechanism,
+    },
     /// The mechanism has a privacy analysis only under the other relation.
     #[error(
         "--mechanism {mechanism} is accounted under {}, not {}",
@@ -96,12 +108,13 @@ impl AccountRequest {
         }
         let delta = Delta::new(self.delta)?;
         let neighbouring = self.neighbouring.unwrap_or(self.mechanism.neighbouring());
-        let event = |releases| self.mechanism.event(releases, neighbouring, self.num_examples);
+        let event = |releases| self.mechanism.event(releases, neighbouring, self.details);
         let events: Vec<PrivacyEvent> =
             self.releases.iter().map(event).collect::<Result<_, _>>()?;
         let epsilon = match self.accountant {
             Accountant::Pld => accountant::epsilon_pld(&events, delta)?,
             Accountant::Rdp => accountant::epsilon_rdp(&events, delta)?,
+            Accountant::Zcdp => accountant::epsilon_zcdp(&events, delta)?,
         };
         Ok(AccountAnswer {
             epsilon,
@@ -113,30 +126,51 @@ impl AccountRequest {
     }
 }
 
-/// Finds the least noise with which `steps` Poisson-subsampled Gaussian releases cost at most
-/// `target_epsilon`, under add-or-remove-one.
-///
-/// # Errors
-/// [`AccountingError`] naming the flag and what would work.
-pub fn calibrate(
-    target_epsilon: f64,
-    delta: f64,
-    sampling_rate: f64,
-    steps: u64,
-) -> Result<CalibrateAnswer, AccountingError> {
-    // Any noise passes the check of the other numbers.
-    SampledReleases { sampling_rate, noise_multiplier: 1.0, steps }.validate()?;
-    let valid_delta = Delta::new(delta)?;
-    let noise_multiplier =
-        accountant::calibrate_noise_multiplier(target_epsilon, valid_delta, sampling_rate, steps)?;
-    let event = PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps };
-    Ok(CalibrateAnswer {
-        noise_multiplier,
-        epsilon: accountant::epsilon(&[event], valid_delta)?,
-        delta,
-        mechanism: Mechanism::PoissonGaussian,
-        neighbouring: Neighbouring::AddOrRemoveOne,
-    })
+/// The noise that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CalibrateRequest {
+    /// How the results are made.
+    pub mechanism: Mechanism,
+    /// Which datasets count as neighbours; `None` for the mechanism's own relation.
+    pub neighbouring: Option<Neighbouring>,
+    /// The most ε that all releases together may cost.
+    pub target_epsilon: f64,
+    /// The δ of that ε.
+    pub delta: f64,
+    /// Probability with which each unit joins a sample, in (0, 1].
+    pub sampling_rate: f64,
+    /// Number of releases.
+    pub steps: u64,
+    /// What else the mechanism needs to know.
+    pub details: MechanismDetails,
+}
+
+impl CalibrateRequest {
+    /// Finds the least noise multiplier, everything else being as requested.
+    ///
+    /// # Errors
+    /// [`AccountingError`] naming the flag and what would work.
+    pub fn answer(&self) -> Result<CalibrateAnswer, AccountingError> {
+        let &Self { mechanism, target_epsilon, delta, sampling_rate, steps, details, .. } = self;
+        let neighbouring = self.neighbouring.unwrap_or(mechanism.neighbouring());
+        let event = |noise_multiplier| {
+            let releases = SampledReleases { sampling_rate, noise_multiplier, steps };
+            mechanism.event(&releases, neighbouring, details)
+        };
+        // Any noise passes the check of the other numbers.
+        event(1.0)?;
+        let valid_delta = Delta::new(delta)?;
+        let noise_multiplier = accountant::calibrate(target_epsilon, valid_delta, |multiplier| {
+            event(multiplier).expect("only the noise differs from what was checked")
+        })?;
+        Ok(CalibrateAnswer {
+            noise_multiplier,
+            epsilon: accountant::epsilon(&[event(noise_multiplier)?], valid_delta)?,
+            delta,
+            mechanism,
+            neighbouring,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -149,8 +183,20 @@ mod tests {
             neighbouring: None,
             accountant: Accountant::Pld,
             releases: vec![SampledReleases { sampling_rate, noise_multiplier, steps }],
-            num_examples: None,
+            details: MechanismDetails::default(),
             delta: 1e-5,
+        }
+    }
+
+    fn calibration() -> CalibrateRequest {
+        CalibrateRequest {
+            mechanism: Mechanism::PoissonGaussian,
+            neighbouring: None,
+            target_epsilon: 2.0,
+            delta: 1e-5,
+            sampling_rate: 0.01,
+            steps: 1000,
+            details: MechanismDetails::default(),
         }
     }
 
@@ -194,21 +240,78 @@ mod tests {
         let mut fixed = request(0.01, 2.0, 100);
         fixed.mechanism = Mechanism::WithoutReplacementGaussian;
         assert!(fixed.answer().unwrap_err().to_string().contains("--num-examples"));
-        fixed.num_examples = Some(10_000);
+        fixed.details.num_examples = Some(10_000);
         let answer = fixed.answer().unwrap();
         assert_eq!(answer.neighbouring, Neighbouring::ReplaceOne);
         assert!(answer.epsilon > 0.0);
-        fixed.num_examples = Some(10_050);
+        fixed.details.num_examples = Some(10_050);
         assert!(fixed.answer().unwrap_err().to_string().contains("whole number"));
         fixed.neighbouring = Some(Neighbouring::AddOrRemoveOne);
         assert!(fixed.answer().unwrap_err().to_string().contains("replace-one"));
     }
 
     #[test]
+    fn distributed_noise_needs_its_shares() {
+        let mut distributed = request(0.01, 1.0, 1000);
+        distributed.mechanism = Mechanism::DistributedDiscreteGaussian;
+        assert!(distributed.answer().unwrap_err().to_string().contains("--sigma-share"));
+        distributed.details.shares =
+            Some(NoiseShares { sigma_share: 1000.0, clients: 10, dimension: 1_000_000 });
+        assert_tight(&distributed, 1.828_236_667);
+        for accountant in [Accountant::Rdp, Accountant::Zcdp] {
+            let other = AccountRequest { accountant, ..distributed.clone() };
+            assert!(other.answer().unwrap().epsilon > 1.9);
+        }
+        distributed.details.shares =
+            Some(NoiseShares { sigma_share: 0.1, clients: 10, dimension: 1_000_000 });
+        assert!(distributed.answer().unwrap_err().to_string().contains("sigma_share"));
+    }
+
+    #[test]
     fn calibrated_noise_meets_its_target() {
-        let answer = calibrate(2.0, 1e-5, 0.01, 1000).unwrap();
+        let answer = calibration().answer().unwrap();
         assert!((0.959_101..0.9595).contains(&answer.noise_multiplier), "{answer}");
         assert!((1.99..=2.0).contains(&answer.epsilon), "{answer}");
+    }
+
+    #[test]
+    fn every_mechanism_can_be_calibrated() {
+        let details = MechanismDetails {
+            num_examples: Some(10_000),
+            shares: Some(NoiseShares { sigma_share: 1000.0, clients: 10, dimension: 1000 }),
+            correlation: Some(NoiseCorrelation {
+                bands: 10,
+                participations: 100,
+                separation: None,
+            }),
+        };
+        for mechanism in [
+            Mechanism::PoissonGaussian,
+            Mechanism::Gaussian,
+            Mechanism::WithoutReplacementGaussian,
+            Mechanism::DistributedDiscreteGaussian,
+            Mechanism::BandedMatrix,
+        ] {
+            let sampling_rate = if mechanism.takes_everybody() { 1.0 } else { 0.01 };
+            let request = CalibrateRequest { mechanism, sampling_rate, details, ..calibration() };
+            let answer = request.answer().unwrap();
+            assert!((1.99..=2.0).contains(&answer.epsilon), "{answer}");
+        }
+    }
+
+    #[test]
+    fn correlated_noise_needs_its_matrix_and_costs_its_sensitivity() {
+        let mut correlated = request(1.0, 20.0, 100);
+        correlated.mechanism = Mechanism::BandedMatrix;
+        assert!(correlated.answer().unwrap_err().to_string().contains("--bands"));
+        let run = NoiseCorrelation { bands: 8, participations: 13, separation: Some(8) };
+        correlated.details.correlation = Some(run);
+        // The sensitivity is that of jax-privacy.
+        let mut single = request(1.0, 20.0 / 4.703_352_102_075_046, 1);
+        single.mechanism = Mechanism::Gaussian;
+        assert_tight(&correlated, single.answer().unwrap().epsilon);
+        correlated.details.correlation = Some(NoiseCorrelation { separation: Some(9), ..run });
+        assert!(correlated.answer().unwrap_err().to_string().contains("participations"));
     }
 
     #[test]
@@ -227,7 +330,7 @@ mod tests {
         unsampled.mechanism = Mechanism::Gaussian;
         assert!(unsampled.answer().unwrap_err().to_string().contains("sampling rate is 1"));
         for delta in [0.0, 1.0, f64::NAN] {
-            assert!(calibrate(1.0, delta, 0.1, 10).is_err());
+            assert!(CalibrateRequest { delta, ..calibration() }.answer().is_err());
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod data;
 pub mod demo;
 mod output;
+pub mod run;
 
 use clap::{Parser, Subcommand};
 
@@ -22,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the whole system on this machine: a coordinator, agents, real data, real privacy
     Demo(demo::DemoArguments),
+    /// Run an experiment file: thousands of tenants in this process, repeatable to the bit
+    Run(run::RunArguments),
     /// Find, download and split public datasets
     Data(data::DataArguments),
     /// Compute the ε of a sequence of noisy releases

@@ -98,6 +98,15 @@ pub struct TrainingSet {
     pub labels: IdxArray,
 }
 
+/// The images and labels of all examples.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    /// Pixels and classes of the 60,000 training examples.
+    pub train: (IdxArray, IdxArray),
+    /// Pixels and classes of the 10,000 test examples.
+    pub test: (IdxArray, IdxArray),
+}
+
 /// A folder with the four files, as the Debian package lays them out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FashionMnist {
@@ -114,6 +123,23 @@ impl FashionMnist {
             part.read(folder)?;
         }
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// Reads all four files once, each checked as by [`Self::verify`]; two at a time.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the first file that is missing, damaged or of another dataset.
+    pub fn load(folder: &Path) -> Result<Contents, DatasetError> {
+        let (images, rest) = std::thread::scope(|scope| {
+            let images = scope.spawn(|| TRAIN_IMAGES.read(folder));
+            let rest = (|| -> Result<_, DatasetError> {
+                let labels = TRAIN_LABELS.read(folder)?;
+                Ok((labels, (TEST_IMAGES.read(folder)?, TEST_LABELS.read(folder)?)))
+            })();
+            (images.join().expect("reading does not panic"), rest)
+        });
+        let (labels, test) = rest?;
+        Ok(Contents { train: (images?, labels), test })
     }
 
     /// The folder that holds the files.

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::{
     debian::{self, DebianError},
-    fashion_mnist::{DatasetError, FILE_NAMES, FashionMnist},
+    fashion_mnist::{Contents, DatasetError, FILE_NAMES, FashionMnist},
 };
 use crate::deadline::Stop;
 
@@ -117,6 +117,25 @@ impl Locations {
             let dataset = FashionMnist::verify(folder?).ok()?;
             Some(Fetched { dataset, origin })
         })
+    }
+
+    /// Loads the dataset; downloads it into the cache first if it is not on this machine.
+    ///
+    /// Every file is read once. A damaged copy counts as absent.
+    ///
+    /// # Errors
+    /// [`FetchError`] saying what to do.
+    pub fn load(&self, stop: &Stop) -> Result<Contents, FetchError> {
+        let places = [Some(self.package.as_path()), self.cache.as_deref()];
+        let found = places.into_iter().flatten().find_map(|folder| FashionMnist::load(folder).ok());
+        match found {
+            Some(contents) => Ok(contents),
+            None => {
+                let fetched = self.find_or_download(stop)?;
+                FashionMnist::load(fetched.dataset.folder())
+                    .map_err(|source| FetchError::Downloaded { source })
+            }
+        }
     }
 
     /// Finds the dataset or downloads it into the cache.

@@ -99,6 +99,12 @@ impl IdxArray {
         &self.values
     }
 
+    /// The elements themselves, row by row.
+    #[must_use]
+    pub fn into_values(self) -> Vec<u8> {
+        self.values
+    }
+
     /// A copy with only the given entries of the outermost dimension, in the given order.
     ///
     /// # Panics

@@ -16,7 +16,9 @@ mod pair;
 mod plan;
 mod replace;
 
-use super::{AccountantError, Delta, epsilon_rdp, gaussian_epsilon, validate};
+use super::{
+    AccountantError, Delta, coalesced, epsilon_rdp, gaussian_epsilon, lattice::idealised, validate,
+};
 use crate::mechanism::{Neighbouring, PrivacyEvent};
 use pair::{Direction, Pair};
 
@@ -39,15 +41,31 @@ struct Component {
 /// [`AccountantError::OutOfRange`] names the parameter of an event that cannot be.
 pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
     validate(events)?;
+    let (ideal, slack) = idealised(&coalesced(events));
+    let tight = slack.widen(delta, |delta| Ok(ideal_epsilon(&ideal, delta)))?;
+    // Where the composition meets its limits or the noise is too coarse for continuous accounting,
+    // the other bound may be better.
+    if tight.is_finite() && !slack.coarse {
+        return Ok(tight);
+    }
+    match epsilon_rdp(events, delta) {
+        Ok(other) => Ok(tight.min(other)),
+        Err(AccountantError::NoBound { .. }) => Ok(tight),
+        Err(error) => Err(error),
+    }
+}
+
+/// The ε of events without lattice noise; infinite where the composition meets its limits.
+fn ideal_epsilon(events: &[PrivacyEvent], delta: Delta) -> f64 {
     let merged = merge(events);
     if merged.others.is_empty() {
-        return Ok(gaussian_epsilon(merged.gaussian_precision, delta.value()));
+        return gaussian_epsilon(merged.gaussian_precision, delta.value());
     }
     // Composed total variation is at most the sum; if even that is below δ, nothing is spent.
     let total: f64 =
         merged.others.iter().map(|(event, count)| total_variation(event) * *count as f64).sum();
     if merged.gaussian_precision == 0.0 && total <= delta.value() {
-        return Ok(0.0);
+        return 0.0;
     }
     // Pairs under replace-one are their own mirror images.
     let directions = match events.first().map(PrivacyEvent::neighbouring) {
@@ -58,13 +76,12 @@ pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, Account
     for &direction in directions {
         worst = compose::epsilon(&merged.components(direction), delta.value(), worst);
     }
-    // Where the composition meets its limits, the other bound may still hold.
-    if worst.is_finite() { Ok(worst * ROUNDING) } else { epsilon_rdp(events, delta) }
+    worst * ROUNDING
 }
 
 /// A quick estimate of [`epsilon_pld`] to a few percent, without any guarantee.
 pub(super) fn estimate(events: &[PrivacyEvent], delta: Delta) -> f64 {
-    let merged = merge(events);
+    let merged = merge(&idealised(&coalesced(events)).0);
     if merged.others.is_empty() {
         return gaussian_epsilon(merged.gaussian_precision, delta.value());
     }
@@ -115,6 +132,9 @@ fn pair_of(event: &PrivacyEvent, direction: Direction) -> Pair {
         }
         PrivacyEvent::Gaussian { .. } | PrivacyEvent::GaussianReplaceOne { .. } => {
             unreachable!("plain Gaussians are merged into one")
+        }
+        PrivacyEvent::LatticeGaussian { .. } | PrivacyEvent::BandedMatrix { .. } => {
+            unreachable!("lattice noise was replaced by its ideal")
         }
     }
 }

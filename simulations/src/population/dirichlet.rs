@@ -1,4 +1,4 @@
-//! Splits one labelled dataset over the tenants of a simulated population.
+//! The Dirichlet partition: as many examples for everyone, a class mix of one's own.
 //!
 //! Every tenant receives the same number of examples (±1), and its own mix of classes drawn from a
 //! symmetric Dirichlet distribution: small concentrations give each tenant few classes, large ones
@@ -8,65 +8,19 @@
 //! a class that runs out is missing from all later turns and not from the last tenants alone.
 
 use chacha20::ChaCha8Rng;
-use rand::{Rng, SeedableRng};
-use rand_distr::{Distribution, Gamma};
-use thiserror::Error;
+use rand::SeedableRng;
+
+use super::{PartitionError, shuffled, unit_interval};
 
 /// How to split a dataset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DirichletPartition {
     /// Number of tenants, at least 1.
     pub tenants: usize,
-    /// Concentration α of the class mix, within [`ALPHA_MIN`] and [`ALPHA_MAX`].
+    /// Concentration α of the class mix, within [`ALPHA_MIN`](super::ALPHA_MIN) and [`ALPHA_MAX`](super::ALPHA_MAX).
     pub alpha: f64,
     /// The split is the same for the same seed.
     pub seed: u64,
-}
-
-/// The smallest concentration: each tenant holds a single class until classes run out.
-pub const ALPHA_MIN: f64 = 1e-6;
-/// The largest concentration: every tenant's mix is uniform.
-pub const ALPHA_MAX: f64 = 1e6;
-
-/// Says why a dataset cannot be split as asked.
-#[derive(Debug, Clone, PartialEq, Error)]
-#[non_exhaustive]
-pub enum PartitionError {
-    /// There is nobody to give the examples to.
-    #[error("a population of 0 tenants cannot hold data; ask for at least 1")]
-    NoTenants,
-    /// Some tenants would stay empty.
-    #[error("{tenants} tenants cannot share {examples} examples; ask for at most {examples}")]
-    TooFewExamples {
-        /// Tenants asked for.
-        tenants: usize,
-        /// Examples there are.
-        examples: usize,
-    },
-    /// The concentration is NaN or out of range.
-    #[error(
-        "the Dirichlet concentration alpha is {alpha}; it must be in [{ALPHA_MIN}, {ALPHA_MAX}], e.g. 0.3"
-    )]
-    Alpha {
-        /// What was given.
-        alpha: f64,
-    },
-    /// A label names no class.
-    #[error("example {index} has label {label}, but there are only {classes} classes, 0 to {last}", last = classes.saturating_sub(1))]
-    Label {
-        /// Position of the example, from 0.
-        index: usize,
-        /// Its label.
-        label: u8,
-        /// Number of classes.
-        classes: usize,
-    },
-    /// Indices are 32 bits wide.
-    #[error("{examples} examples are too many; at most {} can be split", u32::MAX)]
-    TooManyExamples {
-        /// Examples there are.
-        examples: usize,
-    },
 }
 
 impl DirichletPartition {
@@ -84,8 +38,9 @@ impl DirichletPartition {
         }
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let mut pools = shuffled_pools(labels, classes, &mut random);
-        let mixes: Vec<Vec<f64>> =
-            (0..self.tenants).map(|_| self.class_mix(classes, &mut random)).collect();
+        let mixes: Vec<Vec<f64>> = (0..self.tenants)
+            .map(|_| super::dirichlet_weights(self.alpha, classes, &mut random))
+            .collect();
         let mut shares = vec![Vec::with_capacity(labels.len() / self.tenants + 1); self.tenants];
         for turn in 0..labels.len() {
             let tenant = turn % self.tenants;
@@ -104,45 +59,15 @@ impl DirichletPartition {
     /// # Errors
     /// [`PartitionError`] naming the request that cannot be met.
     pub fn check(&self, examples: usize) -> Result<(), PartitionError> {
-        let tenants = self.tenants;
-        if tenants == 0 {
-            return Err(PartitionError::NoTenants);
-        }
-        if tenants > examples {
-            return Err(PartitionError::TooFewExamples { tenants, examples });
-        }
-        if u32::try_from(examples).is_err() {
-            return Err(PartitionError::TooManyExamples { examples });
-        }
-        if !(ALPHA_MIN..=ALPHA_MAX).contains(&self.alpha) {
-            return Err(PartitionError::Alpha { alpha: self.alpha });
-        }
-        Ok(())
-    }
-
-    /// Draws one tenant's class probabilities, up to a common factor, from Dirichlet(α, …, α).
-    ///
-    /// Works with logarithms, because a Gamma(α) draw underflows to 0 for small α: Gamma(α) is
-    /// distributed as Gamma(α + 1)·U^(1/α).
-    fn class_mix(&self, classes: usize, random: &mut ChaCha8Rng) -> Vec<f64> {
-        let gamma = Gamma::new(self.alpha + 1.0, 1.0).expect("alpha is finite and positive");
-        let logarithms: Vec<f64> = (0..classes)
-            .map(|_| gamma.sample(random).ln() + (1.0 - unit_interval(random)).ln() / self.alpha)
-            .collect();
-        let largest = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        logarithms.iter().map(|logarithm| (logarithm - largest).exp()).collect()
+        super::check_size(self.tenants, examples)?;
+        super::check_alpha(self.alpha)
     }
 }
 
 /// The examples of each class in random order.
-///
-/// Sorts by random keys instead of calling a shuffle, whose order may change with its library.
 fn shuffled_pools(labels: &[u8], classes: usize, random: &mut ChaCha8Rng) -> Vec<Vec<u32>> {
-    let mut keyed: Vec<(u64, u32)> =
-        (0..labels.len() as u32).map(|index| (random.next_u64(), index)).collect();
-    keyed.sort_unstable();
     let mut pools = vec![Vec::new(); classes];
-    for (_, index) in keyed {
+    for index in shuffled(labels.len(), random) {
         pools[usize::from(labels[index as usize])].push(index);
     }
     pools
@@ -169,16 +94,14 @@ fn draw_class(mix: &[f64], pools: &[Vec<u32>], at: f64) -> usize {
     })
 }
 
-/// A uniform number in [0, 1) with 53 random bits.
-fn unit_interval(random: &mut ChaCha8Rng) -> f64 {
-    (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::{ALPHA_MAX, ALPHA_MIN},
+        *,
+    };
 
     fn split(tenants: usize, alpha: f64, seed: u64) -> DirichletPartition {
         DirichletPartition { tenants, alpha, seed }

@@ -1,0 +1,92 @@
+//! Lets a request through if its token, its rate and its role allow it.
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::{info, warn};
+
+use super::{
+    ApiError, ApiState,
+    rules::{Access, Rule, rules},
+};
+use crate::{
+    access::Principal,
+    audit::{Act, AuditEvent},
+    driver::clock,
+};
+
+/// The bucket of everybody whose token does not admit; no token has an empty name.
+const STRANGERS: &str = "";
+
+pub(super) async fn authorize(
+    State(state): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let path = matched.as_ref().map(MatchedPath::as_str);
+    // HEAD is answered by the handler of GET.
+    let method = match request.method() {
+        &Method::HEAD => Method::GET,
+        other => other.clone(),
+    };
+    let of_path: Vec<Rule> = rules().into_iter().filter(|rule| Some(rule.path) == path).collect();
+    let rule = of_path.iter().find(|rule| rule.method == method);
+    if let Some(Rule { access: Access::Public, .. }) = rule {
+        return next.run(request).await;
+    }
+    let principal = match admit(&state, &request) {
+        Ok(principal) => principal,
+        Err(error) => return error.into_response(),
+    };
+    match rule {
+        Some(rule) if rule.access.admits(principal.role) => {}
+        Some(rule) => {
+            let path = request.uri().path().to_owned();
+            return forbid(&state, &principal, rule, &path).await;
+        }
+        None if !of_path.is_empty() => {
+            let message = format!("{} takes no {method}", request.uri().path());
+            return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message)
+                .into_response();
+        }
+        // A path without any rule is only ever answered by the fallback.
+        None if path.is_none() => {}
+        None => {
+            return ApiError::new(StatusCode::FORBIDDEN, "forbidden", "no rule allows this")
+                .into_response();
+        }
+    }
+    info!(who = principal.name, role = %principal.role, %method, path = request.uri().path(), "request");
+    request.extensions_mut().insert(principal);
+    next.run(request).await
+}
+
+/// Who asks, if the token and its rate allow a request at all.
+fn admit(state: &ApiState, request: &Request) -> Result<Principal, ApiError> {
+    let now = clock::now();
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| value.strip_prefix("Bearer "));
+    let admitted = state.keyring.authenticate(token, now);
+    let bucket = admitted.as_ref().map_or(STRANGERS, |principal| &principal.name);
+    if let Err(wait_s) = state.limits.admit(bucket, now) {
+        return Err(ApiError::too_many_requests(wait_s));
+    }
+    admitted.map_err(|error| {
+        warn!(path = request.uri().path(), %error, "request without a working token");
+        ApiError::new(StatusCode::UNAUTHORIZED, error.code(), &error)
+    })
+}
+
+async fn forbid(state: &ApiState, principal: &Principal, rule: &Rule, path: &str) -> Response {
+    let subject = format!("{} {path}", rule.method);
+    let message = format!("the role {} may not use {subject}", principal.role);
+    let event = AuditEvent::refused(principal.actor(), Act::Request, subject, &message);
+    match state.core.call(move |core, _| core.record(event)).await {
+        Ok(()) => ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response(),
+        Err(error) => ApiError::stopping(error).into_response(),
+    }
+}

@@ -1,0 +1,133 @@
+//! Which role may use which route: the one table that the router, the OpenAPI document and the tests
+//! share. What is not in it is refused.
+
+use axum::http::Method;
+
+use crate::access::Role::{self, Auditor, Operator, TenantAdmin, Viewer};
+
+/// One method of one path.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    /// HTTP method.
+    pub(super) method: Method,
+    /// The path as axum and OpenAPI write it.
+    pub(super) path: &'static str,
+    /// Who may use it.
+    pub(super) access: Access,
+    /// What it does, for the OpenAPI document.
+    pub(super) summary: &'static str,
+    /// The request body, for the OpenAPI document.
+    pub(super) body: Body,
+    /// What a success answers, for the OpenAPI document.
+    pub(super) answer: Answer,
+}
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Access {
+    /// Everybody, without a token.
+    Public,
+    /// These roles, and the administrator.
+    Roles(&'static [Role]),
+}
+
+impl Access {
+    pub(super) fn admits(self, role: Role) -> bool {
+        match self {
+            Self::Public => true,
+            Self::Roles(roles) => role == Role::Administrator || roles.contains(&role),
+        }
+    }
+}
+
+/// A request body.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Body {
+    None,
+    /// A schema of the OpenAPI document.
+    Json(&'static str),
+    /// A job file.
+    Toml,
+}
+
+/// The body of a success.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer {
+    /// A schema of the OpenAPI document.
+    Json(&'static str),
+    /// A list of such.
+    List(&'static str),
+    /// Plain text.
+    Text,
+    /// A file.
+    Bytes,
+}
+
+const ALL: &[Role] = &[Viewer, Operator, TenantAdmin, Auditor];
+const READERS: &[Role] = &[Viewer, Operator, Auditor];
+const OPERATORS: &[Role] = &[Operator];
+const AUDITORS: &[Role] = &[Operator, Auditor];
+const TOKEN_READERS: &[Role] = &[Auditor];
+const ADMINISTRATOR: &[Role] = &[];
+
+/// Every route.
+pub(super) fn rules() -> Vec<Rule> {
+    use Access::{Public, Roles};
+    use Answer::{Bytes, List, Text};
+    let rule = |method, path, access, summary, body, answer| Rule {
+        method,
+        path,
+        access,
+        summary,
+        body,
+        answer,
+    };
+    let get = |path, access, summary, answer| {
+        rule(Method::GET, path, access, summary, Body::None, answer)
+    };
+    let post = |path, access, summary, body, schema| {
+        rule(Method::POST, path, Roles(access), summary, body, Answer::Json(schema))
+    };
+    vec![
+        get("/healthz", Public, "Whether the coordinator answers.", Text),
+        get("/openapi.json", Public, "This document.", Answer::Json("Document")),
+        get("/metrics", Roles(READERS), "Metrics for Prometheus.", Text),
+        get("/v1/whoami", Roles(ALL), "Who the token belongs to.", Answer::Json("Whoami")),
+        get("/v1/tenants", Roles(ALL), "Tenants that the token may see.", List("Tenant")),
+        post(
+            "/v1/tenants",
+            OPERATORS,
+            "Admits a tenant, or invites a known one anew.",
+            Body::Json("NewTenant"),
+            "TenantAdded",
+        ),
+        get("/v1/jobs", Roles(ALL), "Jobs and what they wait for.", List("Job")),
+        post("/v1/jobs", OPERATORS, "Submits a job file.", Body::Toml, "JobSubmitted"),
+        get("/v1/jobs/{job}", Roles(ALL), "One job.", Answer::Json("Job")),
+        get("/v1/jobs/{job}/rounds", Roles(ALL), "How its rounds ended.", List("RoundSummary")),
+        get("/v1/models", Roles(ALL), "Model versions.", List("Model")),
+        get("/v1/models/{digest}", Roles(OPERATORS), "A model as a safetensors file.", Bytes),
+        get("/v1/audit", Roles(AUDITORS), "The newest audit entries.", List("AuditEntry")),
+        get(
+            "/v1/audit/verify",
+            Roles(AUDITORS),
+            "Verifies the whole audit log.",
+            Answer::Json("AuditHead"),
+        ),
+        get("/v1/tokens", Roles(TOKEN_READERS), "Access tokens, without secrets.", List("Token")),
+        post(
+            "/v1/tokens",
+            ADMINISTRATOR,
+            "Makes an access token.",
+            Body::Json("NewToken"),
+            "TokenAdded",
+        ),
+        post(
+            "/v1/tokens/{name}/revoke",
+            ADMINISTRATOR,
+            "Revokes an access token.",
+            Body::None,
+            "Token",
+        ),
+    ]
+}

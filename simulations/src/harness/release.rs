@@ -1,0 +1,265 @@
+//! How updates become what the coordinator sums, and what that costs.
+
+use tributary_privacy::{
+    accountant::{
+        Delta, calibrate_noise_multiplier, distributed_discrete_gaussian_rho, epsilon, zcdp_epsilon,
+    },
+    clip::ClippingNorm,
+    lattice::{Lattice, LatticeRequest, ModularSum},
+    mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+    noise::{DiscreteGaussian, NoiseSource},
+};
+use tributary_protocol::job::{PrivacyUnit, TrainingPlan};
+
+use super::{HarnessError, Schedule};
+use crate::experiment::{
+    CohortSampling, Experiment, ExperimentError, NoiseSpec, PrivacySpec, TrainingSpec,
+};
+
+/// Width of the modulus with noise, as for production jobs.
+const LATTICE_BITS: u8 = 24;
+/// Width of the modulus without noise, where the grid itself is the only error.
+const PLAIN_BITS: u8 = 32;
+/// The accepted probability that any coordinate of a round's sum wraps.
+const WRAP_PROBABILITY_MAX: f64 = 1.0 / (1_u64 << 40) as f64;
+
+/// The path of an update into the sum.
+pub(super) struct Release {
+    pub(super) lattice: Lattice,
+    pub(super) path: Path,
+    /// Noise deviation of the protected sum over clipping norm.
+    pub(super) noise_multiplier: Option<f64>,
+    cost: Cost,
+}
+
+/// What happens to an update on its way.
+pub(super) enum Path {
+    /// Clipped to a generous norm that sizes the lattice.
+    Plain { norm_max: ClippingNorm },
+    /// DP-SGD: the update is private before it is clipped to the lattice's norm.
+    Record { mechanism: NoisyGradientSum, norm_max: ClippingNorm },
+    /// Clipped and noised by the tenant: all of the noise, or a share of it.
+    Noised { mechanism: NoisyUpdate },
+    /// Clipped by the tenant; the coordinator noises the sum.
+    Central { clipping_norm: ClippingNorm, noise: DiscreteGaussian },
+}
+
+/// What the releases of a run cost.
+enum Cost {
+    Nothing,
+    /// One event a participation.
+    Participation {
+        event: PrivacyEvent,
+        per_round: u64,
+        delta: Delta,
+    },
+    /// One event a round, whoever takes part: the sample is secret.
+    Round {
+        event: PrivacyEvent,
+        delta: Delta,
+    },
+    /// ρ of one participation (zCDP).
+    Zcdp {
+        rho: f64,
+        delta: Delta,
+    },
+}
+
+impl Release {
+    /// Plans lattice and noise of a run.
+    pub(super) fn plan(
+        experiment: &Experiment,
+        schedule: &Schedule,
+        tenants: usize,
+    ) -> Result<Self, HarnessError> {
+        let dimension = experiment.model.num_parameters();
+        let cohort = &experiment.cohort;
+        let contributors_max = match cohort.sampling {
+            CohortSampling::Fixed => cohort.report_goal(),
+            CohortSampling::Poisson => tenants as u32,
+        };
+        let lattice = |norm_max: f64, noise_sigma: f64, bits: u8| {
+            Lattice::plan(&LatticeRequest {
+                dimension,
+                norm_max,
+                noise_sigma,
+                contributors_max,
+                bits,
+                wrap_probability_max: WRAP_PROBABILITY_MAX,
+            })
+        };
+        let Some(noise) = experiment.privacy.noise() else {
+            let PrivacySpec::None { update_norm_max } = experiment.privacy else {
+                unreachable!("every other mode has noise")
+            };
+            let lattice = lattice(update_norm_max, 0.0, PLAIN_BITS)?;
+            let path = Path::Plain { norm_max: ClippingNorm::new(update_norm_max)? };
+            return Ok(Self { lattice, path, noise_multiplier: None, cost: Cost::Nothing });
+        };
+        let delta = Delta::new(noise.delta)?;
+        let clipping_norm = ClippingNorm::new(noise.clipping_norm)?;
+        let norm = clipping_norm.value();
+        let releases = || schedule.participations_max(experiment.rounds).max(1);
+        match &experiment.privacy {
+            PrivacySpec::None { .. } => unreachable!("handled above"),
+            PrivacySpec::Local { unit: PrivacyUnit::Record, .. } => {
+                let TrainingSpec::Steps(plan) = &experiment.training else {
+                    unreachable!("the experiment was checked")
+                };
+                let TrainingPlan { sampling_rate, local_steps, update_norm_max, .. } = *plan;
+                let per_round = u64::from(local_steps);
+                let multiplier = multiplier(&noise, delta, sampling_rate, || {
+                    (releases() * per_round, releases())
+                })?;
+                let mechanism = NoisyGradientSum::new(clipping_norm, multiplier, dimension)?;
+                let event = mechanism.event(sampling_rate);
+                let norm_max = ClippingNorm::new(update_norm_max)?;
+                Ok(Self {
+                    lattice: lattice(update_norm_max, 0.0, LATTICE_BITS)?,
+                    path: Path::Record { mechanism, norm_max },
+                    noise_multiplier: Some(multiplier),
+                    cost: Cost::Participation { event, per_round, delta },
+                })
+            }
+            PrivacySpec::Local { unit: PrivacyUnit::Tenant, .. } => {
+                let multiplier = multiplier(&noise, delta, 1.0, || (releases(), releases()))?;
+                let lattice = lattice(norm, norm * multiplier, LATTICE_BITS)?;
+                let mechanism = NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension)?;
+                let event = mechanism.event();
+                Ok(Self {
+                    lattice,
+                    path: Path::Noised { mechanism },
+                    noise_multiplier: Some(multiplier),
+                    cost: Cost::Participation { event, per_round: 1, delta },
+                })
+            }
+            PrivacySpec::Central { .. } => {
+                // The coordinator is trusted and nobody else sees who takes part, so a Poisson
+                // sample may be amplified; a fixed-size one is accounted as if it were known.
+                let (sampling_rate, releases) = match cohort.sampling {
+                    CohortSampling::Fixed => (1.0, releases()),
+                    CohortSampling::Poisson => {
+                        (f64::from(cohort.size) / tenants as f64, experiment.rounds)
+                    }
+                };
+                let multiplier = multiplier(&noise, delta, sampling_rate, || (releases, releases))?;
+                let share = norm * multiplier / f64::from(contributors_max).sqrt();
+                let lattice = lattice(norm, share, LATTICE_BITS)?;
+                let sigma = multiplier * norm / lattice.step();
+                let path = Path::Central { clipping_norm, noise: DiscreteGaussian::new(sigma)? };
+                let cost = match cohort.sampling {
+                    CohortSampling::Fixed => Cost::Participation {
+                        event: PrivacyEvent::Gaussian { noise_multiplier: multiplier, count: 1 },
+                        per_round: 1,
+                        delta,
+                    },
+                    CohortSampling::Poisson => Cost::Round {
+                        event: PrivacyEvent::PoissonGaussian {
+                            sampling_rate,
+                            noise_multiplier: multiplier,
+                            steps: 1,
+                        },
+                        delta,
+                    },
+                };
+                Ok(Self { lattice, path, noise_multiplier: Some(multiplier), cost })
+            }
+            PrivacySpec::Distributed { corrupt_max, .. } => {
+                // Whatever the round commits with, so many honest shares are in the sum.
+                let honest_min = cohort.size_min - corrupt_max;
+                let plan = |multiplier: f64| -> Result<(Lattice, f64, f64), HarnessError> {
+                    let share = multiplier / f64::from(honest_min).sqrt();
+                    let lattice = lattice(norm, norm * share, LATTICE_BITS)?;
+                    let units = norm / lattice.step();
+                    let rho = distributed_discrete_gaussian_rho(
+                        honest_min,
+                        share * units,
+                        units,
+                        dimension,
+                    )?;
+                    Ok((lattice, share, rho))
+                };
+                let multiplier = match (noise.noise_multiplier, noise.epsilon) {
+                    (None, Some(target)) => {
+                        let releases = releases();
+                        smallest(|multiplier| {
+                            let (.., rho) = plan(multiplier)?;
+                            Ok(zcdp_epsilon(rho * releases as f64, delta)? <= target)
+                        })?
+                    }
+                    _ => noise.noise_multiplier.unwrap_or_default(),
+                };
+                let (lattice, share, rho) = plan(multiplier)?;
+                let mechanism = NoisyUpdate::new(lattice, clipping_norm, share, dimension)?;
+                Ok(Self {
+                    lattice,
+                    path: Path::Noised { mechanism },
+                    noise_multiplier: Some(multiplier),
+                    cost: Cost::Zcdp { rho, delta },
+                })
+            }
+        }
+    }
+
+    /// The ε after some rounds, for a tenant that took part so often.
+    pub(super) fn epsilon(
+        &self,
+        rounds: u64,
+        participations: u64,
+    ) -> Result<Option<f64>, HarnessError> {
+        Ok(match &self.cost {
+            Cost::Nothing => None,
+            Cost::Participation { event, per_round, delta } => {
+                Some(epsilon(&[event.with_count(participations * per_round)], *delta)?)
+            }
+            Cost::Round { event, delta } => Some(epsilon(&[event.with_count(rounds)], *delta)?),
+            Cost::Zcdp { rho, delta } => Some(zcdp_epsilon(rho * participations as f64, *delta)?),
+        })
+    }
+
+    /// Adds the coordinator's noise to the sum of a round, where that is its task.
+    pub(super) fn finish(
+        &self,
+        sum: &mut ModularSum,
+        noise: &mut impl NoiseSource,
+    ) -> Result<(), HarnessError> {
+        if let Path::Central { noise: gaussian, .. } = &self.path {
+            let mut grid = vec![0; sum.values().len()];
+            gaussian.add_to(noise, &mut grid);
+            sum.add_grid(&grid)?;
+        }
+        Ok(())
+    }
+}
+
+/// The noise multiplier as given, or as the wanted ε needs.
+///
+/// - `releases`: events of the tenant that takes part most often, and its participations
+fn multiplier(
+    noise: &NoiseSpec,
+    delta: Delta,
+    sampling_rate: f64,
+    releases: impl FnOnce() -> (u64, u64),
+) -> Result<f64, HarnessError> {
+    match (noise.noise_multiplier, noise.epsilon) {
+        (None, Some(epsilon)) => {
+            let (steps, releases) = releases();
+            calibrate_noise_multiplier(epsilon, delta, sampling_rate, steps)
+                .map_err(|source| ExperimentError::Unreachable { epsilon, releases, source }.into())
+        }
+        (given, _) => Ok(given.expect("the experiment was checked")),
+    }
+}
+
+/// The smallest multiplier (within a thousandth) that is enough.
+fn smallest(is_enough: impl Fn(f64) -> Result<bool, HarnessError>) -> Result<f64, HarnessError> {
+    let (mut low, mut high) = (0.05_f64, 0.1_f64);
+    while !is_enough(high)? {
+        (low, high) = (high, high * 2.0);
+    }
+    while high / low > 1.001 {
+        let middle = (low * high).sqrt();
+        if is_enough(middle)? { high = middle } else { low = middle }
+    }
+    Ok(high)
+}

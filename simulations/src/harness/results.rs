@@ -1,0 +1,87 @@
+//! What a run leaves behind, row by row.
+
+use serde::{Deserialize, Serialize};
+
+/// One round. The same seed gives the same row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundRow {
+    /// Its number, from 1; 0 is the initial model.
+    pub round: u64,
+    /// Tenants that got the model.
+    pub invited: usize,
+    /// Tenants whose updates are in the sum; none if the round was abandoned.
+    pub reported: usize,
+    /// Fraction of test records whose class is right, where measured.
+    pub accuracy: Option<f64>,
+    /// Mean cross-entropy on the test records in nats, where measured.
+    pub loss: Option<f64>,
+    /// ε of the tenant that took part most often so far, where measured and there is noise.
+    pub epsilon: Option<f64>,
+    /// Bytes from the coordinator so far.
+    pub bytes_down: u64,
+    /// Bytes to the coordinator so far.
+    pub bytes_up: u64,
+}
+
+/// How long a round took; different every time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Timing {
+    /// The round, from 1.
+    pub round: u64,
+    /// Wall time without measuring the model, in seconds.
+    pub wall_s: f64,
+    /// Processor time of all threads without measuring the model, in seconds.
+    pub cpu_s: f64,
+}
+
+/// One tenant's part in a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TenantRow {
+    /// Its name.
+    pub tenant: String,
+    /// Records it holds.
+    pub num_examples: usize,
+    /// Rounds whose sums have its update.
+    pub participations: u32,
+    /// What these cost it, if there is noise.
+    pub epsilon: Option<f64>,
+    /// Whether it attacks.
+    pub attacker: bool,
+    /// Accuracy of the last base model on its own records, if asked for.
+    pub accuracy: Option<f64>,
+    /// Loss of the last base model on its own records, if asked for.
+    pub loss: Option<f64>,
+}
+
+/// The result of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSummary {
+    /// Name of the experiment.
+    pub name: String,
+    /// The seed.
+    pub seed: u64,
+    /// Rounds.
+    pub rounds: u64,
+    /// Size of the population.
+    pub tenants: usize,
+    /// Accuracy of the last base model on the test records.
+    pub accuracy: f64,
+    /// Its loss.
+    pub loss: f64,
+    /// Who adds noise: `none`, `local`, `central` or `distributed`.
+    pub trust: &'static str,
+    /// Whose presence the noise hides.
+    pub unit: Option<&'static str>,
+    /// ε of the tenant that took part most often (add-or-remove-one).
+    pub epsilon: Option<f64>,
+    /// The δ of ε.
+    pub delta: Option<f64>,
+    /// Noise deviation of the protected sum over clipping norm.
+    pub noise_multiplier: Option<f64>,
+    /// Bytes from the coordinator.
+    pub bytes_down: u64,
+    /// Bytes to the coordinator.
+    pub bytes_up: u64,
+    /// BLAKE3 of the last model's file.
+    pub model: String,
+}

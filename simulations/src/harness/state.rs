@@ -1,0 +1,144 @@
+//! Checkpoints: one file, replaced atomically, checked by a digest.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::id::Digest;
+
+use super::{HarnessError, RoundRow};
+
+/// What goes from one round to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct State {
+    pub(super) round: u64,
+    pub(super) participations: Vec<u32>,
+    pub(super) parameters: Vec<f32>,
+    pub(super) moments: Vec<Vec<f64>>,
+}
+
+/// A state with the rows so far, and what it belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Checkpoint {
+    /// Digest of the experiment and the seed.
+    pub(super) run: Digest,
+    pub(super) rows: Vec<RoundRow>,
+    pub(super) state: State,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    run: Digest,
+    round: u64,
+    participations: Vec<u32>,
+    rows: Vec<RoundRow>,
+    parameters: usize,
+    moments: usize,
+}
+
+impl Checkpoint {
+    /// Replaces the file at `path`; a crash leaves the old or the new one.
+    ///
+    /// Layout: digest of the rest, length of the header (u64), header (JSON), parameters (f32),
+    /// moments (f64), all little endian.
+    pub(super) fn write(&self, path: &Path) -> Result<(), HarnessError> {
+        let failed = |source| HarnessError::File { path: path.to_owned(), source };
+        let State { round, participations, parameters, moments } = &self.state;
+        let header = Header {
+            run: self.run,
+            round: *round,
+            participations: participations.clone(),
+            rows: self.rows.clone(),
+            parameters: parameters.len(),
+            moments: moments.len(),
+        };
+        let header = serde_json::to_vec(&header).map_err(|error| failed(error.into()))?;
+        let mut bytes = Vec::with_capacity(header.len() + 4 * parameters.len() + 8);
+        bytes.extend((header.len() as u64).to_le_bytes());
+        bytes.extend(header);
+        bytes.extend(parameters.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.extend(moments.iter().flatten().flat_map(|value| value.to_le_bytes()));
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        file.write_all(Digest::of(&bytes).as_bytes()).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    /// Reads the file at `path`, if there is one.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, HarnessError> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(HarnessError::File { path: path.to_owned(), source }),
+        };
+        match Self::decode(&bytes) {
+            Some(checkpoint) => Ok(Some(checkpoint)),
+            None => {
+                let problem = "is damaged";
+                Err(HarnessError::Checkpoint { path: path.to_owned(), problem })
+            }
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (digest, rest) = bytes.split_at_checked(32)?;
+        if Digest::of(rest).as_bytes() != digest {
+            return None;
+        }
+        let (length, rest) = rest.split_first_chunk::<8>()?;
+        let (header, rest) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
+        let header: Header = serde_json::from_slice(header).ok()?;
+        let (parameters, moments) = rest.split_at_checked(header.parameters.checked_mul(4)?)?;
+        let (parameters, _) = parameters.as_chunks::<4>();
+        let (moments, odd) = moments.as_chunks::<8>();
+        if !odd.is_empty() || moments.len() != header.parameters * header.moments {
+            return None;
+        }
+        let moments: Vec<f64> = moments.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+        Some(Self {
+            run: header.run,
+            rows: header.rows,
+            state: State {
+                round: header.round,
+                participations: header.participations,
+                parameters: parameters.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+                moments: moments.chunks(header.parameters.max(1)).map(<[f64]>::to_vec).collect(),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_round_trip_and_damage_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("checkpoint");
+        assert_eq!(Checkpoint::read(&path).expect("absent"), None);
+        let checkpoint = Checkpoint {
+            run: Digest::of(b"run"),
+            rows: vec![],
+            state: State {
+                round: 3,
+                participations: vec![1, 2],
+                parameters: vec![0.5, -1.5],
+                moments: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
+            },
+        };
+        checkpoint.write(&path).expect("written");
+        assert_eq!(Checkpoint::read(&path).expect("whole"), Some(checkpoint));
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[50] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        assert!(Checkpoint::read(&path).expect_err("damaged").to_string().contains("damaged"));
+    }
+}
