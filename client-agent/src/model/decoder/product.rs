@@ -7,8 +7,10 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows of weights and of inputs in one register tile.
-const TILE: usize = 4;
+/// Rows of inputs in one register tile.
+const INPUTS: usize = 4;
+/// Rows of weights in one register tile: with [`INPUTS`] and operands it fills 16 registers.
+const TILE: usize = 3;
 /// Inputs that stay in the second-level cache while the weights stream past.
 const ROWS_RESIDENT: usize = 64;
 /// Multiplications below which a second thread costs more than it saves.
@@ -52,7 +54,7 @@ pub(crate) fn product(inputs: &[f32], weight: &[f32], width: usize) -> Vec<f32> 
             }
         }
     } else {
-        let piece = rows.div_ceil(2 * threads).next_multiple_of(TILE);
+        let piece = rows.div_ceil(2 * threads).next_multiple_of(INPUTS);
         values.par_chunks_mut(piece * outputs).zip(inputs.par_chunks(piece * width)).for_each(
             |(values, inputs)| Product { inputs, weight, width, values }.run(),
         );
@@ -70,6 +72,12 @@ struct Product<'a> {
 
 impl Product<'_> {
     fn run(self) {
+        // The library's own choice on this architecture hides behind features that would rebuild
+        // half of the dependencies.
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return Simd::vectorize(simd, self);
+        }
         Arch::new().dispatch(self);
     }
 }
@@ -88,12 +96,14 @@ impl WithSimd for Product<'_> {
             for (tile, weights) in weight.chunks(TILE * width).enumerate() {
                 let column = tile * TILE;
                 for (inputs, values) in
-                    inputs.chunks(TILE * width).zip(values.chunks_mut(TILE * outputs))
+                    inputs.chunks(INPUTS * width).zip(values.chunks_mut(INPUTS * outputs))
                 {
                     let counts = (inputs.len() / width, weights.len() / width);
                     let place = (values, outputs, column);
                     match counts {
-                        (TILE, TILE) => dots::<S, TILE, TILE>(simd, inputs, weights, width, place),
+                        (INPUTS, TILE) => {
+                            dots::<S, INPUTS, TILE>(simd, inputs, weights, width, place)
+                        },
                         (1, TILE) => dots::<S, 1, TILE>(simd, inputs, weights, width, place),
                         _ => ragged(simd, inputs, weights, width, place),
                     }
