@@ -45,6 +45,7 @@ pub mod identity;
 pub mod ledger_file;
 pub mod model;
 pub mod policy;
+pub mod secagg;
 pub mod session;
 pub mod site;
 pub mod text;

@@ -1,8 +1,8 @@
 //! Content-addressed files: models and updates, named by their BLAKE3.
 //!
 //! ```text
-//! blobs/<digest>        complete, never changed
-//! staging/<digest>      an upload in progress; its length says where it resumes
+//! blobs/<digest>                    complete, never changed
+//! staging/<job>.<round>/<digest>    an upload in progress; its length says where it resumes
 //! ```
 //! A file is written under another name, flushed to the disk, and then renamed, so a name that
 //! exists always has its whole content.
@@ -15,7 +15,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tributary_protocol::id::Digest;
+use tributary_protocol::id::{Digest, JobId, RoundNumber};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -136,12 +136,19 @@ impl BlobStore {
         }
     }
 
-    /// Opens the staging file of an upload; its length is what has arrived so far.
+    /// Opens the staging file of a round's upload; its length is what has arrived so far.
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    pub fn stage(&self, digest: Digest) -> Result<Staged, BlobError> {
-        let path = self.staging.join(digest.to_string());
+    pub fn stage(
+        &self,
+        job: &JobId,
+        round: RoundNumber,
+        digest: Digest,
+    ) -> Result<Staged, BlobError> {
+        let folder = self.staging.join(staging_name(job, round));
+        fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
+        let path = folder.join(digest.to_string());
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
@@ -198,12 +205,51 @@ impl BlobStore {
         Ok(())
     }
 
+    /// Removes what has arrived of uploads for a closed round.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn unstage(&self, job: &JobId, round: RoundNumber) -> Result<(), BlobError> {
+        remove_tree(&self.staging.join(staging_name(job, round)))
+    }
+
+    /// Removes what has arrived of every upload but those of these open rounds.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn retain_staged<'a>(
+        &self,
+        open: impl Iterator<Item = (&'a JobId, RoundNumber)>,
+    ) -> Result<(), BlobError> {
+        let open: BTreeSet<_> = open.map(|(job, round)| staging_name(job, round)).collect();
+        for entry in fs::read_dir(&self.staging).map_err(io_error("list", &self.staging))? {
+            let entry = entry.map_err(io_error("list", &self.staging))?;
+            if !entry.file_name().to_str().is_some_and(|name| open.contains(name)) {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn finish(&self, file: &File, staged: &Path, digest: Digest) -> Result<(), BlobError> {
         let path = self.path(digest);
         file.sync_all().map_err(io_error("flush", staged))?;
         fs::rename(staged, &path).map_err(io_error("rename to", &path))?;
         let folder = File::open(&self.blobs).map_err(io_error("open", &self.blobs))?;
         folder.sync_all().map_err(io_error("flush", &self.blobs))
+    }
+}
+
+fn staging_name(job: &JobId, round: RoundNumber) -> String {
+    format!("{job}.{round}")
+}
+
+/// Removes a file or a folder with all that is in it; one that is gone already is fine.
+fn remove_tree(path: &Path) -> Result<(), BlobError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(io_error("remove", path)),
     }
 }
 
@@ -248,10 +294,12 @@ mod tests {
     #[test]
     fn a_staged_upload_resumes_and_wrong_content_never_gets_the_name() {
         let (_folder, store) = store();
+        let job = JobId::new("job").expect("valid");
+        let stage = |digest| store.stage(&job, RoundNumber(1), digest);
         let digest = Digest::of(b"update");
-        let mut staged = store.stage(digest).expect("stages");
+        let mut staged = stage(digest).expect("stages");
         staged.file.write_all(b"upd").expect("writes");
-        let mut staged = store.stage(digest).expect("stages again");
+        let mut staged = stage(digest).expect("stages again");
         assert_eq!(staged.length, 3);
         io::Seek::seek(&mut staged.file, io::SeekFrom::Start(3)).expect("seeks");
         staged.file.write_all(b"ate").expect("writes");
@@ -259,10 +307,33 @@ mod tests {
         assert_eq!(store.read(digest).expect("reads"), b"update");
 
         let other = Digest::of(b"announced");
-        let mut staged = store.stage(other).expect("stages");
+        let mut staged = stage(other).expect("stages");
         staged.file.write_all(b"something else").expect("writes");
         assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
-        assert_eq!(store.stage(other).expect("starts anew").length, 0);
+        assert_eq!(stage(other).expect("starts anew").length, 0);
+    }
+
+    #[test]
+    fn staged_bytes_go_with_their_round_and_at_the_start() {
+        let (folder, store) = store();
+        let (one, two) = (JobId::new("one").expect("valid"), JobId::new("two").expect("valid"));
+        let arrive = |job: &JobId, round| {
+            let mut staged = store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens");
+            staged.file.write_all(b"part").expect("writes");
+        };
+        let left = |job: &JobId, round| {
+            store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens").length
+        };
+        for (job, round) in [(&one, 1), (&one, 2), (&two, 1)] {
+            arrive(job, round);
+        }
+        store.unstage(&one, RoundNumber(1)).expect("removes");
+        store.unstage(&one, RoundNumber(1)).expect("removed before");
+        assert_eq!([left(&one, 1), left(&one, 2), left(&two, 1)], [0, 4, 4]);
+        fs::write(folder.path().join("staging/0123.put"), b"half a file").expect("writes");
+        store.retain_staged([(&two, RoundNumber(1))].into_iter()).expect("sweeps");
+        assert_eq!(fs::read_dir(folder.path().join("staging")).expect("lists").count(), 1);
+        assert_eq!(left(&two, 1), 4);
     }
 }

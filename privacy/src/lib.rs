@@ -14,8 +14,9 @@
 //! - [`noise`]: the operating system's entropy, and discrete Gaussian samplers
 //! - [`mechanism`]: noisy gradient sums, client updates and statistics, and what they cost
 //! - [`accountant`]: ε of many releases, by privacy loss distributions and by Rényi divergences
-//! - [`secagg`]: masked sums: the coordinator learns the sum only
 //! - [`chain`]: append-only hash-chained records
+//! - [`secagg`]: masked sums: the coordinator learns the sum only
+//! - [`distributed`]: how large noise shares, lattice and sums are under secure aggregation
 //! - [`ledger`]: what was spent, durably and tamper-evidently
 //! - [`audit`]: an empirical lower bound of ε from planted canaries
 //!
@@ -47,6 +48,7 @@ pub mod accountant;
 pub mod audit;
 pub mod chain;
 pub mod clip;
+pub mod distributed;
 pub mod lattice;
 pub mod ledger;
 pub mod mechanism;

@@ -225,7 +225,55 @@ pub enum JobSpecError {
     },
 }
 
+/// What the lattice must carry of each client update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpdateBound {
+    /// L2 bound of an update without its noise, in units of the wire.
+    pub norm_max: f64,
+    /// Standard deviation of the noise per coordinate, in units of the wire: what one agent adds on
+    /// the lattice (0 where the update is noised before it gets there), or with trust `distributed`
+    /// what the sum has at least.
+    pub noise_sigma: f64,
+}
+
 impl JobSpec {
+    /// How large an update of this job and its noise can be: what coordinator and agents size and
+    /// check the lattice by.
+    #[must_use]
+    pub fn update_bound(&self) -> UpdateBound {
+        let clipping_norm = self.privacy.clipping_norm;
+        let noise_sigma = clipping_norm * self.privacy.noise_multiplier;
+        if self.privacy.trust == Trust::Distributed {
+            let norm_max = match self.privacy.unit {
+                PrivacyUnit::Record => self.training.update_norm_max / self.wire_scale(),
+                PrivacyUnit::Tenant => clipping_norm,
+            };
+            return UpdateBound { norm_max, noise_sigma };
+        }
+        match self.privacy.unit {
+            // The noise of the single steps is inside the update, which the bound covers as a whole.
+            PrivacyUnit::Record => {
+                UpdateBound { norm_max: self.training.update_norm_max, noise_sigma: 0.0 }
+            }
+            PrivacyUnit::Tenant => UpdateBound { norm_max: clipping_norm, noise_sigma },
+        }
+    }
+
+    /// Model units of a client update per unit of what is on the wire.
+    ///
+    /// With trust `distributed` and unit `record`, the negated sum of one batch's clipped gradients
+    /// is on the wire, and the coordinator takes the step of gradient descent; else it is 1.
+    #[must_use]
+    pub fn wire_scale(&self) -> f64 {
+        match (self.privacy.trust, self.privacy.unit) {
+            (Trust::Distributed, PrivacyUnit::Record) => {
+                let training = &self.training;
+                training.client_learning_rate / f64::from(training.batch_size_expected)
+            }
+            _ => 1.0,
+        }
+    }
+
     /// Checks every number once, so that inner code can trust it.
     ///
     /// # Errors
@@ -354,8 +402,8 @@ impl JobSpec {
             (
                 "round.cohort_size_min",
                 cohort.into(),
-                cohort >= 2,
-                "at least 2 with trust \"distributed\": a sum of one is its only part",
+                cohort >= 3,
+                "at least 3 with trust \"distributed\": of two, each learns the other's part",
             ),
         ];
         match checks.into_iter().find(|&(_, _, holds, _)| !holds) {
@@ -415,7 +463,8 @@ mod tests {
                      corrupt_max = 0.1\n";
         let distributed = EXAMPLE
             .replace("trust = \"local\"", "trust = \"distributed\"")
-            .replace("local_steps = 10", "local_steps = 1");
+            .replace("local_steps = 10", "local_steps = 1")
+            .replace("cohort_size_min = 2", "cohort_size_min = 3");
         let validated = |text: &str| toml::from_str::<JobSpec>(text).expect("parses").validate();
         validated(&(distributed.clone() + table)).expect("valid");
         for (text, expected) in [
@@ -431,7 +480,7 @@ mod tests {
                 "training.local_steps",
             ),
             (
-                distributed.replace("cohort_size_min = 2", "cohort_size_min = 1") + table,
+                distributed.replace("cohort_size_min = 3", "cohort_size_min = 2") + table,
                 "round.cohort_size_min",
             ),
         ] {

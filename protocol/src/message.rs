@@ -139,7 +139,20 @@ pub enum CoordinatorMessage {
     NewBase(BaseModel),
     /// The session ends.
     Refused(Refusal),
-    /// Begins a step of secure aggregation; asked again after a reconnection, with the same bytes.
+    /// The cohort of a secure aggregation is fixed: asks for fresh keys.
+    SecaggBegin {
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: RoundNumber,
+        /// The tenant's place in the cohort list, from 0.
+        member: u32,
+        /// Length of the cohort list.
+        cohort_size: u32,
+        /// Root over the cohort list, which neighbours' certificates are proven to be in.
+        cohort_root: Digest,
+    },
+    /// Begins a later step of secure aggregation; asked again after a reconnection, with the same bytes.
     Secagg {
         /// The job.
         job: JobId,

@@ -95,7 +95,15 @@ fn coordinator_messages() {
     check(&CoordinatorMessage::Refused(refusal()), &["04", "fb a10f", "02 6e6f"]);
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let payload = SecaggPayload::encode(&7_u8).expect("encodes");
-    check(&CoordinatorMessage::Secagg { job, round, payload }, &["05", "03 6a6f62", "01", "01 07"]);
+    let begin = CoordinatorMessage::SecaggBegin {
+        job: "job".parse().expect("valid"),
+        round,
+        member: 2,
+        cohort_size: 5,
+        cohort_root: digest(0xc0),
+    };
+    check(&begin, &["05", "03 6a6f62", "01", "02", "05", &hash(0xc0)]);
+    check(&CoordinatorMessage::Secagg { job, round, payload }, &["06", "03 6a6f62", "01", "01 07"]);
 }
 
 /// Local trust; `secagg` is the table that goes with distributed trust.

@@ -4,16 +4,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::json;
-use tributary_protocol::{error_code::Refusal, job::JobSpec, transport::tls};
+use tributary_protocol::{
+    error_code::Refusal,
+    job::JobSpec,
+    transport::{process, tls},
+};
 
 use super::{CliError, options::CheckOptions, output, privacy};
 use crate::{
-    config::Config,
-    driver::{clock, records::Records},
-    durable_file::read_text,
-    identity::Identity,
-    policy::Policy,
-    site::Site,
+    config::Config, driver::records::Records, durable_file::read_text, identity::Identity,
+    policy::Policy, site::Site,
 };
 
 /// One checked thing.
@@ -107,7 +107,7 @@ fn identity(site: &Site) -> Finding {
     match Identity::load(site) {
         Err(error) => Finding { what: what.to_owned(), ok: false, detail: chain(&error) },
         Ok(identity) => {
-            let now = clock::now();
+            let now = process::now();
             let days = identity.expires.since(now).as_secs() / 86_400;
             let who = &identity.coordinator;
             let ok = !identity.is_expired(now);

@@ -4,15 +4,14 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use tributary_privacy::ledger::{Ledger, MemoryLedgerStore};
+use tributary_protocol::transport::process;
 
 use super::{
     CliError,
     options::{PrivacyCommand, SiteOptions},
     output,
 };
-use crate::{
-    driver::clock, durable_file::read_bytes, identity::Identity, policy::Policy, site::Site,
-};
+use crate::{durable_file::read_bytes, identity::Identity, policy::Policy, site::Site};
 
 pub(super) fn execute(command: &PrivacyCommand) -> Result<ExitCode, CliError> {
     match command {
@@ -36,7 +35,7 @@ fn show(options: &SiteOptions) -> Result<ExitCode, CliError> {
     let site = options.site();
     let (ledger, _) = copy(&site)?;
     let policy = Policy::load(&site)?;
-    let now_ms = clock::now().0;
+    let now_ms = process::now().0;
     let mut datasets = Vec::new();
     for (name, dataset) in &policy.datasets {
         let budget = dataset.budget();

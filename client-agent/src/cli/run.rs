@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
-use tributary_protocol::id::TenantId;
+use tributary_protocol::{id::TenantId, transport::process};
 
 use super::{
     CliError,
@@ -16,9 +16,7 @@ use crate::{
     api::{self, ApiState},
     compute::set_threads,
     config::{Config, serve_folder},
-    driver::{
-        self, Agent, AgentError, clock, serving::Served, status::SharedStatus, stop_requested,
-    },
+    driver::{self, Agent, AgentError, serving::Served, status::SharedStatus},
     durable_file::{Access, write_durably},
     engine::{
         Engine,
@@ -37,7 +35,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let policy = Policy::load(&site)?;
     let identity = Identity::load(&site)?;
     set_threads(config.threads)?;
-    let stop = stop_requested(options.exit_with_stdin)?;
+    let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
     let tenant = identity.coordinator.tenant.clone();
     let listen = config.api_listen;
@@ -78,12 +76,12 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
     let tenant = match Identity::load(&site) {
         Ok(identity) => identity.coordinator.tenant,
         Err(error) => match &config.language {
-            Some(language) => language.tenant.clone(),
-            None => return Err(error.into()),
+            Some(language) if !site.identity().exists() => language.tenant.clone(),
+            _ => return Err(error.into()),
         },
     };
     set_threads(config.threads)?;
-    let stop = stop_requested(options.exit_with_stdin)?;
+    let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
     let language = start_language(config.language, &tenant)?;
     let engine = Arc::new(Engine::new());
@@ -91,7 +89,7 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
         Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(tenant, Phase::Serving));
     match (privacy::copy(&site), Policy::load(&site)) {
-        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, clock::now().0),
+        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, process::now().0),
         // Serving spends nothing, so it does not depend on either.
         (Err(error), _) => tracing::warn!(%error, "the ledger cannot be shown"),
         (_, Err(error)) => tracing::warn!(%error, "the ledger cannot be shown"),

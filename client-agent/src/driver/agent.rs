@@ -10,11 +10,11 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{DatasetName, TenantId},
     message::{Assignment, BlobRef, LedgerHead},
+    transport::process,
 };
 
 use super::{
     cancel::Cancellation,
-    clock,
     records::{Records, RecordsCache, RecordsError},
     serving::{Served, ServingError},
     status::SharedStatus,
@@ -96,7 +96,7 @@ impl Agent {
         let engine = Arc::new(Engine::new());
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
         let served = restore(&site, &engine, &status);
-        status.spent(&ledger.lock(), &policy, clock::now().0);
+        status.spent(&ledger.lock(), &policy, process::now().0);
         Ok(Self {
             site,
             config,
@@ -145,7 +145,7 @@ impl Agent {
         assignment: &Assignment,
         approved: &Approved,
     ) -> Result<Standing, Refusal> {
-        let now_ms = clock::now().0;
+        let now_ms = process::now().0;
         standing(&self.ledger, &self.releases, assignment, approved, now_ms)
             .map_err(|error| error.refusal())
     }

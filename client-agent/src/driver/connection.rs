@@ -6,10 +6,10 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tributary_protocol::{
     message::{AgentMessage, CoordinatorMessage},
-    transport::{TransportError, endpoint, stream, tls},
+    transport::{TransportError, endpoint, process, stream, tls},
 };
 
-use super::{address, clock};
+use super::address;
 use crate::{identity::Identity, session::Failure};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub(super) enum LinkEvent {
 
 /// Connects and reads the control stream until it ends.
 pub(super) async fn run(identity: Identity, events: impl Fn(LinkEvent)) {
-    if identity.is_expired(clock::now()) {
+    if identity.is_expired(process::now()) {
         events(LinkEvent::Failed(failure(EXPIRED.to_owned(), true)));
         return;
     }
@@ -107,8 +107,14 @@ const UNTRUSTED: &str = "the coordinator's certificate is not from the authority
                          again with a new token (`tributary-agent enroll --force`)";
 const VERSION: &str = "agent and coordinator speak no common protocol version; update the older";
 
+/// A number uniform in [0, 1), to spread the retries of many agents.
+fn jitter() -> f64 {
+    // Without entropy every agent waits the full time, which is only less polite.
+    getrandom::u32().map_or(1.0, |bits| f64::from(bits) / 4_294_967_296.0)
+}
+
 fn failure(reason: String, lasting: bool) -> Failure {
-    Failure { reason, lasting, jitter: clock::jitter() }
+    Failure { reason, lasting, jitter: jitter() }
 }
 
 fn chain(error: &dyn std::error::Error) -> Failure {
@@ -126,7 +132,7 @@ fn explain(error: &TransportError, connection: &Connection) -> Failure {
 
 fn explain_connection(error: &ConnectionError) -> Failure {
     if let Some(refusal) = endpoint::refusal(error) {
-        return Failure { jitter: clock::jitter(), ..Failure::refused(&refusal) };
+        return Failure { jitter: jitter(), ..Failure::refused(&refusal) };
     }
     let (code, ours) = match error {
         ConnectionError::ConnectionClosed(close) => (u64::from(close.error_code), false),

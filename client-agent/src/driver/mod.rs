@@ -4,12 +4,10 @@ mod adapting;
 pub mod address;
 mod agent;
 mod cancel;
-pub mod clock;
 mod connection;
 pub mod records;
 pub mod serving;
 pub mod status;
-mod stop;
 mod training;
 mod transfer;
 
@@ -17,21 +15,19 @@ use std::sync::Arc;
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tributary_protocol::{
-    message::{TransferResponse, UploadOffer},
-    transport::TransportError,
+    message::{CoordinatorMessage, TransferResponse, UploadOffer},
+    transport::{TransportError, process},
 };
 
-pub use self::{
-    agent::{Agent, AgentError},
-    stop::stop_requested,
-};
+pub use self::agent::{Agent, AgentError};
 use self::{
     cancel::Cancellation,
     connection::{Link, LinkEvent},
 };
 use crate::{
     identity::Identity,
-    session::{Input, Output, RoundKey, Session, UploadEnd},
+    secagg::{Cohort, TenantKeys},
+    session::{Input, Output, RoundKey, Seed, Session, UploadEnd},
     update::Release,
 };
 
@@ -63,7 +59,8 @@ struct Driver {
 /// Runs an agent until `stop` resolves: connects, trains, uploads, adapts.
 pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output = ()>) {
     let (events, mut inbox) = mpsc::unbounded_channel();
-    let session = Session::new(agent.policy.clone(), agent.configured());
+    let keys = Arc::new(TenantKeys::of(&identity));
+    let session = Session::new(agent.policy.clone(), agent.configured(), keys);
     let mut driver = Driver {
         agent,
         identity,
@@ -82,7 +79,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
             break;
         }
         let timeout = driver.session.poll_timeout();
-        let wait = timeout.map(|timeout| timeout.since(clock::now()));
+        let wait = timeout.map(|timeout| timeout.since(process::now()));
         let timer = async {
             match wait {
                 Some(wait) => tokio::time::sleep(wait).await,
@@ -94,7 +91,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
                 let event = event.expect("the driver holds a sender");
                 driver.take_in(event);
             }
-            () = timer => driver.session.handle_timeout(clock::now()),
+            () = timer => driver.session.handle_timeout(process::now()),
             () = &mut stop, if !stopping => {
                 stopping = true;
                 driver.step(Input::Shutdown);
@@ -109,7 +106,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
 
 impl Driver {
     fn step(&mut self, input: Input) {
-        self.session.handle(clock::now(), input);
+        self.session.handle(process::now(), input);
     }
 
     fn take_in(&mut self, event: Event) {
@@ -119,6 +116,16 @@ impl Driver {
                     self.agent.connection.send_replace(Some(link.connection.clone()));
                     self.link = Some(link);
                     self.step(Input::Connected { ledger_head: self.agent.ledger.head() });
+                }
+                LinkEvent::Message(CoordinatorMessage::SecaggBegin {
+                    job,
+                    round,
+                    member,
+                    cohort_size,
+                    cohort_root,
+                }) => {
+                    let cohort = Cohort { member, size: cohort_size, root: cohort_root };
+                    self.begin(RoundKey { job, round }, cohort);
                 }
                 LinkEvent::Message(message) => self.step(Input::Message(message)),
                 LinkEvent::Failed(failure) => {
@@ -138,6 +145,15 @@ impl Driver {
                 }
                 self.step(input);
             }
+        }
+    }
+
+    fn begin(&mut self, key: RoundKey, cohort: Cohort) {
+        let mut seed = [0; 32];
+        match getrandom::fill(&mut seed) {
+            Ok(()) => self.step(Input::Begin { key, cohort, seed: Seed(seed) }),
+            // The agent then counts as a dropout of the round.
+            Err(error) => tracing::error!(%error, "no entropy for the keys of a round"),
         }
     }
 
@@ -165,14 +181,15 @@ impl Driver {
                         let _ = events.send(Event::Worked(Input::Examined { key, outcome }));
                     });
                 }
-                Output::Train(assignment, approved) => {
+                Output::Train(assignment, approved, exchange) => {
                     let key = RoundKey::of(&assignment);
                     let (agent, events) = (self.agent.clone(), self.events.clone());
                     let cancellation = Cancellation::new();
                     self.training = Some(cancellation.clone());
                     tokio::spawn(async move {
                         let outcome =
-                            training::run(agent, assignment, approved, cancellation).await;
+                            training::run(agent, assignment, approved, exchange, cancellation)
+                                .await;
                         let _ = events.send(Event::Worked(Input::Trained { key, outcome }));
                     });
                 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     message::Assignment,
+    transport::process,
 };
 
-use super::{agent::Agent, cancel::Cancellation, clock, records::RecordsError, serving::load_base};
+use super::{agent::Agent, cancel::Cancellation, records::RecordsError, serving::load_base};
 use crate::{
     policy::Approved,
+    secagg::Exchange,
     session::TrainingEnd,
-    update::{Release, RoundData, Standing, UpdateError, noisy_update, release},
+    update::{Release, RoundData, Standing, UpdateError, masked_update, noisy_update, release},
 };
 
 /// Carries out an approved assignment up to its debited release.
@@ -19,6 +21,7 @@ pub(super) async fn run(
     agent: Arc<Agent>,
     assignment: Box<Assignment>,
     approved: Approved,
+    exchange: Option<Exchange>,
     cancellation: Cancellation,
 ) -> Result<Release, TrainingEnd> {
     match agent.fetch_base(assignment.base.file, &cancellation).await {
@@ -26,7 +29,7 @@ pub(super) async fn run(
         Some(Err(error)) => return Err(TrainingEnd::Failed(error.refusal())),
         Some(Ok(())) => {}
     }
-    let work = move || train(&agent, &assignment, &approved, &cancellation);
+    let work = move || train(&agent, &assignment, &approved, exchange.as_ref(), &cancellation);
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -41,6 +44,7 @@ fn train(
     agent: &Agent,
     assignment: &Assignment,
     approved: &Approved,
+    exchange: Option<&Exchange>,
     cancellation: &Cancellation,
 ) -> Result<Release, TrainingEnd> {
     let span = tracing::info_span!(
@@ -62,23 +66,28 @@ fn train(
         .load(&agent.config, &approved.dataset, approved.examples_max)
         .map_err(|error| failed(records_refusal(&error)))?;
     let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
-    let outcome = noisy_update(assignment, round, &mut |step, steps| {
-        agent.status.training(step, steps);
-    })
-    .and_then(|packed| {
+    let progress = &mut |step, steps| agent.status.training(step, steps);
+    let update = match exchange {
+        None => noisy_update(assignment, round, progress).map(|packed| (packed, approved.clone())),
+        Some(exchange) => masked_update(assignment, round, exchange, progress).map(|masked| {
+            // The cohort is known now, and with it the fewest that may be in its sum.
+            (masked.packed, Approved { events: vec![masked.event], ..approved.clone() })
+        }),
+    };
+    let outcome = update.and_then(|(packed, approved)| {
         release(
             &agent.ledger,
             &agent.releases,
             assignment,
-            approved,
+            &approved,
             &packed,
             &|| cancellation.is_cancelled(),
-            clock::now().0,
+            process::now().0,
         )
     });
     match outcome {
         Ok(release) => {
-            agent.status.spent(&agent.ledger.lock(), &agent.policy, clock::now().0);
+            agent.status.spent(&agent.ledger.lock(), &agent.policy, process::now().0);
             metrics::counter!("tributary_rounds_released").increment(1);
             tracing::info!(bytes = release.update.length, "update debited");
             Ok(release)

@@ -1,20 +1,26 @@
 use tributary_privacy::{
     clip::ClippingNorm,
+    distributed::DistributedNoise,
     lattice::{Lattice, LatticeRequest},
     ledger::Budget,
     mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
 };
 use tributary_protocol::{
     id::{DatasetName, Region},
-    job::{JobSpec, PrivacyUnit},
+    job::{JobSpec, PrivacyUnit, UpdateBound},
     message::Assignment,
 };
 
 use super::{DatasetPolicy, Policy, PolicyRefusal};
+use crate::secagg;
 
 /// How likely the sum of a cohort may be to wrap on a lattice that is still accepted. Wrapping
 /// spoils the shared model, never privacy, so the planner of the coordinator may be stricter.
 const WRAP_PROBABILITY_MAX: f64 = 1e-3;
+
+/// The smallest share of distributed noise, in grid units: from there on the sum of shares is, to
+/// within 1e-6 in every coordinate, the Gaussian that it is accounted as.
+const SHARE_UNITS_MIN: f64 = 1.0;
 
 /// A job that the policy allows: what training and the ledger need to know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +82,7 @@ impl Policy {
         Ok(Approved {
             dataset: job.dataset.clone(),
             budget: dataset.budget(),
-            events: events(job),
+            events: events(job)?,
             examples_max: dataset.examples_max,
         })
     }
@@ -162,17 +168,24 @@ impl DatasetPolicy {
     }
 }
 
-/// What one round of the job costs one tenant.
-fn events(job: &JobSpec) -> Vec<PrivacyEvent> {
+/// What one round of the job costs one tenant: with distributed noise, in the worst case that the
+/// protocol allows a full cohort.
+fn events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
     let noise_multiplier = job.privacy.noise_multiplier;
-    vec![match job.privacy.unit {
+    if let (Some(noise), Some(spec)) = (secagg::noise(job), &job.secagg) {
+        let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
+        let lattice =
+            noise.lattice(spec.bits, WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed)?;
+        return Ok(vec![secagg::event(job, &noise, &plan, lattice)]);
+    }
+    Ok(vec![match job.privacy.unit {
         PrivacyUnit::Record => PrivacyEvent::PoissonGaussian {
             sampling_rate: job.training.sampling_rate,
             noise_multiplier,
             steps: job.training.local_steps.into(),
         },
         PrivacyUnit::Tenant => PrivacyEvent::Gaussian { noise_multiplier, count: 1 },
-    }]
+    }])
 }
 
 /// Whether the mechanism exists and the cohort's sum fits the lattice.
@@ -180,21 +193,22 @@ fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
     let (job, spec) = (&assignment.job, assignment.lattice);
     let lattice = Lattice::new(spec.step, spec.bits).map_err(PolicyRefusal::Lattice)?;
     let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    if let Some(noise) = secagg::noise(job) {
+        return check_masked_lattice(job, &noise, lattice);
+    }
     let clipping_norm = ClippingNorm::new(privacy.clipping_norm)
         .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
     let multiplier = privacy.noise_multiplier;
-    let (norm_max, noise_sigma) = match privacy.unit {
+    match privacy.unit {
         PrivacyUnit::Record => {
-            NoisyGradientSum::new(clipping_norm, multiplier, dimension)
-                .map_err(PolicyRefusal::Mechanism)?;
-            (job.training.update_norm_max, 0.0)
+            NoisyGradientSum::new(clipping_norm, multiplier, dimension).map(|_| ())
         }
         PrivacyUnit::Tenant => {
-            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension)
-                .map_err(PolicyRefusal::Mechanism)?;
-            (privacy.clipping_norm, privacy.noise_multiplier * privacy.clipping_norm)
+            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension).map(|_| ())
         }
-    };
+    }
+    .map_err(PolicyRefusal::Mechanism)?;
+    let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let cohort_size = job.round.cohort_size;
     let request = LatticeRequest {
         dimension,
@@ -211,6 +225,28 @@ fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
     }
     if step > norm_max {
         return Err(PolicyRefusal::LatticeCoarse { step, norm: norm_max });
+    }
+    Ok(())
+}
+
+/// Whether the sum of every possible cohort fits the lattice, and each share of noise does.
+fn check_masked_lattice(
+    job: &JobSpec,
+    noise: &DistributedNoise,
+    lattice: Lattice,
+) -> Result<(), PolicyRefusal> {
+    let finest =
+        noise.lattice(lattice.bits(), WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed)?;
+    let (step, step_min) = (lattice.step(), finest.step());
+    let cohort_size = job.round.cohort_size;
+    if step < step_min * (1.0 - 1e-9) {
+        return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
+    }
+    let plan = noise.plan(cohort_size).map_err(PolicyRefusal::Distributed)?;
+    // Below this many grid units the shares do not add up to what they are accounted as.
+    let share = noise.share_sigma(&plan);
+    if share / step < SHARE_UNITS_MIN {
+        return Err(PolicyRefusal::LatticeCoarse { step, norm: share });
     }
     Ok(())
 }

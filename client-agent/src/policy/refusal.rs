@@ -1,5 +1,7 @@
 use thiserror::Error;
-use tributary_privacy::{lattice::LatticeError, mechanism::MechanismError};
+use tributary_privacy::{
+    distributed::DistributedError, lattice::LatticeError, mechanism::MechanismError,
+};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::DatasetName,
@@ -39,6 +41,9 @@ pub enum PolicyRefusal {
         /// The longest update, in model units.
         norm: f64,
     },
+    /// The cohorts of the job have no secure sum.
+    #[error("the job's cohorts cannot aggregate securely")]
+    Distributed(#[source] DistributedError),
     /// The noise cannot be made as the job asks.
     #[error("the job's noise cannot be made")]
     Mechanism(#[source] MechanismError),
@@ -106,6 +111,7 @@ impl PolicyRefusal {
             | Self::Lattice(_)
             | Self::LatticeWraps { .. }
             | Self::LatticeCoarse { .. }
+            | Self::Distributed(_)
             | Self::Mechanism(_) => ErrorCode::JobInvalid,
             Self::DatasetMissing { .. } => ErrorCode::DatasetMissing,
             Self::DatasetUnknown { .. }

@@ -42,8 +42,8 @@ impl SecaggPolicy {
             (
                 "cohort_size_min",
                 f64::from(self.cohort_size_min),
-                self.cohort_size_min >= 2,
-                "at least 2: a sum of one is its only part",
+                self.cohort_size_min >= 3,
+                "at least 3: of two, each learns the other's part",
             ),
             (
                 "corrupt_min",

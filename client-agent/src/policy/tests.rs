@@ -166,25 +166,27 @@ fn lists_are_enforced() {
 
 #[test]
 fn distributed_trust_needs_a_word_of_the_policy_and_a_cohort_to_hide_in() {
-    let job =
-        JOB.replace("\"local\"", "\"distributed\"").replace("local_steps = 10", "local_steps = 1")
-            + "[secagg]\nadversary = \"semi-honest\"\ndropout_max = 0.2\ncorrupt_max = 0.1\n";
+    let job = JOB
+        .replace("\"local\"", "\"distributed\"")
+        .replace("local_steps = 10", "local_steps = 1")
+        .replace("cohort_size_min = 2", "cohort_size_min = 3")
+        + "[secagg]\nadversary = \"semi-honest\"\ndropout_max = 0.2\ncorrupt_max = 0.1\n";
     let trusting = POLICY.replace(
         "[datasets.adult]",
-        "[secagg]\ncohort_size_min = 2\n[datasets.adult]\ntrusts = [\"distributed\"]",
+        "[secagg]\ncohort_size_min = 3\n[datasets.adult]\ntrusts = [\"distributed\"]",
     );
     policy(&trusting).check_job(&assignment(&job).job, &configured()).unwrap();
     for (text, words) in [
         (POLICY.to_owned(), ["distributed", "trusts"]),
-        (trusting.replace("size_min = 2\n[d", "size_min = 3\n[d"), ["cohort_size_min", "3"]),
+        (trusting.replace("size_min = 3\n[d", "size_min = 4\n[d"), ["cohort_size_min", "4"]),
         (
-            trusting.replace("size_min = 2\n[d", "size_min = 2\ncorrupt_min = 0.3\n[d"),
+            trusting.replace("size_min = 3\n[d", "size_min = 3\ncorrupt_min = 0.3\n[d"),
             ["corrupt", "0.3"],
         ),
         (
             trusting.replace(
-                "size_min = 2\n[d",
-                "size_min = 2\nadversaries = [\"malicious-coordinator\"]\n[d",
+                "size_min = 3\n[d",
+                "size_min = 3\nadversaries = [\"malicious-coordinator\"]\n[d",
             ),
             ["SemiHonest", "adversaries"],
         ),
@@ -196,7 +198,7 @@ fn distributed_trust_needs_a_word_of_the_policy_and_a_cohort_to_hide_in() {
             assert!(refusal.message.contains(word), "{word}: {refusal}");
         }
     }
-    let alone = trusting.replace("size_min = 2\n[d", "size_min = 1\n[d");
+    let alone = trusting.replace("size_min = 3\n[d", "size_min = 2\n[d");
     let error = Policy::parse(&alone, &Site::new("/site")).unwrap_err().to_string();
     assert!(error.contains("secagg.cohort_size_min"), "{error}");
 }

@@ -8,6 +8,7 @@ use tributary_protocol::{
 
 use crate::{
     policy::Approved,
+    secagg::{Cohort, Exchange},
     update::{Release, Standing},
 };
 
@@ -51,6 +52,16 @@ impl Failure {
     }
 }
 
+/// 256 fresh bits from the operating system, for the keys of one round.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Seed(pub [u8; 32]);
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Seed")
+    }
+}
+
 /// How training ended without a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrainingEnd {
@@ -83,6 +94,15 @@ pub enum Input {
     ConnectionFailed(Failure),
     /// The coordinator said something.
     Message(CoordinatorMessage),
+    /// The coordinator has fixed the cohort of a secure aggregation.
+    Begin {
+        /// Which round.
+        key: RoundKey,
+        /// The agent's place, and the others.
+        cohort: Cohort,
+        /// What the keys of the round are made from.
+        seed: Seed,
+    },
     /// Answers [`Output::CompareLedger`].
     LedgerCompared(Result<(), Refusal>),
     /// Answers [`Output::Examine`].
@@ -130,8 +150,8 @@ pub enum Output {
     CompareLedger(LedgerHead),
     /// Ask the ledger about a round.
     Examine(Box<Assignment>, Approved),
-    /// Train a round, store its release and debit it.
-    Train(Box<Assignment>, Approved),
+    /// Train a round, mask its update if it has an exchange, store its release and debit it.
+    Train(Box<Assignment>, Approved, Option<Exchange>),
     /// A round is no longer wanted: stop, or drop the result without a debit.
     CancelTraining(RoundKey),
     /// Upload a debited release.

@@ -62,7 +62,8 @@ impl Session {
         let retry_at = now.after_ms(wait_ms);
         let attempt = attempt.saturating_add(1);
         self.link = Link::Disconnected { retry_at, attempt, reason, lasting };
-        self.rounds.disconnected();
+        let exchanges = &self.exchanges;
+        self.rounds.disconnected(|key| exchanges.of(key).is_some());
     }
 
     pub(super) fn compared(&mut self, outcome: Result<(), Refusal>) {

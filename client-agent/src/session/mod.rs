@@ -17,9 +17,10 @@ mod backoff;
 mod event;
 mod link;
 mod rounds;
+mod secagg;
 mod view;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use tributary_protocol::{
     error_code::Refusal,
@@ -30,11 +31,11 @@ use tributary_protocol::{
 
 pub use self::{
     backoff::Backoff,
-    event::{Failure, Input, Output, RoundKey, TrainingEnd, UploadEnd},
+    event::{Failure, Input, Output, RoundKey, Seed, TrainingEnd, UploadEnd},
     view::{Phase, View},
 };
-use self::{link::Link, rounds::Rounds};
-use crate::policy::Policy;
+use self::{link::Link, rounds::Rounds, secagg::Exchanges};
+use crate::{policy::Policy, secagg::TenantKeys};
 
 /// How long the coordinator may take to answer the hello, in milliseconds.
 const GREETING_TIMEOUT_MS: u64 = 15_000;
@@ -51,8 +52,10 @@ const ADAPTATION_DELAY_MS: u64 = 500;
 pub struct Session {
     policy: Policy,
     configured: Vec<DatasetName>,
+    keys: Arc<TenantKeys>,
     link: Link,
     rounds: Rounds,
+    exchanges: Exchanges,
     /// The newest base that is not fully adapted to.
     wanted: Option<BaseModel>,
     /// When the newest base has waited long enough for an assignment that would replace it.
@@ -78,13 +81,16 @@ impl Session {
     /// A session that connects at once.
     ///
     /// - `configured`: the datasets that the agent has files for
+    /// - `keys`: what it signs with in secure aggregation, and whose word on other tenants counts
     #[must_use]
-    pub fn new(policy: Policy, configured: Vec<DatasetName>) -> Self {
+    pub fn new(policy: Policy, configured: Vec<DatasetName>, keys: Arc<TenantKeys>) -> Self {
         Self {
             policy,
             configured,
+            keys,
             link: Link::Connecting { attempt: 0 },
             rounds: Rounds::default(),
+            exchanges: Exchanges::default(),
             wanted: None,
             settled_at: None,
             adapting: None,
@@ -153,6 +159,7 @@ impl Session {
             Input::Connected { ledger_head } => self.connected(now, ledger_head),
             Input::ConnectionFailed(failure) => self.lost(now, failure),
             Input::Message(message) => self.message(now, message),
+            Input::Begin { key, cohort, seed } => self.begin(now, &key, cohort, seed),
             Input::LedgerCompared(outcome) => self.compared(outcome),
             Input::Examined { key, outcome } => self.examined(&key, outcome),
             Input::Trained { key, outcome } => self.trained(&key, outcome),
@@ -160,6 +167,8 @@ impl Session {
             Input::Adapted { base, complete } => self.adapted(now, base, complete),
             Input::Shutdown => self.shutdown(),
         }
+        let rounds = &self.rounds;
+        self.exchanges.retain(|key| rounds.contains(key));
         self.schedule(now);
     }
 
@@ -177,12 +186,19 @@ impl Session {
                 tracing::info!(job = %key.job, round = %key.round, abandoned, "round closed");
                 self.close(&key);
             }
-            CoordinatorMessage::NewBase(base) => self.want(now, base),
+            CoordinatorMessage::NewBase(base) => {
+                self.close_outdated(&base);
+                self.want(now, base);
+            }
             CoordinatorMessage::Refused(refusal) => {
                 self.outputs.push_back(Output::Disconnect);
                 self.lost(now, Failure::refused(&refusal));
             }
-            CoordinatorMessage::Secagg { .. } => {}
+            CoordinatorMessage::Secagg { job, round, payload } => {
+                self.secagg(now, &RoundKey { job, round }, &payload);
+            }
+            // The driver adds the entropy that this needs, see `Input::Begin`.
+            CoordinatorMessage::SecaggBegin { .. } => {}
         }
     }
 
@@ -247,8 +263,9 @@ impl Session {
             for key in self.rounds.drop_expired(now) {
                 self.decline_late(key);
             }
-            if let Some((assignment, approved)) = self.rounds.start_next() {
-                self.outputs.push_back(Output::Train(assignment, approved));
+            if let Some((key, assignment, approved)) = self.rounds.start_next() {
+                let exchange = self.exchanges.of(&key).cloned();
+                self.outputs.push_back(Output::Train(assignment, approved, exchange));
             }
         }
         if self.link.is_established() {

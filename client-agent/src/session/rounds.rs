@@ -25,6 +25,8 @@ pub(super) struct Rounds {
 enum Round {
     /// The ledger is asked.
     Examining { work: Work },
+    /// Accepted; the cohort of its secure aggregation exchanges keys first.
+    Joining { work: Work },
     /// Accepted; others train first.
     Queued { work: Work },
     /// The driver trains it.
@@ -68,6 +70,54 @@ impl Rounds {
         examining.next().map(|(key, _)| key.clone())
     }
 
+    /// A round that waits for the keys of its cohort.
+    pub(super) fn waiting_for_keys(&self) -> Option<RoundKey> {
+        let mut joining =
+            self.rounds.iter().filter(|(_, round)| matches!(round, Round::Joining { .. }));
+        joining.next().map(|(key, _)| key.clone())
+    }
+
+    /// The assignment of a round that waits for the keys of its cohort.
+    pub(super) fn joining(&self, key: &RoundKey) -> Option<&Assignment> {
+        match self.rounds.get(key) {
+            Some(Round::Joining { work }) => Some(&work.assignment),
+            _ => None,
+        }
+    }
+
+    /// The keys are exchanged: the round may train, and its time to report begins.
+    pub(super) fn queue(&mut self, key: &RoundKey, now: Timestamp) {
+        let Some(round) = self.rounds.get_mut(key) else { return };
+        // Asked again after a reconnection, the round may be further already.
+        if let Round::Joining { work } = round {
+            let deadline = now.after_ms(work.assignment.job.round.report_timeout_ms);
+            *round = Round::Queued { work: Work { deadline, ..work.clone() } };
+        }
+    }
+
+    /// Whether the round's update is debited.
+    pub(super) fn is_released(&self, key: &RoundKey) -> bool {
+        let round = self.rounds.get(key);
+        round.is_some_and(|round| {
+            matches!(round, Round::Released { .. } | Round::Uploading { .. } | Round::Reported)
+        })
+    }
+
+    pub(super) fn contains(&self, key: &RoundKey) -> bool {
+        self.rounds.contains_key(key)
+    }
+
+    pub(super) fn remove(&mut self, key: &RoundKey) {
+        self.rounds.remove(key);
+    }
+
+    /// Forgets a round of which nothing was released.
+    pub(super) fn forget_unreleased(&mut self, key: &RoundKey) {
+        if !self.is_released(key) {
+            self.rounds.remove(key);
+        }
+    }
+
     /// A round whose update the coordinator has and that is still open.
     pub(super) fn reported(&self) -> Option<RoundKey> {
         let mut reported = self.rounds.iter().filter(|(_, round)| matches!(round, Round::Reported));
@@ -92,7 +142,7 @@ impl Rounds {
     }
 
     /// Takes the next accepted round, unless one trains already.
-    pub(super) fn start_next(&mut self) -> Option<(Box<Assignment>, Approved)> {
+    pub(super) fn start_next(&mut self) -> Option<(RoundKey, Box<Assignment>, Approved)> {
         if self.training().is_some() {
             return None;
         }
@@ -101,9 +151,9 @@ impl Rounds {
             _ => None,
         });
         let (_, key) = queued.min()?;
-        let round = self.rounds.insert(key, Round::Training { cancelled: false });
+        let round = self.rounds.insert(key.clone(), Round::Training { cancelled: false });
         match round {
-            Some(Round::Queued { work }) => Some((work.assignment, work.approved)),
+            Some(Round::Queued { work }) => Some((key, work.assignment, work.approved)),
             _ => None,
         }
     }
@@ -131,13 +181,14 @@ impl Rounds {
     }
 
     /// Without a connection, the coordinator's word on open rounds and untrained assignments is
-    /// old; it invites again after the next welcome.
-    pub(super) fn disconnected(&mut self) {
-        self.rounds.retain(|_, round| {
+    /// old; it invites again after the next welcome. Rounds with keys stay: these cannot be made
+    /// anew.
+    pub(super) fn disconnected(&mut self, has_keys: impl Fn(&RoundKey) -> bool) {
+        self.rounds.retain(|key, round| {
             if let Round::Uploading { release } = round {
                 *round = Round::Released { release: release.clone() };
             }
-            matches!(round, Round::Training { .. } | Round::Released { .. })
+            has_keys(key) || matches!(round, Round::Training { .. } | Round::Released { .. })
         });
     }
 }
@@ -187,6 +238,9 @@ impl Session {
             }
             Ok(standing) => {
                 let round = match standing {
+                    Standing::Fresh if work.assignment.job.secagg.is_some() => {
+                        Round::Joining { work }
+                    }
                     Standing::Fresh => Round::Queued { work },
                     Standing::Released(release) => Round::Released { release },
                 };
@@ -261,7 +315,7 @@ impl Session {
         self.send(AgentMessage::Accept { job, round });
     }
 
-    fn decline(&mut self, key: &RoundKey, refusal: Refusal) {
+    pub(super) fn decline(&mut self, key: &RoundKey, refusal: Refusal) {
         tracing::warn!(job = %key.job, round = %key.round, %refusal, "declined");
         self.refused = Some(refusal.clone());
         let RoundKey { job, round } = key.clone();

@@ -70,7 +70,10 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let datasets = vec![DatasetName::new("adult").unwrap()];
-        let mut stage = Self { session: Session::new(policy(), datasets), now: NOW };
+        let mut stage = Self {
+            session: Session::new(policy(), datasets, crate::secagg::tests::keys("ash")),
+            now: NOW,
+        };
         assert_eq!(stage.outputs(), [Output::Connect]);
         stage
     }

@@ -62,6 +62,10 @@ impl Session {
         if let Some(key) = self.rounds.examining() {
             return (Phase::Checking, "preparing the round".to_owned(), Some(key));
         }
+        if let Some(key) = self.rounds.waiting_for_keys() {
+            let detail = "exchanging keys with the cohort".to_owned();
+            return (Phase::Checking, detail, Some(key));
+        }
         if let Some(key) = self.rounds.uploading() {
             let detail = if self.link.is_established() {
                 "sending the debited update"

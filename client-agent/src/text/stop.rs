@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn a_stop_string_across_pieces_is_not_shown() {
         let mut filter = StopFilter::new(vec!["END".to_owned(), "é!".to_owned()]);
-        let pieces: Vec<Stopped> = ["a E", "Nd E", "N", "D rest"].map(|piece| filter.push(piece)).into();
+        let pieces: Vec<Stopped> =
+            ["a E", "Nd E", "N", "D rest"].map(|piece| filter.push(piece)).into();
         let shown: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         assert_eq!(shown, "a ENd ");
         assert!(pieces[3].stopped);

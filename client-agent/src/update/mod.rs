@@ -7,13 +7,14 @@
 //! round twice, and none sends bytes that the ledger does not hold.
 
 mod files;
+mod masked;
 mod noisy;
 mod release;
 
 use thiserror::Error;
 use tributary_privacy::{
     clip::ClipError, lattice::LatticeError, ledger::LedgerError, mechanism::MechanismError,
-    noise::NoiseError,
+    noise::NoiseError, secagg::SecaggError,
 };
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -23,6 +24,7 @@ use tributary_protocol::{
 
 pub use self::{
     files::ReleaseFiles,
+    masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
     release::{SharedLedger, Standing, release, request, standing},
 };
@@ -58,6 +60,9 @@ pub enum UpdateError {
     /// The update does not go on the lattice.
     #[error("the update does not go on the lattice")]
     Lattice(#[from] LatticeError),
+    /// The update cannot be masked.
+    #[error("the update cannot be masked")]
+    Secagg(#[from] SecaggError),
     /// There is no entropy for noise.
     #[error("no noise can be drawn")]
     Noise(#[from] NoiseError),
@@ -91,6 +96,7 @@ impl UpdateError {
             | Self::Train(TrainError::NonFiniteGradient { .. } | TrainError::Diverged { .. }) => {
                 ErrorCode::UpdateNotFinite
             }
+            Self::Secagg(_) => ErrorCode::TrainingFailed,
             Self::Ledger(LedgerError::BudgetExceeded { .. }) => ErrorCode::BudgetExhausted,
             Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) | Self::Lost { .. } => {
                 ErrorCode::TrainingFailed

@@ -1,6 +1,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tributary_privacy::ledger::{Budget, DebitRequest, Ledger, LedgerError, LedgerStore};
+use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore};
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber},
     message::{Assignment, LedgerHead},
@@ -15,8 +15,6 @@ pub struct SharedLedger<S> {
     store: S,
     tenant: String,
     ledger: Mutex<Ledger<S>>,
-    /// The last request that the budget covered, and the number of entries it was asked at.
-    covered: Mutex<Option<(u64, DebitRequest, Budget)>>,
 }
 
 impl<S: LedgerStore + Clone> SharedLedger<S> {
@@ -28,7 +26,7 @@ impl<S: LedgerStore + Clone> SharedLedger<S> {
     /// [`LedgerError`] if it is damaged or the store fails.
     pub fn open(store: S, tenant: &str) -> Result<Self, LedgerError> {
         let ledger = Mutex::new(Ledger::open(store.clone(), tenant)?);
-        Ok(Self { store, tenant: tenant.to_owned(), ledger, covered: Mutex::new(None) })
+        Ok(Self { store, tenant: tenant.to_owned(), ledger })
     }
 
     /// The ledger, for this thread alone.
@@ -57,24 +55,6 @@ impl<S: LedgerStore + Clone> SharedLedger<S> {
         let LedgerHead { sequence, hash } = acknowledged;
         self.lock()
             .compare(tributary_privacy::ledger::LedgerHead { sequence, hash: *hash.as_bytes() })
-    }
-
-    /// Whether the budget covers a request; writes nothing.
-    ///
-    /// Accounting is slow, so the answer is kept until the next debit: until then releases only
-    /// leave the window.
-    ///
-    /// # Errors
-    /// [`LedgerError::BudgetExceeded`] if it does not.
-    fn cover(&self, request: DebitRequest, budget: Budget, now_ms: u64) -> Result<(), LedgerError> {
-        let ledger = self.lock();
-        let asked = (ledger.head().sequence, request, budget);
-        let mut covered = self.covered.lock().unwrap_or_else(PoisonError::into_inner);
-        if covered.as_ref() != Some(&asked) {
-            ledger.quote(&asked.1, &asked.2, now_ms)?;
-            *covered = Some(asked);
-        }
-        Ok(())
     }
 
     /// Reads the ledger again after a store failure, which shows whether the last record was
@@ -129,7 +109,7 @@ pub fn standing<S: LedgerStore + Clone>(
         };
     }
     let request = request(assignment, approved, Digest::from_bytes([0; 32]));
-    ledger.cover(request, approved.budget, now_ms)?;
+    ledger.lock().quote(&request, &approved.budget, now_ms)?;
     Ok(Standing::Fresh)
 }
 

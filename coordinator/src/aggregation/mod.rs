@@ -4,21 +4,29 @@
 //! and commutes, so it does not matter in which order updates arrive, nor whether they were added
 //! as they came or all again after a restart.
 
+mod distributed;
+
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, ArrayViewMut1};
 use thiserror::Error;
-use tributary_privacy::lattice::{Lattice, LatticeError, LatticeRequest, ModularSum};
+use tributary_privacy::{
+    distributed::DistributedError,
+    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum},
+    secagg::{Implausible, SecaggError},
+};
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
-    job::{JobSpec, PrivacyUnit},
+    job::{JobSpec, UpdateBound},
     message::{BlobRef, LatticeSpec},
     tensor_file::{self, TensorFileError},
 };
 
+pub use self::distributed::{event, noise, terms};
 use crate::{
     blobs::{BlobError, BlobStore},
     optimizer,
+    round::{Aggregation, SecaggTerms},
 };
 
 /// Width of the modulus of every job, in bits.
@@ -34,6 +42,15 @@ pub enum AggregationError {
     /// The job's numbers have no lattice.
     #[error("the job's norms and noise do not fit a lattice of {LATTICE_BITS} bits")]
     Plan(#[source] LatticeError),
+    /// The job's cohorts have no secure sum.
+    #[error("no secure aggregation fits the job")]
+    Distributed(#[from] DistributedError),
+    /// The masks of a sum cannot be removed.
+    #[error("the masks of the sum cannot be removed")]
+    Masked(#[from] SecaggError),
+    /// Honest updates alone cannot have made a sum.
+    #[error("the sum of the updates is implausible: {0}")]
+    Implausible(Implausible),
     /// An update is not a vector of this lattice.
     #[error("update {update} is not a lattice vector of this job")]
     Update {
@@ -66,14 +83,11 @@ pub enum AggregationError {
 /// # Errors
 /// [`AggregationError::Plan`].
 pub fn plan_lattice(job: &JobSpec) -> Result<LatticeSpec, AggregationError> {
-    let (norm_max, noise_sigma) = match job.privacy.unit {
-        // Record-level noise is inside the update, which the norm bound covers as a whole.
-        PrivacyUnit::Record => (job.training.update_norm_max, 0.0),
-        PrivacyUnit::Tenant => {
-            let norm = job.privacy.clipping_norm;
-            (norm, norm * job.privacy.noise_multiplier)
-        }
-    };
+    if let (Some(noise), Some(spec)) = (noise(job), &job.secagg) {
+        let lattice = distributed::lattice(&noise, spec.bits, WRAP_PROBABILITY_MAX)?;
+        return Ok(LatticeSpec { step: lattice.step(), bits: lattice.bits() });
+    }
+    let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let request = LatticeRequest {
         dimension: job.model.num_parameters(),
         norm_max,
@@ -139,11 +153,14 @@ impl RoundSum {
 
     /// Completes the sum over exactly these contributors, adding those that a restart forgot.
     ///
+    /// - `unmask`: for masked updates, removes what is left of the masks
+    ///
     /// # Errors
     /// [`AggregationError`].
     pub fn finish(
         mut self,
         contributors: &BTreeMap<TenantId, Digest>,
+        unmask: Option<Unmask<'_>>,
         blobs: &BlobStore,
     ) -> Result<Vec<f64>, AggregationError> {
         if self.added.iter().any(|(tenant, update)| contributors.get(tenant) != Some(update)) {
@@ -153,7 +170,27 @@ impl RoundSum {
         for (tenant, &update) in contributors {
             self.add(tenant, update, blobs)?;
         }
+        if let Some(unmask) = unmask {
+            unmask.apply(&mut self.sum, contributors.len() as u32)?;
+        }
         Ok(self.sum.lattice().dequantize_sum(self.sum.values()))
+    }
+}
+
+/// Removes the masks of a sum, and checks that honest updates can have made it.
+#[derive(Debug, Clone, Copy)]
+pub struct Unmask<'a> {
+    /// The finished secure aggregation.
+    pub aggregation: &'a Aggregation,
+    /// What the sum must withstand.
+    pub terms: &'a SecaggTerms,
+}
+
+impl Unmask<'_> {
+    fn apply(&self, sum: &mut ModularSum, survivors: u32) -> Result<(), AggregationError> {
+        self.aggregation.server().unmask(sum)?;
+        let bound = self.terms.noise.sum_bound(self.aggregation.plan(), sum.lattice());
+        bound.check(sum, survivors).map_err(AggregationError::Implausible)
     }
 }
 
@@ -170,13 +207,15 @@ pub struct NextModel {
 ///
 /// Depends only on its arguments, so repeating it after a crash gives the same files.
 ///
+/// - `sum`: of the updates, shape `[num_parameters]`, units of the wire ([`JobSpec::wire_scale`])
+///
 /// # Errors
 /// [`AggregationError`].
 pub fn next_model(
     job: &JobSpec,
     base: Digest,
     optimizer_state: Option<Digest>,
-    sum_of_client_updates: Vec<f64>,
+    mut sum: Vec<f64>,
     blobs: &BlobStore,
 ) -> Result<NextModel, AggregationError> {
     let mut parameters = tensor_file::read(&job.model, &blobs.read(base)?)?;
@@ -188,7 +227,9 @@ pub fn next_model(
         None => Vec::new(),
     };
     let mut optimizer = optimizer::build(&job.server_optimizer, moments);
-    let gradient = optimizer::pseudo_gradient(sum_of_client_updates, job.round.report_goal);
+    let scale = job.wire_scale();
+    sum.iter_mut().for_each(|value| *value *= scale);
+    let gradient = optimizer::pseudo_gradient(sum, job.round.report_goal);
     optimizer.step(ArrayViewMut1::from(&mut parameters), gradient.view());
     let bytes = tensor_file::write(&job.model, &parameters)?;
     let state: Vec<u8> =
@@ -238,19 +279,19 @@ mod tests {
             })
             .collect();
         let fresh = || RoundSum::new(RoundNumber(1), lattice, 3);
-        let all_at_once = fresh().finish(&contributors, &blobs).expect("sums");
+        let all_at_once = fresh().finish(&contributors, None, &blobs).expect("sums");
         assert_eq!(all_at_once, [1.5, 2.5, -3.0]);
         let mut streamed = fresh();
         for (tenant, &update) in contributors.iter().rev().chain(&contributors) {
             streamed.add(tenant, update, &blobs).expect("adds");
         }
-        assert_eq!(streamed.finish(&contributors, &blobs).expect("sums"), all_at_once);
+        assert_eq!(streamed.finish(&contributors, None, &blobs).expect("sums"), all_at_once);
         let mut stale = fresh();
         let stranger = TenantId::new("stranger").expect("valid");
         stale
             .add(&stranger, contributors.values().copied().next().expect("one"), &blobs)
             .expect("adds");
-        assert_eq!(stale.finish(&contributors, &blobs).expect("sums"), all_at_once);
+        assert_eq!(stale.finish(&contributors, None, &blobs).expect("sums"), all_at_once);
     }
 
     #[test]

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     access::Principal,
     audit::{Act, AuditEvent},
-    driver::clock,
 };
 
 /// The bucket of everybody whose token does not admit; no token has an empty name.
@@ -67,7 +66,7 @@ pub(super) async fn authorize(
 
 /// Who asks, if the token and its rate allow a request at all.
 fn admit(state: &ApiState, request: &Request) -> Result<Principal, ApiError> {
-    let now = clock::now();
+    let now = tributary_protocol::transport::process::now();
     let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.strip_prefix("Bearer "));
     let admitted = state.keyring.authenticate(token, now);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     id::{Digest, JobId, Region, TenantId, TokenName},
+    job::PrivacyUnit,
     time::Timestamp,
 };
 
@@ -14,6 +15,7 @@ use crate::{
     registry::ModelVersion,
     round::Phase,
     scheduler::{Job, JobState, Scheduler},
+    tenants::{Isolation, Quotas, Standing, TenantContext, TenantRecord, TenantRole},
 };
 
 /// An error.
@@ -76,6 +78,76 @@ pub struct TenantDocument {
     pub connected: bool,
     /// Entries of its privacy ledger that it has reported.
     pub ledger_sequence: u64,
+    /// `active`, `suspended` or `revoked`.
+    pub standing: String,
+    /// Why it is suspended or revoked.
+    pub reason: Option<String>,
+    /// What it takes part in.
+    pub roles: BTreeSet<TenantRole>,
+    /// How much of it, per day (UTC).
+    pub quotas: Quotas,
+    /// What it has used today.
+    pub used: UsedDocument,
+    /// How far it is kept apart from others, at least.
+    pub isolation: Isolation,
+}
+
+/// What a tenant has used today.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct UsedDocument {
+    /// Bytes of model and update files.
+    pub bytes: u64,
+    /// Rounds that it was invited to.
+    pub rounds: u64,
+    /// Connections, answers and transfers.
+    pub requests: u64,
+}
+
+impl TenantDocument {
+    /// Describes a tenant.
+    #[must_use]
+    pub fn new(record: &TenantRecord, connected: bool, now: Timestamp) -> Self {
+        let [bytes, rounds, requests] = record.usage.today(now).counts();
+        let TenantContext { id, region, roles, quotas, isolation } = record.context.clone();
+        Self {
+            tenant: id,
+            region,
+            enrolled: record.certificate.is_some(),
+            connected,
+            ledger_sequence: record.acknowledged_head.sequence,
+            standing: record.standing.name().to_owned(),
+            reason: match &record.standing {
+                Standing::Active => None,
+                Standing::Suspended { reason, .. } | Standing::Revoked { reason, .. } => {
+                    Some(reason.clone())
+                }
+            },
+            roles,
+            quotas,
+            used: UsedDocument { bytes, rounds, requests },
+            isolation,
+        }
+    }
+}
+
+/// Says why a tenant is suspended or revoked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopTenant {
+    /// For the tenant's operator; it hears this.
+    pub reason: String,
+}
+
+/// Replaces what a tenant may do and use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantTerms {
+    /// What it takes part in.
+    pub roles: BTreeSet<TenantRole>,
+    /// How much of it.
+    pub quotas: Quotas,
+    /// How far it is kept apart from others, at least.
+    pub isolation: Isolation,
 }
 
 /// Answers a submission.
@@ -102,10 +174,27 @@ pub struct JobDocument {
     pub phase: String,
     /// One line: what the round waits for.
     pub waiting_for: String,
+    /// When it stops to wait, if ever.
+    pub waits_until: Option<Timestamp>,
     /// The newest model.
     pub model: Option<Digest>,
+    /// What the committed sums revealed; with distributed noise only.
+    pub privacy: Option<PrivacyDocument>,
     /// Every tenant that the job's regions allow.
     pub tenants: Vec<TenantState>,
+}
+
+/// The privacy of a job's sums. Neighbours differ by adding or removing one unit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrivacyDocument {
+    /// `record` or `tenant`.
+    pub unit: PrivacyUnit,
+    /// ε of what happened: with the honest survivors that each sum really had.
+    pub epsilon: f64,
+    /// ε of the worst case that the protocol allowed in the same rounds, which agents debit.
+    pub epsilon_worst_case: f64,
+    /// The δ of both.
+    pub delta: f64,
 }
 
 /// One tenant's part in a job.
@@ -113,7 +202,7 @@ pub struct JobDocument {
 pub struct TenantState {
     /// Who.
     pub tenant: TenantId,
-    /// `offline`, `connected`, `invited`, `accepted`, `reported` or `declined`.
+    /// `offline`, `connected`, `invited`, `accepted`, `reported`, `declined`, `suspended` or `revoked`.
     pub state: String,
     /// More about it, for people.
     pub detail: String,
@@ -124,7 +213,7 @@ impl JobDocument {
     ///
     /// - `who`: sees only its own tenants
     #[must_use]
-    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal) -> Self {
+    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal, now: Timestamp) -> Self {
         let (record, round) = (job.record(), job.round());
         let regions = &record.spec.regions;
         let allowed = scheduler
@@ -140,24 +229,34 @@ impl JobDocument {
             phase: round.phase.name().to_owned(),
             // The line names tenants, so who may not see all of them sees the phase only.
             waiting_for: match &who.tenants {
-                None => job.waiting_for(),
+                None => scheduler.waiting_for(job, now),
                 Some(_) => format!("the round is in {}", round.phase.name()),
             },
+            waits_until: job.waits_until(),
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
-            tenants: allowed
-                .map(|tenant| TenantState::new(&tenant.context.id, job, scheduler))
-                .collect(),
+            privacy: record.revealed.as_ref().map(|revealed| PrivacyDocument {
+                unit: record.spec.privacy.unit,
+                epsilon: revealed.epsilon,
+                epsilon_worst_case: revealed.epsilon_worst_case,
+                delta: revealed.delta,
+            }),
+            tenants: allowed.map(|tenant| TenantState::new(tenant, job, scheduler, now)).collect(),
         }
     }
 }
 
 impl TenantState {
-    fn new(tenant: &TenantId, job: &Job, scheduler: &Scheduler) -> Self {
+    fn new(record: &TenantRecord, job: &Job, scheduler: &Scheduler, now: Timestamp) -> Self {
+        let tenant = &record.context.id;
         let in_round = match &job.round().phase {
             Phase::Configuration(phase) if phase.accepted().contains(tenant) => Some("accepted"),
             Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
             Phase::Reporting(phase) if phase.reported().contains_key(tenant) => Some("reported"),
             Phase::Reporting(phase) if phase.expected().contains(tenant) => Some("accepted"),
+            Phase::Unmasking(phase) if phase.reported().contains_key(tenant) => Some("reported"),
+            Phase::KeyExchange(phase) if phase.aggregation().members().contains(tenant) => {
+                Some("accepted")
+            }
             Phase::Committed { contributors } if contributors.contains_key(tenant) => {
                 Some("reported")
             }
@@ -168,7 +267,13 @@ impl TenantState {
             (Some(refusal), _) => ("declined", refusal.to_string()),
             (None, Some(state)) if connected || state == "reported" => (state, String::new()),
             (None, Some(state)) => ("offline", format!("{state}, connection lost")),
-            (None, None) if connected => ("connected", String::new()),
+            (None, None) if record.standing != Standing::Active => {
+                (record.standing.name(), String::new())
+            }
+            (None, None) if connected => {
+                let kept_out = scheduler.kept_out(tenant, &job.record().spec.name, now);
+                ("connected", kept_out.unwrap_or_default())
+            }
             (None, None) => ("offline", String::new()),
         };
         Self { tenant: tenant.clone(), state: state.to_owned(), detail }

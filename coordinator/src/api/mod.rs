@@ -12,6 +12,7 @@ mod people;
 mod routes;
 mod rules;
 mod server;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tributary_protocol::{
@@ -35,7 +36,8 @@ use tributary_protocol::{
 pub use self::{
     documents::{
         AuditHead, ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewTenant, NewToken,
-        TenantAdded, TenantDocument, TenantState, TokenAdded, TokenDocument, Whoami,
+        StopTenant, TenantAdded, TenantDocument, TenantState, TenantTerms, TokenAdded,
+        TokenDocument, UsedDocument, Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };
@@ -68,7 +70,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(openapi::serve))
         .route("/metrics", get(routes::metrics))
         .route("/v1/whoami", get(people::whoami))
-        .route("/v1/tenants", get(routes::tenants).post(routes::add_tenant))
+        .route("/v1/tenants", get(tenants::list).post(tenants::add))
+        .route("/v1/tenants/{tenant}", put(tenants::set))
+        .route("/v1/tenants/{tenant}/suspend", post(tenants::suspend))
+        .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
+        .route("/v1/tenants/{tenant}/revoke", post(tenants::revoke))
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
         .route("/v1/jobs/{job}/rounds", get(routes::rounds))

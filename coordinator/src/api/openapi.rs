@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document: the routes come from the table of rules, the schemas from
 //! `schemas.json`, so a route cannot be missing from it.
 
-use axum::{Json, http::Method};
+use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::rules::{Access, Answer, Body, Rule, rules};
@@ -88,8 +88,8 @@ fn last_parameter() -> Value {
 fn operation_id(rule: &Rule) -> String {
     let path = rule.path.replace(['/', '{', '}', '.'], "-");
     let words = path.split('-').filter(|word| !word.is_empty());
-    let method = if rule.method == Method::GET { "get" } else { "post" };
-    std::iter::once(method).chain(words).collect::<Vec<_>>().join("-")
+    let method = rule.method.as_str().to_lowercase();
+    std::iter::once(method.as_str()).chain(words).collect::<Vec<_>>().join("-")
 }
 
 fn reference(schema: &str) -> Value {

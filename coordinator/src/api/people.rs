@@ -15,7 +15,6 @@ use super::{ApiError, ApiState, AuditHead, NewToken, TokenAdded, TokenDocument, 
 use crate::{
     access::{AccessToken, Principal, TokenRecord},
     audit::{Act, AuditEntry, AuditError, AuditReader},
-    driver::clock,
 };
 
 /// Audit entries in an answer, at most.
@@ -26,7 +25,7 @@ pub(super) async fn whoami(Extension(who): Extension<Principal>) -> Json<Whoami>
 }
 
 pub(super) async fn tokens(State(state): State<ApiState>) -> Json<Vec<TokenDocument>> {
-    let now = clock::now();
+    let now = tributary_protocol::transport::process::now();
     let tokens = state.keyring.tokens();
     Json(tokens.iter().map(|record| TokenDocument::new(record, now)).collect())
 }

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{Path, State},
     http::{StatusCode, header},
     response::IntoResponse,
 };
@@ -12,73 +12,26 @@ use tributary_protocol::{
     job::JobSpec,
 };
 
-use super::{
-    ApiError, ApiState, JobDocument, JobSubmitted, ModelDocument, NewTenant, TenantAdded,
-    TenantDocument,
-};
+use super::{ApiError, ApiState, JobDocument, JobSubmitted, ModelDocument};
 use crate::{
     access::Principal,
     aggregation,
     audit::Act,
     registry,
     scheduler::{RoundSummary, SchedulerError},
-    tenants::{TenantContext, invite},
 };
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> String {
     state.metrics.render()
 }
 
-pub(super) async fn tenants(
-    State(state): State<ApiState>,
-    Extension(who): Extension<Principal>,
-) -> Result<Json<Vec<TenantDocument>>, ApiError> {
-    let list = state.core.call(move |core, _| {
-        let scheduler = &core.scheduler;
-        let document = |record: &crate::tenants::TenantRecord| TenantDocument {
-            tenant: record.context.id.clone(),
-            region: record.context.region.clone(),
-            enrolled: record.certificate.is_some(),
-            connected: scheduler.is_connected(&record.context.id),
-            ledger_sequence: record.acknowledged_head.sequence,
-        };
-        let seen = scheduler.tenants().filter(|record| who.may_see(&record.context.id));
-        seen.map(document).collect()
-    });
-    list.await.map(Json).map_err(ApiError::stopping)
-}
-
-pub(super) async fn add_tenant(
-    State(state): State<ApiState>,
-    Extension(who): Extension<Principal>,
-    body: Result<Json<NewTenant>, JsonRejection>,
-) -> Result<Json<TenantAdded>, ApiError> {
-    let Json(NewTenant { tenant, region }) =
-        body.map_err(|error| ApiError::invalid_body(&error))?;
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error))?;
-    let added = state.act(&who, Act::TenantAdd, tenant.to_string(), move |core, now| {
-        let detail = format!("region {region}");
-        let context = TenantContext { id: tenant, region };
-        let fingerprint = core.authority.fingerprint();
-        let known = core.scheduler.tenant(&context.id);
-        let (record, token) = invite(context, known, secret, fingerprint, now);
-        let expires = record.invitation.expires;
-        core.scheduler.put_tenant(record);
-        let tenant = token.tenant.clone();
-        Ok((TenantAdded { tenant, token: token.to_string(), expires }, detail))
-    });
-    added.await.map(Json)
-}
-
 pub(super) async fn jobs(
     State(state): State<ApiState>,
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<JobDocument>>, ApiError> {
-    let list = state.core.call(move |core, _| {
+    let list = state.core.call(move |core, now| {
         let scheduler = &core.scheduler;
-        scheduler.jobs().map(|job| JobDocument::new(job, scheduler, &who)).collect()
+        scheduler.jobs().map(|job| JobDocument::new(job, scheduler, &who, now)).collect()
     });
     list.await.map(Json).map_err(ApiError::stopping)
 }
@@ -89,8 +42,8 @@ pub(super) async fn job(
     Path(job): Path<String>,
 ) -> Result<Json<JobDocument>, ApiError> {
     let job = JobId::new(job).map_err(|error| ApiError::invalid_id(&error))?;
-    let document = state.core.call(move |core, _| {
-        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler, &who))
+    let document = state.core.call(move |core, now| {
+        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler, &who, now))
     });
     document.await.map_err(ApiError::stopping)?.map(Json).map_err(|error| not_found(&error))
 }

@@ -66,6 +66,7 @@ pub(super) enum Answer {
 const ALL: &[Role] = &[Viewer, Operator, TenantAdmin, Auditor];
 const READERS: &[Role] = &[Viewer, Operator, Auditor];
 const OPERATORS: &[Role] = &[Operator];
+const TENANT_CARE: &[Role] = &[Operator, TenantAdmin];
 const AUDITORS: &[Role] = &[Operator, Auditor];
 const TOKEN_READERS: &[Role] = &[Auditor];
 const ADMINISTRATOR: &[Role] = &[];
@@ -100,6 +101,35 @@ pub(super) fn rules() -> Vec<Rule> {
             "Admits a tenant, or invites a known one anew.",
             Body::Json("NewTenant"),
             "TenantAdded",
+        ),
+        rule(
+            Method::PUT,
+            "/v1/tenants/{tenant}",
+            Roles(OPERATORS),
+            "Replaces what a tenant may do and use.",
+            Body::Json("TenantTerms"),
+            Answer::Json("Tenant"),
+        ),
+        post(
+            "/v1/tenants/{tenant}/suspend",
+            TENANT_CARE,
+            "Stops a tenant until it is resumed; cuts its connection.",
+            Body::Json("StopTenant"),
+            "Tenant",
+        ),
+        post(
+            "/v1/tenants/{tenant}/resume",
+            OPERATORS,
+            "Lets a suspended tenant act again.",
+            Body::None,
+            "Tenant",
+        ),
+        post(
+            "/v1/tenants/{tenant}/revoke",
+            TENANT_CARE,
+            "Ends a tenant's certificate and invitation; cuts its connection.",
+            Body::Json("StopTenant"),
+            "Tenant",
         ),
         get("/v1/jobs", Roles(ALL), "Jobs and what they wait for.", List("Job")),
         post("/v1/jobs", OPERATORS, "Submits a job file.", Body::Toml, "JobSubmitted"),

@@ -17,7 +17,7 @@ use super::{ApiState, openapi, router, rules::rules};
 use crate::{
     access::{RateLimit, RateLimits, Role},
     blobs::BlobStore,
-    driver::{Core, clock},
+    driver::Core,
     store::MemoryStore,
     tenants::authority::Authority,
 };
@@ -32,7 +32,8 @@ struct Bench {
 impl Bench {
     fn new(requests_per_minute: u32) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let pair = Authority::generate(clock::now()).expect("makes");
+        let pair =
+            Authority::generate(tributary_protocol::transport::process::now()).expect("makes");
         let core = Core::restore(
             Box::new(MemoryStore::default()),
             BlobStore::open(folder.path()).expect("opens"),
@@ -99,6 +100,10 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("GET", "/v1/whoami", "vota"),
     ("GET", "/v1/tenants", "vota"),
     ("POST", "/v1/tenants", "o"),
+    ("PUT", "/v1/tenants/{tenant}", "o"),
+    ("POST", "/v1/tenants/{tenant}/suspend", "ot"),
+    ("POST", "/v1/tenants/{tenant}/resume", "o"),
+    ("POST", "/v1/tenants/{tenant}/revoke", "ot"),
     ("GET", "/v1/jobs", "vota"),
     ("POST", "/v1/jobs", "o"),
     ("GET", "/v1/jobs/{job}", "vota"),
@@ -186,6 +191,28 @@ async fn a_tenant_admin_sees_its_own_tenants_only() {
     assert_eq!(tenants[0]["tenant"], "alpha");
     let (_, everyone) = bench.get(ADMIN, "/v1/tenants").await;
     assert_eq!(everyone.as_array().expect("a list").len(), 2);
+    let reason = json!({ "reason": "a lost laptop" });
+    let (status, error) = bench.post(&token, "/v1/tenants/beta/suspend", &reason).await;
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("tenant-unknown"))
+    );
+    let (status, stopped) = bench.post(&token, "/v1/tenants/alpha/suspend", &reason).await;
+    assert_eq!((status, &stopped["standing"]), (StatusCode::OK, &json!("suspended")));
+    let (status, _) = bench.post(&token, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "whoever stopped it may be somebody else");
+    let (_, resumed) = bench.post(ADMIN, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!(resumed["standing"], "active");
+    let (_, revoked) = bench.post(&token, "/v1/tenants/alpha/revoke", &reason).await;
+    assert_eq!(
+        (&revoked["standing"], &revoked["reason"]),
+        (&json!("revoked"), &json!("a lost laptop"))
+    );
+    let (status, error) = bench.post(ADMIN, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!((status, &error["error"]["code"]), (StatusCode::CONFLICT, &json!("tenant-revoked")));
+    let empty = json!({ "reason": " " });
+    let (status, _) = bench.post(&token, "/v1/tenants/alpha/revoke", &empty).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     let (_, who) = bench.get(&token, "/v1/whoami").await;
     assert_eq!(who, json!({ "name": "eve", "role": "tenant-admin", "tenants": ["alpha"] }));
 }
@@ -332,6 +359,7 @@ async fn answers_have_exactly_the_fields_of_their_schemas() {
     let added = bench.post(ADMIN, "/v1/tenants", &wish).await.1;
     let token = json!({ "name": "t", "role": "viewer", "days": 1 });
     let token_added = bench.post(ADMIN, "/v1/tokens", &token).await.1;
+    let tenant = bench.get(ADMIN, "/v1/tenants").await.1[0].clone();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/jobs/census.toml");
     let job = std::fs::read_to_string(file).expect("a sample");
     let submitted = document(bench.send(Some(ADMIN), Method::POST, "/v1/jobs", &job).await).await.1;
@@ -341,14 +369,17 @@ async fn answers_have_exactly_the_fields_of_their_schemas() {
         ("JobSubmitted", submitted),
         ("Error", bench.get("guess", "/v1/jobs").await.1),
         ("Whoami", bench.get(ADMIN, "/v1/whoami").await.1),
-        ("Tenant", bench.get(ADMIN, "/v1/tenants").await.1[0].clone()),
+        ("Quotas", tenant["quotas"].clone()),
+        ("Used", tenant["used"].clone()),
+        ("Isolation", tenant["isolation"].clone()),
+        ("Tenant", tenant),
         ("Token", bench.get(ADMIN, "/v1/tokens").await.1[0].clone()),
         ("Job", bench.get(ADMIN, "/v1/jobs").await.1[0].clone()),
         ("Model", bench.get(ADMIN, "/v1/models").await.1[0].clone()),
         ("AuditEntry", bench.get(ADMIN, "/v1/audit").await.1[0].clone()),
         ("AuditHead", bench.get(ADMIN, "/v1/audit/verify").await.1),
     ];
-    answers.push(("TenantState", answers[7].1["tenants"][0].clone()));
+    answers.push(("TenantState", answers[10].1["tenants"][0].clone()));
     let document = openapi::document();
     for (name, answer) in answers {
         let schema = &document["components"]["schemas"][name]["properties"];

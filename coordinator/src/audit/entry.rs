@@ -40,6 +40,14 @@ pub enum Act {
     CoordinatorStart,
     /// A tenant was admitted or invited anew.
     TenantAdd,
+    /// What a tenant may do and use was changed.
+    TenantSet,
+    /// A tenant was stopped for a while.
+    TenantSuspend,
+    /// A suspended tenant may act again.
+    TenantResume,
+    /// A tenant was ended.
+    TenantRevoke,
     /// An agent exchanged its token for a certificate.
     TenantEnroll,
     /// An agent was refused a session.

@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::{Common, ListenFlags, print};
 use tributary_coordinator::{
     config::{Api, ApiTls, Config, Listen},
-    driver::clock,
     tenants::authority::Authority,
 };
+use tributary_protocol::transport::process;
 
 #[derive(Serialize)]
 struct Initialized {
@@ -18,7 +18,7 @@ struct Initialized {
 }
 
 pub(super) fn run(common: &Common, hosts: &[String], listen: &ListenFlags) -> anyhow::Result<()> {
-    let now = clock::now();
+    let now = process::now();
     let listen = Listen {
         quic: listen.quic_listen.unwrap_or(([0, 0, 0, 0], 7700).into()),
         api: listen.api_listen.unwrap_or(([127, 0, 0, 1], 7701).into()),

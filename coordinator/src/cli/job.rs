@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use tributary_protocol::id::JobId;
 
-use super::{Common, client::Client, print, table};
+use super::{Common, client::Client, date, print, table};
 use tributary_coordinator::{
     api::{JobDocument, JobSubmitted},
     scheduler::JobState,
@@ -104,7 +104,9 @@ fn rounds(job: &JobDocument) -> String {
 }
 
 fn summary(job: &JobDocument) -> String {
-    format!("{} {} round {} {}: {}", job.job, rounds(job), job.round, job.phase, job.waiting_for)
+    let until = job.waits_until.map_or_else(String::new, |at| format!("; until {}", date(at)));
+    let JobDocument { job: name, round, phase, waiting_for, .. } = job;
+    format!("{name} {} round {round} {phase}: {waiting_for}{until}", rounds(job))
 }
 
 fn describe(job: &JobDocument) -> String {
@@ -112,5 +114,13 @@ fn describe(job: &JobDocument) -> String {
         .tenants
         .iter()
         .map(|tenant| [tenant.tenant.to_string(), tenant.state.clone(), tenant.detail.clone()]);
-    format!("{} ({})\n{}", summary(job), state(job), table(["tenant", "state", ""], tenants))
+    let privacy = job.privacy.as_ref().map_or_else(String::new, |privacy| {
+        format!(
+            "the sums so far: epsilon {:.3} (at most {:.3} had more dropped out) at delta {:e}, for adding or removing one {:?}\n",
+            privacy.epsilon, privacy.epsilon_worst_case, privacy.delta, privacy.unit
+        )
+        .to_lowercase()
+    });
+    let tenants = table(["tenant", "state", ""], tenants);
+    format!("{} ({})\n{privacy}{tenants}", summary(job), state(job))
 }

@@ -1,26 +1,20 @@
 //! `serve`: the running coordinator.
 
 use std::{
-    future::Future,
     io::IsTerminal,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::pin,
     sync::Arc,
 };
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quinn::VarInt;
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::Digest,
-    transport::{endpoint, tls},
+    transport::{endpoint, process, tls},
 };
 
 use super::{Common, ListenFlags};
@@ -29,7 +23,7 @@ use tributary_coordinator::{
     api::{self, ApiState, TlsListener},
     blobs::BlobStore,
     config::Endpoints,
-    driver::{self, Core, clock},
+    driver::{self, Core},
     store::SledStore,
     tenants::authority,
 };
@@ -54,6 +48,7 @@ pub(super) fn run(
 }
 
 async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> anyhow::Result<()> {
+    let stop = process::stop_requested(exit_with_stdin).context("cannot hear the stop signal")?;
     let folder = common.folder();
     let config = folder.config()?;
     let authority = folder.authority()?;
@@ -62,7 +57,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
-        folder.api_identity(&config.api.tls, api_address, &authority, clock::now())?;
+        folder.api_identity(&config.api.tls, api_address, &authority, process::now())?;
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
     let metrics =
@@ -97,7 +92,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
 
     let result = tokio::select! {
         core = &mut stopped => core.context("the core task panicked")?.context("stopped"),
-        () = asked_to_stop(exit_with_stdin) => Ok(()),
+        () = stop => Ok(()),
     };
     info!("stopping");
     folder.retract()?;
@@ -115,28 +110,5 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip if !ip.is_unspecified() => address,
         IpAddr::V4(_) => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(_) => (Ipv6Addr::LOCALHOST, address.port()).into(),
-    }
-}
-
-async fn asked_to_stop(exit_with_stdin: bool) {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let stdin_closed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = if exit_with_stdin {
-        Box::pin(async {
-            let mut sink = [0; 64];
-            let mut stdin = tokio::io::stdin();
-            while matches!(stdin.read(&mut sink).await, Ok(read) if read > 0) {}
-        })
-    } else {
-        Box::pin(std::future::pending())
-    };
-    tokio::select! {
-        () = pin!(terminated) => {}
-        _ = tokio::signal::ctrl_c() => {}
-        () = stdin_closed => {}
     }
 }

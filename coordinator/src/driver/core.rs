@@ -12,19 +12,19 @@ use tracing::{error, info, warn};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{Digest, JobId, TenantId},
-    message::{CoordinatorMessage, UploadOffer},
+    id::{Digest, JobId, RoundNumber, TenantId},
+    message::{CoordinatorMessage, SecaggPayload, UploadOffer},
     time::Timestamp,
-    transport::endpoint,
+    transport::{endpoint, process},
 };
 
-use super::clock;
+use super::peers::Peers;
 use crate::{
     access::{Keyring, TokenRecord},
-    aggregation::{self, AggregationError, NextModel, RoundSum},
+    aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler},
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -144,8 +144,11 @@ impl Core {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
-        let scheduler = Scheduler::restore(tenants, jobs, models, clock::now());
+        let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
         blobs.retain(&scheduler.referenced_files())?;
+        blobs.retain_staged(
+            scheduler.jobs().map(|job| (&job.record().spec.name, job.round().number)),
+        )?;
         Ok(Self {
             scheduler,
             blobs,
@@ -169,10 +172,10 @@ impl Core {
     pub fn spawn(mut self) -> (CoreHandle, tokio::task::JoinHandle<Result<(), CoreError>>) {
         let (requests, mut inbox) = mpsc::channel::<Request>(QUEUE);
         let task = tokio::spawn(async move {
-            tokio::task::block_in_place(|| self.settle(clock::now()))?;
+            tokio::task::block_in_place(|| self.settle(process::now()))?;
             loop {
                 let wait =
-                    self.scheduler.poll_timeout().map(|deadline| deadline.since(clock::now()));
+                    self.scheduler.poll_timeout().map(|deadline| deadline.since(process::now()));
                 let request = tokio::select! {
                     request = inbox.recv() => match request {
                         Some(request) => Some(request),
@@ -181,7 +184,7 @@ impl Core {
                     () = sleep(wait) => None,
                 };
                 tokio::task::block_in_place(|| {
-                    let now = clock::now();
+                    let now = process::now();
                     let answer = request.map(|request| request(&mut self, now));
                     self.scheduler.handle_timeout(now);
                     self.settle(now)?;
@@ -194,6 +197,22 @@ impl Core {
             }
         });
         (CoreHandle { requests }, task)
+    }
+
+    /// Takes a tenant's answer in a step of secure aggregation.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if it is refused.
+    pub fn secagg(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        payload: &SecaggPayload,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let peers = Peers::new(self.authority.certificate(), now);
+        self.scheduler.secagg(tenant, job, round, payload, &peers, now)
     }
 
     /// Whether an offered update is wanted.
@@ -344,6 +363,7 @@ impl Core {
                         self.blobs.remove(file)?;
                     }
                 }
+                Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
         }
@@ -373,9 +393,20 @@ impl Core {
                 info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
                 metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
                 self.scheduler.committed(commit, model, now);
+                let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+                if let Some(revealed) = &job.record().revealed {
+                    metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
+                        .set(revealed.epsilon);
+                }
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
+            Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
+                warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                self.scheduler.commit_abandoned(commit, refusal.message, now);
+                Ok(())
+            }
             Err(error) => {
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
                 error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
@@ -390,8 +421,13 @@ impl Core {
             Some(sum) if sum.round() == commit.round => sum,
             _ => self.empty_sum(&commit.job)?,
         };
-        let updates = sum.finish(&commit.contributors, &self.blobs)?;
         let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+        let unmask = commit
+            .unmask
+            .as_deref()
+            .zip(job.round().secagg.as_ref())
+            .map(|(aggregation, terms)| Unmask { aggregation, terms });
+        let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
         let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
         let (spec, state) = (&job.record().spec, base.optimizer_state);
         aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)

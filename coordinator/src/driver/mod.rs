@@ -5,10 +5,10 @@
 //! operators ─HTTP─▶ api ─────────────────────────────────────────┴▶ core (one task, owns the state)
 //! ```
 
-pub mod clock;
 pub mod core;
 mod enrollment;
 mod listener;
+mod peers;
 mod session;
 mod transfer;
 

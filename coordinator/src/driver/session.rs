@@ -58,7 +58,7 @@ pub(super) async fn run(
     };
     let span = info_span!("session", %tenant, %remote);
     async {
-        let error = match serve(&connection, &tenant, Digest::of(&certificate), core).await {
+        let error = match serve(&connection, &tenant, &certificate, core).await {
             Ok(()) => return info!("disconnected"),
             Err(error) => error,
         };
@@ -78,12 +78,12 @@ pub(super) async fn run(
 async fn serve(
     connection: &Connection,
     tenant: &TenantId,
-    certificate: Digest,
+    certificate: &CertificateDer<'static>,
     core: CoreHandle,
 ) -> Result<(), SessionError> {
-    let who = tenant.clone();
-    let context = core.call(move |core, _| {
-        let context = core.scheduler.authenticate(&who, certificate);
+    let (who, shown) = (tenant.clone(), Digest::of(certificate));
+    let context = core.call(move |core, now| {
+        let context = core.scheduler.authenticate(&who, shown, now);
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
@@ -95,7 +95,7 @@ async fn serve(
         core.call(move |core, now| core.open_session(&who, handle, head, now)).await?;
     info!(region = %context.region, ledger = head.sequence, "connected");
     let result = tokio::select! {
-        result = read_control(&mut receive, tenant, &core) => result,
+        result = read_control(&mut receive, tenant, certificate, &core) => result,
         result = write_control(send, outbox) => result.map_err(SessionError::from),
         result = accept_transfers(connection, tenant, &core) => result.map_err(SessionError::from),
     };
@@ -122,6 +122,7 @@ async fn greet(
 async fn read_control(
     receive: &mut RecvStream,
     tenant: &TenantId,
+    certificate: &CertificateDer<'static>,
     core: &CoreHandle,
 ) -> Result<(), SessionError> {
     while let Some(message) = stream::read_message::<AgentMessage>(receive).await? {
@@ -132,16 +133,34 @@ async fn read_control(
                 return Err(SessionError::Refused(refusal));
             }
             AgentMessage::Accept { job, round } => {
-                core.call(move |core, now| core.scheduler.accepted(&who, &job, round, now)).await?
+                let credential = certificate.clone();
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.accepted(&who, &job, round, &credential, now)
+                })
+                .await?
             }
             AgentMessage::Decline { job, round, refusal } => {
                 // The reason is the peer's text: bounded before it is stored and shown.
                 let refusal = Refusal::new(refusal.code, refusal.message);
                 warn!(%job, %round, code = %refusal.code, reason = %refusal.message, "the agent declines");
-                core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
-                    .await?
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
             }
-            AgentMessage::Secagg { .. } => Ok(()),
+            AgentMessage::Secagg { job, round, payload } => {
+                let named = job.clone();
+                let answered =
+                    core.call(move |core, now| core.secagg(&who, &job, round, &payload, now));
+                let result = answered.await?;
+                if let Err(error) = &result {
+                    let refusal = error.refusal();
+                    warn!(job = %named, %round, code = %refusal.code, reason = %refusal.message, "secure aggregation refuses a message");
+                }
+                result
+            }
         };
         // An answer to a round that closed in the meantime is no fault.
         if let Err(error) = result {

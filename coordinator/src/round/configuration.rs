@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use tributary_privacy::secagg::Blob;
 use tributary_protocol::{
     id::{RoundNumber, TenantId},
     job::RoundPlan,
     time::Timestamp,
 };
 
-use super::{Input, Phase, Reporting, RoundError, Step, closed};
+use super::{Aggregation, Input, KeyExchange, Phase, Reporting, RoundError, Setting, Step, closed};
 
 /// Waits for every cohort member's answer, or the deadline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,9 @@ pub struct Configuration {
     report_deadline: Timestamp,
     silent: BTreeSet<TenantId>,
     accepted: BTreeSet<TenantId>,
+    /// What the accepting tenants' signatures are verified with; only for secure aggregation.
+    #[serde(default)]
+    credentials: BTreeMap<TenantId, Blob>,
     /// Who declined, and why.
     declined: BTreeMap<TenantId, String>,
 }
@@ -29,6 +33,7 @@ impl Configuration {
             report_deadline: now.after_ms(plan.report_timeout_ms),
             silent: cohort,
             accepted: BTreeSet::new(),
+            credentials: BTreeMap::new(),
             declined: BTreeMap::new(),
         }
     }
@@ -54,50 +59,55 @@ impl Configuration {
 
     pub(super) fn handle(
         &mut self,
-        round: RoundNumber,
-        plan: &RoundPlan,
-        now: Timestamp,
+        setting: Setting<'_>,
         input: Input,
     ) -> Result<Step, RoundError> {
+        let round = setting.number;
         let step = match input {
-            Input::Accepted(tenant) => {
+            Input::Accepted { tenant, credential } => {
                 self.require(round, &tenant)?;
                 if !self.silent.remove(&tenant) {
                     return Ok(Step::Stay);
                 }
+                self.credentials.extend(credential.map(|credential| (tenant.clone(), credential)));
                 self.accepted.insert(tenant);
-                self.settle(plan, now)
+                self.settle(setting)
             }
             Input::Declined(tenant, refusal) => {
                 self.require(round, &tenant)?;
                 self.silent.remove(&tenant);
                 self.accepted.remove(&tenant);
+                self.credentials.remove(&tenant);
                 self.declined.insert(tenant, refusal.to_string());
-                self.settle(plan, now)
+                self.settle(setting)
+            }
+            // Masks need the keys of the whole cohort, which is not fixed yet.
+            Input::Reported(..) if setting.secagg.is_some() => {
+                return Err(RoundError::WrongPhase { round, phase: "configuration" });
             }
             // An agent that restarted with a release in hand may report before the others answer.
             Input::Reported(tenant, update) => {
                 self.require(round, &tenant)?;
                 self.silent.remove(&tenant);
                 self.accepted.insert(tenant.clone());
-                let mut reporting = self.reporting(now);
-                return reporting.handle(round, plan, Input::Reported(tenant, update)).map(
-                    |step| match step {
+                let mut reporting = self.reporting(setting.now);
+                return reporting.handle(setting, Input::Reported(tenant, update)).map(|step| {
+                    match step {
                         Step::Stay | Step::Changed => Step::Next(Phase::Reporting(reporting)),
-                        next @ Step::Next(_) => next,
-                    },
-                );
+                        next => next,
+                    }
+                });
             }
             other => closed(round, "configuration", &other).map(|()| Step::Stay)?,
         };
         Ok(step)
     }
 
-    pub(super) fn timeout(&mut self, plan: &RoundPlan, now: Timestamp) -> Step {
+    pub(super) fn timeout(&mut self, setting: Setting<'_>) -> Step {
         for tenant in std::mem::take(&mut self.silent) {
             self.declined.insert(tenant, "no answer in time".to_owned());
         }
-        self.settle(plan, now)
+        self.settle(setting)
     }
 
     pub(super) fn waiting_for(&self) -> String {
@@ -129,20 +139,29 @@ impl Configuration {
         Reporting::new(expected, self.declined.clone(), self.report_deadline.max(now))
     }
 
-    fn settle(&self, plan: &RoundPlan, now: Timestamp) -> Step {
+    fn settle(&self, setting: Setting<'_>) -> Step {
         let possible = self.silent.len() + self.accepted.len();
-        if possible < plan.cohort_size_min as usize {
+        if possible < setting.plan.cohort_size_min as usize {
             let reason = format!(
                 "{possible} of at least {} tenants would report; {}",
-                plan.cohort_size_min,
+                setting.plan.cohort_size_min,
                 reasons(&self.declined)
             );
             return Step::Next(Phase::Abandoned { reason });
         }
-        if self.silent.is_empty() {
-            return Step::Next(Phase::Reporting(self.reporting(now)));
+        if !self.silent.is_empty() {
+            return Step::Changed;
         }
-        Step::Changed
+        let Some(terms) = setting.secagg else {
+            return Step::Next(Phase::Reporting(self.reporting(setting.now)));
+        };
+        match Aggregation::begin(terms, setting.number, setting.base, &self.credentials) {
+            Ok(aggregation) => {
+                let exchange = KeyExchange::new(aggregation, terms.step_timeout_ms, setting.now);
+                Step::Next(Phase::KeyExchange(exchange))
+            }
+            Err(reason) => Step::Next(Phase::Abandoned { reason }),
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! One training round as a value that is stepped by hand.
 //!
 //! ```text
-//! Selection ──▶ Configuration ──▶ Reporting ──▶ Committed
-//!                     │               │
-//!                     └──────▶ Abandoned ◀┘
+//! Selection ─▶ Configuration ─▶ [KeyExchange] ─▶ Reporting ─▶ [Unmasking] ─▶ Committed
+//!                    │               │               │             │
+//!                    └───────────────┴─▶ Abandoned ◀─┴─────────────┘
 //! ```
+//! The phases in brackets belong to secure aggregation; the updates are masked there. Its answers
+//! are made durable when a step is closed, before anybody is asked for the next one: after a restart
+//! everybody is asked again, and answers the same.
 //!
 //! Inputs and the current time go in through [`Round::handle`] and [`Round::handle_timeout`]; what the driver must
 //! do comes out of [`Round::poll_output`], in order. The driver completes every
@@ -12,15 +15,21 @@
 //! [`Round::restore`] continues from the last persisted record.
 
 mod configuration;
+mod key_exchange;
 mod reporting;
+mod secagg;
+#[cfg(test)]
+mod secagg_tests;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod unmasking;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys, SecaggError};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, RoundNumber, TenantId},
@@ -28,7 +37,15 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-pub use self::{configuration::Configuration, reporting::Reporting, selection::Selection};
+use self::key_exchange::Timing;
+pub use self::{
+    configuration::Configuration,
+    key_exchange::KeyExchange,
+    reporting::Reporting,
+    secagg::{Aggregation, Request, SecaggTerms},
+    selection::Selection,
+    unmasking::Unmasking,
+};
 
 /// A round of one job.
 #[derive(Debug)]
@@ -38,7 +55,7 @@ pub struct Round {
 }
 
 /// The durable form of a round.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundRecord {
     /// Number within the job.
@@ -47,6 +64,9 @@ pub struct RoundRecord {
     pub base: Digest,
     /// How it is scheduled.
     pub plan: RoundPlan,
+    /// What its sum must withstand; `None` where every update is private by itself.
+    #[serde(default)]
+    pub secagg: Option<SecaggTerms>,
     /// Seeds the choice of the cohort.
     pub cohort_seed: u64,
     /// Where it stands.
@@ -59,10 +79,36 @@ impl RoundRecord {
     pub fn updates(&self) -> BTreeMap<TenantId, Digest> {
         match &self.phase {
             Phase::Reporting(reporting) => reporting.reported().clone(),
+            Phase::Unmasking(unmasking) => unmasking.reported().clone(),
             Phase::Committed { contributors } => contributors.clone(),
-            Phase::Selection(_) | Phase::Configuration(_) | Phase::Abandoned { .. } => {
-                BTreeMap::new()
-            }
+            Phase::Selection(_)
+            | Phase::Configuration(_)
+            | Phase::KeyExchange(_)
+            | Phase::Abandoned { .. } => BTreeMap::new(),
+        }
+    }
+}
+
+/// What the phases need to know of their round.
+#[derive(Debug, Clone, Copy)]
+struct Setting<'a> {
+    number: RoundNumber,
+    base: Digest,
+    plan: &'a RoundPlan,
+    secagg: Option<&'a SecaggTerms>,
+    now: Timestamp,
+}
+
+impl Setting<'_> {
+    fn step_timeout_ms(&self) -> u64 {
+        self.secagg.map_or(0, |terms| terms.step_timeout_ms)
+    }
+
+    fn timing(&self) -> Timing {
+        Timing {
+            now: self.now,
+            step_timeout_ms: self.step_timeout_ms(),
+            report_timeout_ms: self.plan.report_timeout_ms,
         }
     }
 }
@@ -75,8 +121,12 @@ pub enum Phase {
     Selection(Selection),
     /// Invitations are out.
     Configuration(Configuration),
+    /// The cohort of a secure aggregation makes keys and shares its secrets.
+    KeyExchange(KeyExchange),
     /// Tenants train and upload.
     Reporting(Reporting),
+    /// The masks of the sum are removed.
+    Unmasking(Unmasking),
     /// The aggregate of these updates is to become the next model. Final.
     Committed {
         /// The update of each contributor.
@@ -96,7 +146,9 @@ impl Phase {
         match self {
             Self::Selection(_) => "selection",
             Self::Configuration(_) => "configuration",
+            Self::KeyExchange(_) => "key_exchange",
             Self::Reporting(_) => "reporting",
+            Self::Unmasking(_) => "unmasking",
             Self::Committed { .. } => "committed",
             Self::Abandoned { .. } => "abandoned",
         }
@@ -115,8 +167,13 @@ pub enum Input {
     },
     /// A tenant (re)connected and should hear again what it is to do.
     Connected(TenantId),
-    /// A cohort member starts training.
-    Accepted(TenantId),
+    /// A cohort member starts training, or goes on after a reconnection.
+    Accepted {
+        /// Who.
+        tenant: TenantId,
+        /// What its signatures are verified with, where the round needs that.
+        credential: Option<Blob>,
+    },
     /// A cohort member will not report.
     Declined(TenantId, Refusal),
     /// A cohort member's update is durable at the coordinator.
@@ -124,14 +181,21 @@ pub enum Input {
 }
 
 /// What the driver must do, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Make this record durable before going on.
     Persist(RoundRecord),
     /// Send the tenant its assignment; the report is due at the given time.
     Configure(TenantId, Timestamp),
+    /// Ask the tenant for its part in a step of secure aggregation.
+    Ask(TenantId, Request),
     /// Aggregate these updates and make the new model durable together with this round's record.
-    Commit(BTreeMap<TenantId, Digest>),
+    Commit {
+        /// Whose updates are summed.
+        contributors: BTreeMap<TenantId, Digest>,
+        /// Removes the masks of the sum, if the updates are masked.
+        unmask: Option<Box<Aggregation>>,
+    },
     /// Tell these tenants that the round is closed and why it was abandoned, if it was.
     Close {
         /// Everyone who was invited.
@@ -167,6 +231,17 @@ pub enum RoundError {
         /// What was offered now.
         offered: Digest,
     },
+    /// A message of secure aggregation is not what the step allows.
+    #[error("secure aggregation of round {round}: the message of tenant {tenant} is refused")]
+    Secagg {
+        /// Whose message.
+        tenant: TenantId,
+        /// The round.
+        round: RoundNumber,
+        /// Why.
+        #[source]
+        source: SecaggError,
+    },
     /// The round takes no such input any more, or not yet.
     #[error("round {round} is in phase {phase}")]
     WrongPhase {
@@ -184,6 +259,7 @@ impl RoundError {
         match self {
             Self::NotInCohort { .. } => ErrorCode::NotInCohort,
             Self::Conflict { .. } => ErrorCode::UpdateConflict,
+            Self::Secagg { .. } => ErrorCode::SecaggMessageInvalid,
             Self::WrongPhase { .. } => ErrorCode::WrongRound,
         }
     }
@@ -193,6 +269,10 @@ impl RoundError {
 enum Step {
     Stay,
     Changed,
+    /// A step of secure aggregation was closed; its members are asked for the next one.
+    Asked,
+    /// The masks of the sum can be removed.
+    Unmasked,
     Next(Phase),
 }
 
@@ -203,32 +283,47 @@ impl Round {
         number: RoundNumber,
         base: Digest,
         plan: RoundPlan,
+        secagg: Option<SecaggTerms>,
         cohort_seed: u64,
         now: Timestamp,
     ) -> Self {
         let phase = Phase::Selection(Selection::new(&plan, now));
-        let record = RoundRecord { number, base, plan, cohort_seed, phase };
+        let record = RoundRecord { number, base, plan, secagg, cohort_seed, phase };
         Self { outputs: VecDeque::from([Output::Persist(record.clone())]), record }
     }
 
     /// Continues a persisted round. Its current wait starts anew: the time that the coordinator was
     /// down must not count against the tenants.
     #[must_use]
-    pub fn restore(mut record: RoundRecord, now: Timestamp) -> Self {
-        let plan = record.plan.clone();
-        match &mut record.phase {
-            Phase::Selection(selection) => selection.rearm(&plan, now),
-            Phase::Configuration(configuration) => configuration.rearm(&plan, now),
-            Phase::Reporting(reporting) => reporting.rearm(&plan, now),
-            Phase::Committed { .. } | Phase::Abandoned { .. } => {}
-        }
+    pub fn restore(record: RoundRecord, now: Timestamp) -> Self {
         let mut round = Self { record, outputs: VecDeque::new() };
         // A round that had every report but whose commit did not become durable commits now.
-        let step = match &mut round.record.phase {
-            Phase::Reporting(reporting) => reporting.settle(&plan),
-            _ => Step::Stay,
-        };
-        round.apply(step, now);
+        let step = round.step(now, |phase, setting| {
+            Ok(match phase {
+                Phase::Selection(selection) => {
+                    selection.rearm(setting.plan, now);
+                    Step::Stay
+                }
+                Phase::Configuration(configuration) => {
+                    configuration.rearm(setting.plan, now);
+                    Step::Stay
+                }
+                Phase::KeyExchange(exchange) => {
+                    exchange.rearm(setting.step_timeout_ms(), now);
+                    Step::Stay
+                }
+                Phase::Reporting(reporting) => {
+                    reporting.rearm(setting.plan, now);
+                    reporting.settle(setting)
+                }
+                Phase::Unmasking(unmasking) => {
+                    unmasking.rearm(setting.step_timeout_ms(), now);
+                    unmasking.settle()
+                }
+                Phase::Committed { .. } | Phase::Abandoned { .. } => Step::Stay,
+            })
+        });
+        round.apply(step.expect("restoring refuses nothing"), now);
         round
     }
 
@@ -237,32 +332,90 @@ impl Round {
     /// # Errors
     /// [`RoundError`] if the input does not fit; the round is unchanged.
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Result<(), RoundError> {
-        let RoundRecord { number, plan, cohort_seed, phase, .. } = &mut self.record;
         if let Input::Connected(tenant) = &input {
-            if let Some(deadline) = phase.assignment_deadline(tenant) {
+            if let Some(deadline) = self.record.phase.assignment_deadline(tenant) {
                 self.outputs.push_back(Output::Configure(tenant.clone(), deadline));
             }
             return Ok(());
         }
-        let step = match phase {
-            Phase::Selection(selection) => {
-                selection.handle(*number, plan, *cohort_seed, now, input)?
+        let seed = self.record.cohort_seed;
+        let accepting = match &input {
+            Input::Accepted { tenant, .. } => Some(tenant.clone()),
+            _ => None,
+        };
+        let step = self.step(now, |phase, setting| match phase {
+            Phase::Selection(selection) => selection.handle(setting, seed, input),
+            Phase::Configuration(configuration) => configuration.handle(setting, input),
+            Phase::KeyExchange(exchange) => {
+                exchange.handle(setting.number, input, setting.timing())
             }
-            Phase::Configuration(configuration) => {
-                configuration.handle(*number, plan, now, input)?
+            Phase::Reporting(reporting) => reporting.handle(setting, input),
+            Phase::Unmasking(unmasking) => {
+                unmasking.handle(setting.number, input, setting.timing())
             }
-            Phase::Reporting(reporting) => reporting.handle(*number, plan, input)?,
             // A contributor whose acknowledgement was lost reports the same bytes again.
             Phase::Committed { contributors } => match &input {
                 Input::Reported(tenant, update) if contributors.get(tenant) == Some(update) => {
-                    Step::Stay
+                    Ok(Step::Stay)
                 }
-                _ => return closed(*number, "committed", &input),
+                _ => closed(setting.number, "committed", &input).map(|()| Step::Stay),
             },
-            Phase::Abandoned { .. } => return closed(*number, "abandoned", &input),
-        };
+            Phase::Abandoned { .. } => {
+                closed(setting.number, "abandoned", &input).map(|()| Step::Stay)
+            }
+        })?;
+        // An agent that accepts again has reconnected, and may not have heard what it is asked for.
+        if let (Step::Stay, Some(tenant)) = (&step, accepting)
+            && let Some(request) =
+                self.record.phase.aggregation().and_then(|it| it.request(&tenant))
+        {
+            self.outputs.push_back(Output::Ask(tenant, request));
+        }
         self.apply(step, now);
         Ok(())
+    }
+
+    /// Takes a cohort member's answer in a step of secure aggregation.
+    ///
+    /// - `peers`: recognises the signatures of the cohort
+    ///
+    /// # Errors
+    /// [`RoundError`] if the answer does not fit; the round is unchanged.
+    pub fn secagg(
+        &mut self,
+        now: Timestamp,
+        tenant: &TenantId,
+        message: ClientMessage,
+        peers: &dyn PeerKeys,
+    ) -> Result<(), RoundError> {
+        let step = self.step(now, |phase, setting| match phase {
+            Phase::KeyExchange(exchange) => {
+                exchange.secagg(setting.number, tenant, message, peers, setting.timing())
+            }
+            Phase::Unmasking(unmasking) => {
+                unmasking.secagg(setting.number, tenant, message, peers, setting.timing())
+            }
+            other => Err(RoundError::WrongPhase { round: setting.number, phase: other.name() }),
+        })?;
+        self.apply(step, now);
+        Ok(())
+    }
+
+    /// The masks of the committed sum cannot be removed, or the sum cannot come from honest updates:
+    /// the round gives nothing.
+    ///
+    /// # Panics
+    /// If the round is not about to commit, which is a bug of the driver.
+    pub fn abandon(&mut self, reason: String) {
+        assert!(matches!(self.record.phase, Phase::Committed { .. }), "only a commit can fail");
+        self.record.phase = Phase::Abandoned { reason: reason.clone() };
+        let told = self.outputs.drain(..).filter_map(|output| match output {
+            Output::Close { tenants, .. } => Some(tenants),
+            _ => None,
+        });
+        let tenants = told.flatten().collect();
+        self.persist();
+        self.outputs.push_back(Output::Close { tenants, abandoned: Some(reason) });
     }
 
     /// Acts on a deadline that has passed; does nothing before it.
@@ -270,14 +423,29 @@ impl Round {
         if self.poll_timeout().is_none_or(|deadline| now < deadline) {
             return;
         }
-        let RoundRecord { plan, cohort_seed, phase, .. } = &mut self.record;
-        let step = match phase {
-            Phase::Selection(selection) => selection.timeout(plan, *cohort_seed, now),
-            Phase::Configuration(configuration) => configuration.timeout(plan, now),
-            Phase::Reporting(reporting) => reporting.timeout(plan),
-            Phase::Committed { .. } | Phase::Abandoned { .. } => Step::Stay,
-        };
-        self.apply(step, now);
+        let seed = self.record.cohort_seed;
+        let step = self.step(now, |phase, setting| {
+            Ok(match phase {
+                Phase::Selection(selection) => selection.timeout(setting, seed),
+                Phase::Configuration(configuration) => configuration.timeout(setting),
+                Phase::KeyExchange(exchange) => exchange.timeout(setting.timing()),
+                Phase::Reporting(reporting) => reporting.timeout(setting),
+                Phase::Unmasking(unmasking) => unmasking.timeout(setting.timing()),
+                Phase::Committed { .. } | Phase::Abandoned { .. } => Step::Stay,
+            })
+        });
+        self.apply(step.expect("a deadline refuses nothing"), now);
+    }
+
+    /// Lets the phase decide, beside the rest of the record.
+    fn step(
+        &mut self,
+        now: Timestamp,
+        decide: impl FnOnce(&mut Phase, Setting<'_>) -> Result<Step, RoundError>,
+    ) -> Result<Step, RoundError> {
+        let RoundRecord { number, base, plan, secagg, phase, .. } = &mut self.record;
+        let secagg = secagg.as_ref();
+        decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
     }
 
     /// Whether a tenant's update is already counted (`true`) or would be now (`false`).
@@ -287,10 +455,11 @@ impl Round {
     pub fn check_report(&self, tenant: &TenantId, update: Digest) -> Result<bool, RoundError> {
         let number = self.record.number;
         match &self.record.phase {
-            Phase::Configuration(configuration) => {
+            Phase::Configuration(configuration) if self.record.secagg.is_none() => {
                 configuration.require(number, tenant).map(|()| false)
             }
             Phase::Reporting(reporting) => reporting.check_report(number, tenant, update),
+            Phase::Unmasking(unmasking) => unmasking.check_report(number, tenant, update),
             Phase::Committed { contributors } if contributors.get(tenant) == Some(&update) => {
                 Ok(true)
             }
@@ -309,7 +478,9 @@ impl Round {
         match &self.record.phase {
             Phase::Selection(selection) => selection.deadline(),
             Phase::Configuration(configuration) => Some(configuration.deadline),
+            Phase::KeyExchange(exchange) => Some(exchange.deadline),
             Phase::Reporting(reporting) => Some(reporting.deadline),
+            Phase::Unmasking(unmasking) => Some(unmasking.deadline),
             Phase::Committed { .. } | Phase::Abandoned { .. } => None,
         }
     }
@@ -326,7 +497,9 @@ impl Round {
         match &self.record.phase {
             Phase::Selection(selection) => selection.waiting_for(&self.record.plan),
             Phase::Configuration(configuration) => configuration.waiting_for(),
+            Phase::KeyExchange(exchange) => exchange.waiting_for(),
             Phase::Reporting(reporting) => reporting.waiting_for(&self.record.plan),
+            Phase::Unmasking(unmasking) => unmasking.waiting_for(),
             Phase::Committed { contributors } => {
                 format!("committed with {} updates", contributors.len())
             }
@@ -336,13 +509,32 @@ impl Round {
 
     fn apply(&mut self, step: Step, now: Timestamp) {
         let invited = self.record.phase.invited();
+        let mut unmask = None;
         match step {
             Step::Stay => return,
             Step::Changed => return self.persist(),
-            Step::Next(phase) => self.record.phase = phase,
+            Step::Asked => {
+                self.persist();
+                return self.ask();
+            }
+            Step::Unmasked => {
+                // Durable before the sum is unmasked: a restart then goes on to the commit.
+                self.persist();
+                return self.apply_settled(now);
+            }
+            Step::Next(phase) => {
+                if let Phase::Unmasking(unmasking) = &self.record.phase {
+                    unmask = Some(Box::new(unmasking.aggregation().clone()));
+                }
+                self.record.phase = phase;
+            }
         }
         match &self.record.phase {
-            Phase::Selection(_) | Phase::Reporting(_) => self.persist(),
+            Phase::Selection(_) => self.persist(),
+            Phase::Reporting(_) | Phase::KeyExchange(_) | Phase::Unmasking(_) => {
+                self.persist();
+                self.ask();
+            }
             Phase::Configuration(configuration) => {
                 let due = now.after_ms(self.record.plan.report_timeout_ms);
                 let invite = |tenant: &TenantId| Output::Configure(tenant.clone(), due);
@@ -352,7 +544,7 @@ impl Round {
             }
             Phase::Committed { contributors } => {
                 // The driver persists this record together with the model, in one atomic step.
-                let commit = Output::Commit(contributors.clone());
+                let commit = Output::Commit { contributors: contributors.clone(), unmask };
                 self.outputs.extend([commit, Output::Close { tenants: invited, abandoned: None }]);
             }
             Phase::Abandoned { reason } => {
@@ -363,27 +555,73 @@ impl Round {
         }
     }
 
+    fn apply_settled(&mut self, now: Timestamp) {
+        if let Phase::Unmasking(unmasking) = &self.record.phase {
+            let step = unmasking.settle();
+            self.apply(step, now);
+        }
+    }
+
+    /// Asks everybody who is still in for the open step of secure aggregation.
+    fn ask(&mut self) {
+        let Some(aggregation) = self.record.phase.aggregation() else { return };
+        let asked = aggregation.members().iter().filter_map(|tenant| {
+            aggregation.request(tenant).map(|request| Output::Ask(tenant.clone(), request))
+        });
+        let asked: Vec<_> = asked.collect();
+        self.outputs.extend(asked);
+    }
+
     fn persist(&mut self) {
         self.outputs.push_back(Output::Persist(self.record.clone()));
     }
 }
 
 impl Phase {
-    /// When the tenant's report is due, if it still owes one.
-    fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
+    /// When the tenant's report is due, if the round still wants something of it.
+    pub(crate) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
         match self {
             Self::Configuration(configuration) => configuration.assignment_deadline(tenant),
+            Self::KeyExchange(exchange) => {
+                let asked = exchange.aggregation().request(tenant).is_some();
+                asked.then_some(exchange.deadline)
+            }
             Self::Reporting(reporting) => reporting.assignment_deadline(tenant),
+            Self::Unmasking(unmasking) => {
+                let awaited = unmasking.aggregation().awaited().contains(tenant);
+                awaited.then_some(unmasking.deadline)
+            }
             Self::Selection(_) | Self::Committed { .. } | Self::Abandoned { .. } => None,
         }
     }
 
-    fn invited(&self) -> BTreeSet<TenantId> {
+    /// Everyone who was asked; once committed, the contributors.
+    pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
         match self {
             Self::Configuration(configuration) => configuration.invited().cloned().collect(),
+            Self::KeyExchange(exchange) => {
+                exchange.aggregation().members().iter().cloned().collect()
+            }
             Self::Reporting(reporting) => reporting.invited().cloned().collect(),
+            Self::Unmasking(unmasking) => {
+                unmasking.aggregation().members().iter().cloned().collect()
+            }
             Self::Committed { contributors } => contributors.keys().cloned().collect(),
             Self::Selection(_) | Self::Abandoned { .. } => BTreeSet::new(),
+        }
+    }
+
+    /// The secure aggregation under way, if there is one.
+    #[must_use]
+    pub fn aggregation(&self) -> Option<&Aggregation> {
+        match self {
+            Self::KeyExchange(exchange) => Some(exchange.aggregation()),
+            Self::Reporting(reporting) => reporting.aggregation(),
+            Self::Unmasking(unmasking) => Some(unmasking.aggregation()),
+            Self::Selection(_)
+            | Self::Configuration(_)
+            | Self::Committed { .. }
+            | Self::Abandoned { .. } => None,
         }
     }
 }
@@ -392,7 +630,7 @@ impl Phase {
 fn closed(round: RoundNumber, phase: &'static str, input: &Input) -> Result<(), RoundError> {
     match input {
         Input::Available { .. } | Input::Connected(_) => Ok(()),
-        Input::Accepted(_) | Input::Declined(..) | Input::Reported(..) => {
+        Input::Accepted { .. } | Input::Declined(..) | Input::Reported(..) => {
             Err(RoundError::WrongPhase { round, phase })
         }
     }

@@ -10,8 +10,9 @@ use tributary_protocol::{
 };
 
 use super::{
-    Input, Phase, RoundError, Step, closed,
+    Aggregation, Input, Phase, RoundError, Setting, Step, Unmasking, closed,
     configuration::{names, reasons},
+    secagg::Progress,
 };
 
 /// Waits for the report goal, the last possible report, or the deadline.
@@ -22,6 +23,9 @@ pub struct Reporting {
     reported: BTreeMap<TenantId, Digest>,
     /// Who declined, and why.
     declined: BTreeMap<TenantId, String>,
+    /// With secure aggregation, the updates are masked.
+    #[serde(default)]
+    aggregation: Option<Box<Aggregation>>,
 }
 
 impl Reporting {
@@ -30,7 +34,20 @@ impl Reporting {
         declined: BTreeMap<TenantId, String>,
         deadline: Timestamp,
     ) -> Self {
-        Self { deadline, expected, reported: BTreeMap::new(), declined }
+        Self { deadline, expected, reported: BTreeMap::new(), declined, aggregation: None }
+    }
+
+    /// Of the masked updates of a cohort that has exchanged its keys.
+    pub(super) fn masked(aggregation: Box<Aggregation>, deadline: Timestamp) -> Self {
+        let (expected, declined) = (aggregation.awaited(), aggregation.gone().clone());
+        let aggregation = Some(aggregation);
+        Self { deadline, expected, reported: BTreeMap::new(), declined, aggregation }
+    }
+
+    /// The stepped protocol of secure aggregation, if the updates are masked.
+    #[must_use]
+    pub fn aggregation(&self) -> Option<&Aggregation> {
+        self.aggregation.as_deref()
     }
 
     pub(super) const fn rearm(&mut self, plan: &RoundPlan, now: Timestamp) {
@@ -48,43 +65,52 @@ impl Reporting {
 
     pub(super) fn handle(
         &mut self,
-        round: RoundNumber,
-        plan: &RoundPlan,
+        setting: Setting<'_>,
         input: Input,
     ) -> Result<Step, RoundError> {
+        let round = setting.number;
         match input {
-            Input::Accepted(tenant) => self.require(round, &tenant).map(|()| Step::Stay),
+            Input::Accepted { tenant, .. } => self.require(round, &tenant).map(|()| Step::Stay),
             Input::Declined(tenant, refusal) => {
                 self.require(round, &tenant)?;
+                if let Some(aggregation) = &mut self.aggregation {
+                    // Also of one that has reported: it will not help to unmask.
+                    aggregation.leave(&tenant, refusal.to_string());
+                }
                 if self.reported.contains_key(&tenant) {
-                    return Ok(Step::Stay);
+                    return Ok(if self.aggregation.is_some() { Step::Changed } else { Step::Stay });
                 }
                 self.expected.remove(&tenant);
                 self.declined.insert(tenant, refusal.to_string());
-                Ok(self.settle_or(plan, Step::Changed))
+                Ok(self.settle_or(setting, Step::Changed))
             }
             Input::Reported(tenant, offered) => {
                 if self.check_report(round, &tenant, offered)? {
                     return Ok(Step::Stay);
                 }
+                if let Some(aggregation) = &mut self.aggregation {
+                    aggregation.uploaded(&tenant, offered).map_err(|source| {
+                        RoundError::Secagg { tenant: tenant.clone(), round, source }
+                    })?;
+                }
                 self.expected.remove(&tenant);
                 self.reported.insert(tenant, offered);
-                Ok(self.settle_or(plan, Step::Changed))
+                Ok(self.settle_or(setting, Step::Changed))
             }
             other => closed(round, "reporting", &other).map(|()| Step::Stay),
         }
     }
 
     /// Moves on if nothing more can or need be reported.
-    pub(super) fn settle(&mut self, plan: &RoundPlan) -> Step {
-        self.settle_or(plan, Step::Stay)
+    pub(super) fn settle(&mut self, setting: Setting<'_>) -> Step {
+        self.settle_or(setting, Step::Stay)
     }
 
-    pub(super) fn timeout(&mut self, plan: &RoundPlan) -> Step {
+    pub(super) fn timeout(&mut self, setting: Setting<'_>) -> Step {
         for tenant in std::mem::take(&mut self.expected) {
             self.declined.insert(tenant, "no report in time".to_owned());
         }
-        self.settle(plan)
+        self.settle(setting)
     }
 
     pub(super) fn waiting_for(&self, plan: &RoundPlan) -> String {
@@ -124,23 +150,42 @@ impl Reporting {
         &self.reported
     }
 
-    fn settle_or(&mut self, plan: &RoundPlan, otherwise: Step) -> Step {
+    fn settle_or(&mut self, setting: Setting<'_>, otherwise: Step) -> Step {
         let (reported, open) = (self.reported.len(), self.expected.len());
-        if reported >= plan.report_goal as usize
-            || (open == 0 && reported >= plan.cohort_size_min as usize)
-        {
-            return Step::Next(Phase::Committed { contributors: self.reported.clone() });
+        let (goal, fewest) = self.needed(setting.plan);
+        if reported >= goal || (open == 0 && reported >= fewest) {
+            return self.complete(setting);
         }
-        if reported + open < plan.cohort_size_min as usize {
+        if reported + open < fewest {
             let reason = format!(
-                "{} of at least {} updates can arrive; {}",
+                "{} of at least {fewest} updates can arrive; {}",
                 reported + open,
-                plan.cohort_size_min,
                 reasons(&self.declined)
             );
             return Step::Next(Phase::Abandoned { reason });
         }
         otherwise
+    }
+
+    /// Updates at which the round goes on at once, and the fewest at its deadline.
+    fn needed(&self, plan: &RoundPlan) -> (usize, usize) {
+        let survivors = self.aggregation.as_ref().map_or(0, |it| it.plan().survivors_min());
+        (plan.report_goal.max(survivors) as usize, plan.cohort_size_min.max(survivors) as usize)
+    }
+
+    fn complete(&mut self, setting: Setting<'_>) -> Step {
+        let contributors = self.reported.clone();
+        let Some(aggregation) = &mut self.aggregation else {
+            return Step::Next(Phase::Committed { contributors });
+        };
+        match aggregation.advance(true) {
+            Progress::Abandoned(reason) => Step::Next(Phase::Abandoned { reason }),
+            Progress::Waiting | Progress::Opened => {
+                let deadline = setting.now.after_ms(setting.step_timeout_ms());
+                let aggregation = aggregation.clone();
+                Step::Next(Phase::Unmasking(Unmasking::new(aggregation, contributors, deadline)))
+            }
+        }
     }
 
     fn require(&self, round: RoundNumber, tenant: &TenantId) -> Result<(), RoundError> {

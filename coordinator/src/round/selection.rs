@@ -3,13 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use tributary_protocol::{
-    id::{RoundNumber, TenantId},
-    job::RoundPlan,
-    time::Timestamp,
-};
+use tributary_protocol::{id::TenantId, job::RoundPlan, time::Timestamp};
 
-use super::{Configuration, Input, Phase, RoundError, Step, closed};
+use super::{Configuration, Input, Phase, RoundError, Setting, Step, closed};
 use crate::cohort;
 
 /// Waits for a full cohort, or everyone who could come; after the deadline, for the smallest cohort
@@ -42,24 +38,22 @@ impl Selection {
 
     pub(super) fn handle(
         &mut self,
-        round: RoundNumber,
-        plan: &RoundPlan,
+        setting: Setting<'_>,
         seed: u64,
-        now: Timestamp,
         input: Input,
     ) -> Result<Step, RoundError> {
         match input {
             Input::Available { tenants, population } => {
                 (self.available, self.population) = (tenants, population);
-                Ok(self.settle(plan, seed, now))
+                Ok(self.settle(setting, seed))
             }
-            other => closed(round, "selection", &other).map(|()| Step::Stay),
+            other => closed(setting.number, "selection", &other).map(|()| Step::Stay),
         }
     }
 
-    pub(super) fn timeout(&mut self, plan: &RoundPlan, seed: u64, now: Timestamp) -> Step {
+    pub(super) fn timeout(&mut self, setting: Setting<'_>, seed: u64) -> Step {
         self.deadline_passed = true;
-        self.settle(plan, seed, now)
+        self.settle(setting, seed)
     }
 
     pub(super) fn waiting_for(&self, plan: &RoundPlan) -> String {
@@ -71,7 +65,8 @@ impl Selection {
         if self.deadline_passed { min } else { full.min(self.population).max(min) }
     }
 
-    fn settle(&self, plan: &RoundPlan, seed: u64, now: Timestamp) -> Step {
+    fn settle(&self, setting: Setting<'_>, seed: u64) -> Step {
+        let Setting { plan, now, .. } = setting;
         if self.available.len() < self.needed(plan) {
             return Step::Stay;
         }

@@ -16,6 +16,10 @@ fn available(count: usize) -> Input {
     Input::Available { tenants: tenants(count), population: count }
 }
 
+fn accepted(index: usize) -> Input {
+    Input::Accepted { tenant: tenant(index), credential: None }
+}
+
 fn update(index: usize) -> Digest {
     Digest::of(&index.to_le_bytes())
 }
@@ -33,7 +37,7 @@ fn plan(cohort_size: u32, report_goal: u32, cohort_size_min: u32) -> RoundPlan {
 }
 
 fn round(plan: RoundPlan) -> Round {
-    Round::new(RoundNumber(1), Digest::of(b"base"), plan, 42, START)
+    Round::new(RoundNumber(1), Digest::of(b"base"), plan, None, 42, START)
 }
 
 fn drain(round: &mut Round) -> Vec<Output> {
@@ -49,7 +53,7 @@ fn reporting() -> Round {
     let mut round = round(plan(4, 4, 3));
     round.handle(START, available(4)).expect("selects");
     for index in 0..4 {
-        round.handle(START, Input::Accepted(tenant(index))).expect("in cohort");
+        round.handle(START, accepted(index)).expect("in cohort");
     }
     assert_eq!(round.record().phase.name(), "reporting");
     drain(&mut round);
@@ -81,7 +85,7 @@ fn an_update_counts_once() {
         round.handle(START, Input::Reported(tenant(index), update(index))).expect("counts");
     }
     let contributors = (0..4).map(|i| (tenant(i), update(i))).collect();
-    assert!(drain(&mut round).contains(&Output::Commit(contributors)));
+    assert!(drain(&mut round).contains(&Output::Commit { contributors, unmask: None }));
     round.handle(START, Input::Reported(tenant(3), update(3))).expect("repeated after the commit");
 }
 
@@ -184,7 +188,7 @@ fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
                 last_available = available(count);
                 Some(last_available.clone())
             }
-            Event::Accepted(who) => Some(Input::Accepted(tenant(who))),
+            Event::Accepted(who) => Some(accepted(who)),
             Event::Declined(who) => Some(Input::Declined(tenant(who), refusal())),
             Event::Reported(who, what) => Some(Input::Reported(tenant(who), update(what))),
             Event::Connected(who) => Some(Input::Connected(tenant(who))),
@@ -206,7 +210,7 @@ fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
         for output in drain(&mut round) {
             match &output {
                 Output::Persist(record) => durable = record.clone(),
-                Output::Commit(_) => durable = round.record().clone(),
+                Output::Commit { .. } => durable = round.record().clone(),
                 _ => {}
             }
             outputs.push(output);
@@ -220,7 +224,7 @@ proptest! {
     fn no_history_counts_an_update_twice_or_commits_with_too_few(events in proptest::collection::vec(event(), 0..60)) {
         let (outputs, _) = play(&events, true);
         let commits: Vec<_> =
-            outputs.iter().filter_map(|o| if let Output::Commit(c) = o { Some(c) } else { None }).collect();
+            outputs.iter().filter_map(|o| if let Output::Commit { contributors, .. } = o { Some(contributors) } else { None }).collect();
         prop_assert!(commits.len() <= 1);
         for contributors in commits {
             prop_assert!(contributors.len() >= 2 && contributors.len() <= 4);

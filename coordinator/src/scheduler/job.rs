@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
+    codec::CodecError,
     error_code::Refusal,
     id::{Digest, JobId, RoundNumber, TenantId},
     job::JobSpec,
-    message::{Assignment, CoordinatorMessage, LatticeSpec},
+    message::{Assignment, CoordinatorMessage, LatticeSpec, SecaggPayload},
     time::Timestamp,
 };
 
-use super::{Action, Commit, OfferAnswer, SchedulerError};
+use super::{Action, Commit, OfferAnswer, Revealed, SchedulerError};
 use crate::{
+    aggregation,
     audit::{Act, Actor, AuditEvent},
     registry::ModelVersion,
-    round::{Output, Phase, Round, RoundRecord},
+    round::{Output, Phase, Request, Round, RoundRecord},
     store::{Batch, Table},
 };
 
@@ -47,6 +49,9 @@ pub struct JobRecord {
     pub cohort_seed: u64,
     /// The open round, or the last one.
     pub round: RoundRecord,
+    /// What its sums revealed, with distributed noise.
+    #[serde(default)]
+    pub revealed: Option<Revealed>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
     /// When it was submitted.
@@ -68,7 +73,8 @@ pub struct RoundSummary {
     pub job: JobId,
     /// The round.
     pub round: RoundNumber,
-    /// The updates that it summed, by tenant; empty if it was abandoned.
+    /// The updates that it summed, by tenant; empty if it was abandoned. With secure aggregation
+    /// these are masked, and their tenants the survivors.
     pub contributors: BTreeMap<TenantId, Digest>,
     /// Why it was abandoned, if it was.
     pub abandoned: Option<String>,
@@ -96,7 +102,8 @@ impl Job {
         now: Timestamp,
     ) -> Self {
         let number = RoundNumber::default().next();
-        let round = Round::new(number, base, spec.round.clone(), cohort_seed, now);
+        let secagg = aggregation::terms(&spec, lattice);
+        let round = Round::new(number, base, spec.round.clone(), secagg, cohort_seed, now);
         let record = JobRecord {
             spec,
             lattice,
@@ -104,6 +111,7 @@ impl Job {
             rounds_committed: 0,
             cohort_seed,
             round: round.record().clone(),
+            revealed: None,
             failure: None,
             submitted: now,
         };
@@ -146,6 +154,20 @@ impl Job {
             line += &format!("; {tenant} refuses: {refusal}");
         }
         line
+    }
+
+    /// Whether the open round has chosen its cohort.
+    pub(super) const fn has_invited(&self) -> bool {
+        !matches!(self.round().phase, Phase::Selection(_))
+    }
+
+    /// When the job stops to wait and goes on with what it has, if it waits for a time.
+    #[must_use]
+    pub const fn waits_until(&self) -> Option<Timestamp> {
+        match self.record.state {
+            JobState::Running => self.round.poll_timeout(),
+            JobState::Finished | JobState::Failed => None,
+        }
     }
 
     /// Length of a packed update, in bytes.
@@ -201,21 +223,29 @@ impl Job {
                         actions.push(Action::Audit(event));
                     }
                     let mut batch = Batch::default();
-                    let discarded = self.put_round(round, now, &mut batch);
+                    let leftovers = self.put_round(round, now, &mut batch);
                     actions.push(Action::Persist(batch));
-                    if !discarded.is_empty() {
-                        actions.push(Action::Discard(discarded));
-                    }
+                    actions.extend(leftovers);
                 }
                 Output::Configure(tenant, deadline) => {
                     let assignment = self.assignment(base, deadline, now);
                     let message = CoordinatorMessage::Configure(Box::new(assignment));
                     actions.push(Action::Send(tenant, message));
                 }
-                Output::Commit(contributors) => {
+                Output::Ask(tenant, request) => {
+                    let (job, round) = (self.record.spec.name.clone(), self.round().number);
+                    match ask(job, round, request) {
+                        Ok(message) => actions.push(Action::Send(tenant, message)),
+                        // The tenant drops out at the step's deadline, with this as the reason.
+                        Err(error) => {
+                            tracing::error!(%tenant, %error, "a step cannot be asked for")
+                        }
+                    }
+                }
+                Output::Commit { contributors, unmask } => {
                     self.committing = true;
                     let (job, round) = (self.record.spec.name.clone(), self.round().number);
-                    actions.push(Action::Commit(Commit { job, round, contributors }));
+                    actions.push(Action::Commit(Commit { job, round, contributors, unmask }));
                 }
                 Output::Close { tenants, abandoned } => {
                     let (job, round) = (self.record.spec.name.clone(), self.round().number);
@@ -245,15 +275,27 @@ impl Job {
         );
         self.committing = false;
         self.record.rounds_committed += 1;
+        if let Some(aggregation) = &commit.unmask {
+            let JobRecord { spec, lattice, revealed, .. } = &mut self.record;
+            let survivors = commit.contributors.len() as u32;
+            revealed.get_or_insert_default().add(spec, aggregation.plan(), *lattice, survivors);
+        }
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;
         }
         let mut batch = Batch::default();
         version.put(&mut batch);
-        let discarded = self.put_round(self.round.record().clone(), now, &mut batch);
-        let mut actions = vec![Action::Persist(batch), Action::Discard(discarded)];
+        let leftovers = self.put_round(self.round.record().clone(), now, &mut batch);
+        let mut actions = vec![Action::Persist(batch)];
+        actions.extend(leftovers);
         actions.extend(self.take_actions(version, now));
         actions
+    }
+
+    /// Ends the round because the masks of its sum cannot be removed.
+    pub(super) fn abandoned(&mut self, reason: String) {
+        self.committing = false;
+        self.round.abandon(reason);
     }
 
     /// Ends the job because its open commit cannot become a model.
@@ -273,17 +315,14 @@ impl Job {
         }
         let number = self.round().number.next();
         let seed = self.record.cohort_seed.wrapping_add(number.0);
-        self.round = Round::new(number, base, self.record.spec.round.clone(), seed, now);
+        let JobRecord { spec, lattice, .. } = &self.record;
+        let secagg = aggregation::terms(spec, *lattice);
+        self.round = Round::new(number, base, spec.round.clone(), secagg, seed, now);
         true
     }
 
-    /// Records where the round stands; returns the updates that a closed round leaves behind.
-    fn put_round(
-        &mut self,
-        round: RoundRecord,
-        now: Timestamp,
-        batch: &mut Batch,
-    ) -> BTreeSet<Digest> {
+    /// Records where the round stands; says what to do with the files of a closed one.
+    fn put_round(&mut self, round: RoundRecord, now: Timestamp, batch: &mut Batch) -> Vec<Action> {
         let summary = |contributors, abandoned| RoundSummary {
             job: self.record.spec.name.clone(),
             round: round.number,
@@ -296,16 +335,19 @@ impl Job {
             Phase::Abandoned { reason } => Some(summary(BTreeMap::new(), Some(reason.clone()))),
             _ => None,
         };
-        let mut discarded = BTreeSet::new();
+        let mut leftovers = Vec::new();
         if let Some(summary) = summary {
-            discarded.extend(self.record.round.updates().into_values());
-            discarded.extend(round.updates().into_values());
+            let mut updates = BTreeSet::new();
+            updates.extend(self.record.round.updates().into_values());
+            updates.extend(round.updates().into_values());
+            leftovers.push(Action::Discard(updates));
+            leftovers.push(Action::Unstage(summary.job.clone(), round.number));
             let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
             batch.put(Table::Rounds, key, &summary);
         }
         self.record.round = round;
         self.record.put(batch);
-        discarded
+        leftovers
     }
 
     fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {
@@ -317,4 +359,17 @@ impl Job {
             report_within_ms: deadline.since(now).as_millis() as u64,
         }
     }
+}
+
+/// A step of secure aggregation as the tenant is asked for it.
+fn ask(job: JobId, round: RoundNumber, request: Request) -> Result<CoordinatorMessage, CodecError> {
+    Ok(match request {
+        Request::Begin { member, cohort_size, cohort_root } => {
+            CoordinatorMessage::SecaggBegin { job, round, member, cohort_size, cohort_root }
+        }
+        Request::Step(message) => {
+            let payload = SecaggPayload::encode(&message)?;
+            CoordinatorMessage::Secagg { job, round, payload }
+        }
+    })
 }

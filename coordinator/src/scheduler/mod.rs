@@ -5,29 +5,41 @@
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
 mod job;
+mod life_cycle;
+#[cfg(test)]
+mod life_cycle_tests;
+mod revealed;
 mod tenancy;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use thiserror::Error;
+use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys};
 use tributary_protocol::{
+    codec::CodecError,
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
     job::{JobSpec, JobSpecError},
-    message::{CoordinatorMessage, LatticeSpec, LedgerHead, UploadOffer},
+    message::{CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
-pub use self::job::{Job, JobRecord, JobState, RoundSummary};
+pub use self::{
+    job::{Job, JobRecord, JobState, RoundSummary},
+    revealed::Revealed,
+};
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
     registry::{ModelRegistry, ModelVersion},
-    round::{Input, RoundError},
+    round::{Aggregation, Input, RoundError},
     store::Batch,
-    tenants::{EnrollmentError, TenantRecord},
+    tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
 };
 
 /// What the driver must do, in order.
@@ -41,6 +53,8 @@ pub enum Action {
     Send(TenantId, CoordinatorMessage),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
+    /// Remove what has arrived of uploads for this round, which is closed.
+    Unstage(JobId, RoundNumber),
     /// Aggregate these updates and answer with [`Scheduler::committed`].
     Commit(Commit),
 }
@@ -54,6 +68,8 @@ pub struct Commit {
     pub round: RoundNumber,
     /// Whose updates are summed.
     pub contributors: BTreeMap<TenantId, Digest>,
+    /// Removes the masks of the sum, if the updates are masked.
+    pub unmask: Option<Box<Aggregation>>,
 }
 
 /// What to do with an offered update.
@@ -66,7 +82,7 @@ pub enum OfferAnswer {
 }
 
 /// Says why a request was refused; nothing changed.
-#[derive(Debug, Clone, PartialEq, Error)]
+#[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
     /// The job is not usable.
@@ -110,12 +126,55 @@ pub enum SchedulerError {
         /// The only possible length, in bytes.
         expected: u64,
     },
+    /// A message of secure aggregation does not decode.
+    #[error("the message of secure aggregation is malformed")]
+    SecaggMalformed {
+        /// What the decoder met.
+        #[source]
+        source: Arc<CodecError>,
+    },
     /// The round refused the input.
     #[error(transparent)]
     Round(#[from] RoundError),
     /// The token does not admit.
     #[error(transparent)]
     Enrollment(#[from] EnrollmentError),
+    /// The tenant is suspended.
+    #[error("tenant {tenant} is suspended: {reason}")]
+    TenantSuspended {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// The tenant is revoked.
+    #[error("tenant {tenant} is revoked: {reason}")]
+    TenantRevoked {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// No job that the tenant may take part in has this model.
+    #[error("there is no model file {file} here")]
+    ModelUnknown {
+        /// Which.
+        file: Digest,
+    },
+    /// No tenant of this name.
+    #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
+    TenantUnknown {
+        /// The name.
+        tenant: TenantId,
+    },
+    /// The tenant has used what it may use today.
+    #[error("tenant {tenant}: {quota}")]
+    QuotaExceeded {
+        /// Who.
+        tenant: TenantId,
+        /// Which quota.
+        quota: QuotaUsedUp,
+    },
     /// The tenant is not known, or shows a certificate that is not its current one.
     #[error(
         "the certificate of tenant {tenant} is not the registered one; enrol again with a new token"
@@ -135,9 +194,16 @@ impl SchedulerError {
             Self::JobUnknown { .. } => ErrorCode::JobUnknown,
             Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
             Self::UpdateLength { .. } => ErrorCode::UpdateLength,
+            Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
-            Self::CertificateNotRegistered { .. } => ErrorCode::CertificateNotRegistered,
+            Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
+                ErrorCode::CertificateNotRegistered
+            }
+            Self::ModelUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
+            Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
         }
     }
 
@@ -155,6 +221,10 @@ pub struct Scheduler {
     jobs: BTreeMap<JobId, Job>,
     models: ModelRegistry,
     connected: BTreeSet<TenantId>,
+    /// The last round of each job whose invitations count against quotas.
+    counted: BTreeMap<JobId, RoundNumber>,
+    /// When quotas have room again, if somebody waits for that.
+    next_day: Option<Timestamp>,
     actions: VecDeque<Action>,
 }
 
@@ -179,6 +249,8 @@ impl Scheduler {
             models: ModelRegistry::new(models),
             ..Self::default()
         };
+        let open = scheduler.jobs.iter().filter(|(_, job)| job.has_invited());
+        scheduler.counted = open.map(|(id, job)| (id.clone(), job.round().number)).collect();
         scheduler.settle_all(now);
         scheduler
     }
@@ -191,7 +263,7 @@ impl Scheduler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.jobs.values().filter_map(Job::poll_timeout).min()
+        self.jobs.values().filter_map(Job::poll_timeout).chain(self.next_day).min()
     }
 
     /// Acts on every deadline that has passed.
@@ -239,7 +311,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A cohort member starts training.
+    /// A cohort member starts training, or goes on after a reconnection.
+    ///
+    /// - `credential`: the certificate that its connection showed, DER
     ///
     /// # Errors
     /// [`SchedulerError`] if the round is over or the tenant is not in it.
@@ -248,9 +322,52 @@ impl Scheduler {
         tenant: &TenantId,
         job: &JobId,
         round: RoundNumber,
+        credential: &[u8],
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
-        self.step(job, round, Input::Accepted(tenant.clone()), now)
+        let masked = self.job(job)?.record().spec.secagg.is_some();
+        let credential = masked.then(|| Blob(credential.to_owned()));
+        self.step(job, round, Input::Accepted { tenant: tenant.clone(), credential }, now)
+    }
+
+    /// A cohort member answers in a step of secure aggregation. What does not fit ends its part in
+    /// the round, and it is told why.
+    ///
+    /// - `peers`: recognises the signatures of the cohort
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if the answer is refused.
+    pub fn secagg(
+        &mut self,
+        tenant: &TenantId,
+        job: &JobId,
+        round: RoundNumber,
+        payload: &SecaggPayload,
+        peers: &dyn PeerKeys,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let open = self
+            .jobs
+            .get_mut(job)
+            .ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })?;
+        open.require_round(round)?;
+        let outcome = payload
+            .decode::<ClientMessage>()
+            .map_err(|source| SchedulerError::SecaggMalformed { source: source.into() })
+            .and_then(|message| Ok(open.round.secagg(now, tenant, message, peers)?));
+        if let Err(error) = &outcome
+            && error.code() == ErrorCode::SecaggMessageInvalid
+        {
+            let declined = Input::Declined(tenant.clone(), error.refusal());
+            // Whoever is not in the cohort has nothing to leave.
+            if open.round.handle(now, declined).is_ok() {
+                let abandoned = Some(error.refusal().to_string());
+                let (job, tenant) = (job.clone(), tenant.clone());
+                self.send(tenant, CoordinatorMessage::RoundClosed { job, round, abandoned });
+            }
+        }
+        self.settle_all(now);
+        outcome
     }
 
     /// A cohort member will not report. Unless the reason is transient, it is not invited to this
@@ -288,6 +405,7 @@ impl Scheduler {
         tenant: &TenantId,
         offer: &UploadOffer,
     ) -> Result<OfferAnswer, SchedulerError> {
+        self.require_active(tenant)?;
         let job = self.job(&offer.job)?;
         let (length, expected) = (offer.update.length, job.update_bytes());
         if length != expected {
@@ -314,6 +432,7 @@ impl Scheduler {
         if self.offered(tenant, offer)? == OfferAnswer::Stored {
             return Ok(());
         }
+        self.count_bytes(tenant, offer.update.length, now);
         self.step(
             &offer.job,
             offer.round,
@@ -350,10 +469,21 @@ impl Scheduler {
         self.models.insert(version);
         self.actions.extend(actions);
         self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
-        let listeners: Vec<_> = self.eligible(&commit.job).collect();
+        let listeners: Vec<_> = self.listeners(&commit.job).collect();
         for tenant in listeners {
             self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
         }
+        self.settle_all(now);
+    }
+
+    /// The masks of the sum that [`Action::Commit`] asked for cannot be removed, or honest updates
+    /// cannot have made it: the round is abandoned, and the next one opens.
+    ///
+    /// # Panics
+    /// If no such commit is open, which is a bug of the driver.
+    pub fn commit_abandoned(&mut self, commit: &Commit, reason: String, now: Timestamp) {
+        let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
+        job.abandoned(reason);
         self.settle_all(now);
     }
 
@@ -415,16 +545,25 @@ impl Scheduler {
 
     /// Takes every round's outputs, opens the next rounds, and tells selections who is there.
     fn settle_all(&mut self, now: Timestamp) {
+        let waits = |record: &TenantRecord| !self.has_room(record, now);
+        self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
         let ids: Vec<_> = self.jobs.keys().cloned().collect();
         for id in ids {
             loop {
-                let tenants: BTreeSet<_> = self.eligible(&id).collect();
-                let population = self.population(&id);
+                let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
+                let population = self.population(&id, now);
                 let base = self.models.latest(&id).expect("every job has version 0");
                 let job = self.jobs.get_mut(&id).expect("listed above");
                 let available = Input::Available { tenants, population };
                 job.round.handle(now, available).expect("availability fits every phase");
                 self.actions.extend(job.take_actions(base, now));
+                if job.has_invited() && self.counted.get(&id) != Some(&job.round().number) {
+                    self.counted.insert(id.clone(), job.round().number);
+                    let invited = job.round().phase.invited();
+                    self.count_round(&invited, now);
+                }
+                let job = self.jobs.get_mut(&id).expect("listed above");
+                let base = self.models.latest(&id).expect("every job has version 0");
                 if !job.open_next_round(base.file.digest, now) {
                     break;
                 }

@@ -14,7 +14,7 @@ use crate::{
     tenants::{TenantContext, invite},
 };
 
-const NOW: Timestamp = Timestamp(5_000_000);
+pub(super) const NOW: Timestamp = Timestamp(5_000_000);
 
 pub(crate) fn job() -> JobSpec {
     JobSpec {
@@ -50,38 +50,37 @@ pub(crate) fn job() -> JobSpec {
     }
 }
 
-fn tenant(name: &str) -> TenantId {
+pub(super) fn tenant(name: &str) -> TenantId {
     TenantId::new(name).expect("valid")
 }
 
 /// A scheduler with its store of files; actions are carried out at once, like the driver does.
-struct Bench {
-    scheduler: Scheduler,
+pub(super) struct Bench {
+    pub(super) scheduler: Scheduler,
     blobs: BlobStore,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let blobs = BlobStore::open(folder.path()).expect("opens");
         let mut scheduler = Scheduler::default();
         for (name, region) in [("alpha", "eu"), ("beta", "eu"), ("gamma", "us")] {
-            let context =
-                TenantContext { id: tenant(name), region: Region::new(region).expect("valid") };
+            let context = TenantContext::new(tenant(name), Region::new(region).expect("valid"));
             scheduler.put_tenant(invite(context, None, [1; 32], Digest::of(b"ca"), NOW).0);
         }
         Self { scheduler, blobs, _folder: folder }
     }
 
-    fn submit(&mut self) {
+    pub(super) fn submit(&mut self) {
         let spec = job();
         let initial = registry::initial_model(&spec, 1, NOW, &self.blobs).expect("makes");
         let lattice = aggregation::plan_lattice(&spec).expect("plans");
         self.scheduler.submit(spec, lattice, initial, 9, NOW).expect("valid");
     }
 
-    fn run(&mut self) -> Vec<Action> {
+    pub(super) fn run(&mut self) -> Vec<Action> {
         let mut done = Vec::new();
         while let Some(action) = self.scheduler.poll_action() {
             if let Action::Commit(commit) = &action {
@@ -90,7 +89,7 @@ impl Bench {
                     (job.record().spec.clone(), job.record().spec.model.num_parameters());
                 let lattice = aggregation::lattice(job.record().lattice).expect("planned");
                 let sum = aggregation::RoundSum::new(commit.round, lattice, dimension)
-                    .finish(&commit.contributors, &self.blobs)
+                    .finish(&commit.contributors, None, &self.blobs)
                     .expect("sums");
                 let base = job.round().base;
                 let model =
@@ -102,7 +101,7 @@ impl Bench {
         done
     }
 
-    fn offer(&self, round: u64, fill: u8) -> UploadOffer {
+    pub(super) fn offer(&self, round: u64, fill: u8) -> UploadOffer {
         let length = self.scheduler.jobs().next().expect("submitted").update_bytes();
         let update = self.blobs.put(&vec![fill; length as usize]).expect("stores");
         UploadOffer {
@@ -116,7 +115,7 @@ impl Bench {
     fn play_round(&mut self, round: u64) {
         for (name, fill) in [("alpha", 1), ("beta", 2)] {
             self.scheduler
-                .accepted(&tenant(name), &job().name, RoundNumber(round), NOW)
+                .accepted(&tenant(name), &job().name, RoundNumber(round), b"", NOW)
                 .expect("invited");
             let offer = self.offer(round, fill + round as u8);
             self.scheduler.reported(&tenant(name), &offer, NOW).expect("counts");
@@ -125,7 +124,7 @@ impl Bench {
     }
 }
 
-fn sent(actions: &[Action], to: &str) -> Vec<CoordinatorMessage> {
+pub(super) fn sent(actions: &[Action], to: &str) -> Vec<CoordinatorMessage> {
     let to = tenant(to);
     let is_for = |action: &Action| match action {
         Action::Send(who, message) if *who == to => Some(message.clone()),
@@ -166,7 +165,10 @@ fn the_model_is_durable_before_anyone_hears_of_it() {
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     bench.run();
     for name in ["alpha", "beta"] {
-        bench.scheduler.accepted(&tenant(name), &job().name, RoundNumber(1), NOW).expect("invited");
+        bench
+            .scheduler
+            .accepted(&tenant(name), &job().name, RoundNumber(1), b"", NOW)
+            .expect("invited");
     }
     let (first, second) = (bench.offer(1, 1), bench.offer(1, 2));
     bench.scheduler.reported(&tenant("alpha"), &first, NOW).expect("counts");
@@ -211,7 +213,7 @@ fn wrong_round_length_and_certificate_are_refused() {
     assert_eq!(stranger.code(), ErrorCode::NotInCohort);
     let error = bench
         .scheduler
-        .authenticate(&tenant("alpha"), Digest::of(b"old"))
+        .authenticate(&tenant("alpha"), Digest::of(b"old"), NOW)
         .expect_err("not registered");
     assert_eq!(error.code(), ErrorCode::CertificateNotRegistered);
 }
@@ -226,7 +228,7 @@ fn a_refusing_tenant_is_left_out_until_it_reconnects_and_the_reason_is_shown() {
     let refusal = Refusal::new(ErrorCode::PolicyForbids, "noise_multiplier 1 is below 2");
     let (name, round) = (job().name, RoundNumber(1));
     bench.scheduler.declined(&tenant("beta"), &name, round, refusal, NOW).expect("invited");
-    bench.scheduler.accepted(&tenant("alpha"), &name, round, NOW).expect("invited");
+    bench.scheduler.accepted(&tenant("alpha"), &name, round, b"", NOW).expect("invited");
     let offer = bench.offer(1, 1);
     bench.scheduler.reported(&tenant("alpha"), &offer, NOW).expect("counts");
     let actions = bench.run();
@@ -243,7 +245,10 @@ fn a_restored_scheduler_commits_what_was_reported() {
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     bench.run();
     for name in ["alpha", "beta"] {
-        bench.scheduler.accepted(&tenant(name), &job().name, RoundNumber(1), NOW).expect("invited");
+        bench
+            .scheduler
+            .accepted(&tenant(name), &job().name, RoundNumber(1), b"", NOW)
+            .expect("invited");
     }
     let offer = bench.offer(1, 1);
     bench.scheduler.reported(&tenant("alpha"), &offer, NOW).expect("counts");

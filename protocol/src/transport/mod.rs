@@ -1,10 +1,14 @@
-//! QUIC and TLS helpers: the one place in this crate that links a runtime.
+//! QUIC and TLS helpers, signatures and the process's host: the one place in this crate that links
+//! a runtime and reads a clock.
 //!
 //! Every connection is TLS 1.3. An agent's connection authenticates both ends by certificates of
 //! the coordinator's authority ([`tls::server`], [`tls::agent`]); an enrolment authenticates the
 //! coordinator by the fingerprint in the token ([`tls::enrollment`]) and the agent by its secret.
 
+pub mod credential;
 pub mod endpoint;
+pub mod process;
+pub mod signature;
 pub mod stream;
 pub mod tls;
 

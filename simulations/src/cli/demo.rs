@@ -10,9 +10,9 @@ use crate::demo::{Demo, error::DemoError, options::DemoOptions};
 /// Runs the whole system on this machine.
 #[derive(Debug, Args)]
 pub struct DemoArguments {
-    /// Number of tenants, each with an agent process of its own
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    tenants: usize,
+    /// Number of tenants, each with an agent process of its own [default: 4, or 5 with --secagg]
+    #[arg(long, value_name = "N")]
+    tenants: Option<usize>,
     /// Rounds to run [default: the experiment's]
     #[arg(long, value_name = "N")]
     rounds: Option<u64>,
@@ -28,6 +28,10 @@ pub struct DemoArguments {
     /// A fifth of the data and five rounds, to see that everything works
     #[arg(long)]
     quick: bool,
+    /// Show the coordinator only sums: masked updates, distributed noise, and an agent that is
+    /// killed during a round
+    #[arg(long)]
+    secagg: bool,
     /// Print one JSON object last on standard output, instead of the table
     #[arg(long)]
     json: bool,
@@ -40,12 +44,13 @@ impl DemoArguments {
     /// [`DemoError`] saying what stopped it and where to look.
     pub fn run(self) -> Result<(), DemoError> {
         let options = DemoOptions {
-            tenants: self.tenants,
+            tenants: self.tenants.unwrap_or(if self.secagg { 5 } else { 4 }),
             rounds: self.rounds,
             seed: self.seed,
             folder: self.dir,
             serve: self.serve,
             quick: self.quick,
+            secagg: self.secagg,
         };
         let finished = Demo::prepare(options)?.run()?;
         let printed = match self.json {

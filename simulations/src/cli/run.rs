@@ -165,7 +165,10 @@ pub(super) fn run_seeds(
     };
     let text = toml::to_string(experiment).map_err(std::io::Error::other)?;
     fs::write(answer.folder.join("experiment.toml"), text)?;
-    fs::write(answer.folder.join("results.json"), serde_json::to_vec_pretty(&answer)?)?;
+    fs::write(
+        answer.folder.join("results.json"),
+        serde_json::to_vec_pretty(&answer).map_err(std::io::Error::from)?,
+    )?;
     Ok(answer)
 }
 

@@ -78,10 +78,15 @@ impl AgentCommands {
              classes = {CLASSES}\n\n[held_out]\nfraction = 0.2\n\n[adapter]\nrank = 8\n",
             dataset = job.dataset
         );
+        let trust = job.privacy.trust.name();
+        let secagg = match &job.secagg {
+            Some(_) => format!("\n[secagg]\ncohort_size_min = {}\n", job.round.cohort_size_min),
+            None => String::new(),
+        };
         let policy = format!(
             "regions = [\"{region}\"]\n\n[datasets.{dataset}]\nepsilon_max = {EPSILON_MAX:?}\n\
-             delta = {delta:e}\nunits = [\"record\"]\nnoise_multiplier_min = 0.5\n\
-             examples_max = {TRAIN_EXAMPLES}\nfamilies = [\"{family}\"]\n",
+             delta = {delta:e}\nunits = [\"record\"]\ntrusts = [\"{trust}\"]\nnoise_multiplier_min = 0.5\n\
+             examples_max = {TRAIN_EXAMPLES}\nfamilies = [\"{family}\"]\n{secagg}",
             dataset = job.dataset,
             delta = job.privacy.delta,
             family = job.model.family()

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod binaries;
 pub mod coordinator;
 pub mod documents;
+pub mod dropout;
 pub mod error;
 pub mod evaluation;
 pub mod folder;
@@ -119,8 +120,8 @@ impl Demo {
         let dataset = Locations::of_this_machine().find_or_download(&self.stop)?.dataset;
         let test =
             PublicTest::load(&dataset, self.plan.job.model.clone()).map_err(DemoError::TestData)?;
-        let system = self.set_up(&dataset)?;
-        let report = Watcher::new(self, &system, &test).watch()?;
+        let mut system = self.set_up(&dataset)?;
+        let report = Watcher::new(self, &mut system, &test).watch()?;
         let curl = match self.options.serve {
             true => Some(serving::sample_request(&test, &system, self.folder.path())?),
             false => None,

@@ -17,4 +17,6 @@ pub struct DemoOptions {
     pub serve: bool,
     /// A fifth of the data and few rounds, to see that everything works.
     pub quick: bool,
+    /// Secure aggregation with distributed noise; one agent is killed during a round.
+    pub secagg: bool,
 }

@@ -11,6 +11,7 @@ use super::options::DemoOptions;
 use crate::data::fashion_mnist::TRAIN_EXAMPLES;
 
 const EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-demo.toml");
+const SECAGG_EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-secagg.toml");
 
 /// Concentration of the class mixes: strongly non-IID.
 pub const ALPHA: f64 = 0.3;
@@ -24,7 +25,7 @@ const QUICK_SHARE: u32 = 5;
 #[non_exhaustive]
 pub enum PlanError {
     /// The experiment file is wrong.
-    #[error("experiments/fashion-mnist-demo.toml cannot be used")]
+    #[error("the demo's experiment file cannot be used")]
     Experiment(#[source] toml::de::Error),
     /// The request makes an impossible job.
     #[error("no job can be made with these options")]
@@ -41,11 +42,14 @@ pub enum PlanError {
         #[source]
         source: AccountantError,
     },
-    /// There must be somebody to train, and few enough to start.
-    #[error("the demo runs with 1 to {max} tenants, not {tenants}")]
+    /// There must be somebody to train (with secure aggregation, enough to hide among and to lose
+    /// one), and few enough to start.
+    #[error("the demo runs with {min} to {max} tenants, not {tenants}")]
     Tenants {
         /// What was asked for.
         tenants: usize,
+        /// The fewest that work.
+        min: u32,
         /// The most that works.
         max: u32,
     },
@@ -53,6 +57,8 @@ pub enum PlanError {
 
 /// The most agents that one demo starts.
 const TENANTS_MAX: u32 = 64;
+/// The fewest agents of a demo that kills one of them.
+const SECAGG_TENANTS_MIN: u32 = 5;
 
 /// A fitted job.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,18 +81,25 @@ impl DemoPlan {
     /// # Errors
     /// [`PlanError`] naming the option that cannot work.
     pub fn fit(options: &DemoOptions) -> Result<Self, PlanError> {
-        let mut job: JobSpec = toml::from_str(EXPERIMENT).map_err(PlanError::Experiment)?;
+        let experiment = if options.secagg { SECAGG_EXPERIMENT } else { EXPERIMENT };
+        let mut job: JobSpec = toml::from_str(experiment).map_err(PlanError::Experiment)?;
+        let min = if options.secagg { SECAGG_TENANTS_MIN } else { 1 };
         let tenants = u32::try_from(options.tenants)
             .ok()
-            .filter(|tenants| (1..=TENANTS_MAX).contains(tenants))
-            .ok_or(PlanError::Tenants { tenants: options.tenants, max: TENANTS_MAX })?;
+            .filter(|tenants| (min..=TENANTS_MAX).contains(tenants))
+            .ok_or(PlanError::Tenants { tenants: options.tenants, min, max: TENANTS_MAX })?;
         let examples = if options.quick { TRAIN_EXAMPLES / QUICK_SHARE } else { TRAIN_EXAMPLES };
         let smaller = f64::from(job.round.cohort_size) / f64::from(tenants)
             * (f64::from(examples) / f64::from(TRAIN_EXAMPLES));
         let batch_size = (f64::from(job.training.batch_size_expected) * smaller).round();
         job.training.batch_size_expected = (batch_size as u32).max(1);
         job.round.cohort_size = tenants;
-        job.round.cohort_size_min = job.round.cohort_size_min.min(tenants);
+        let fewest = match &job.secagg {
+            // One agent is killed; more than the noise is sized for may not be lost.
+            Some(_) => tenants - 1,
+            None => job.round.cohort_size_min.min(tenants),
+        };
+        job.round.cohort_size_min = fewest;
         job.round.report_goal = tenants;
         let quick_rounds = options.quick.then_some(QUICK_ROUNDS);
         job.round.rounds = options.rounds.or(quick_rounds).unwrap_or(job.round.rounds);
@@ -126,7 +139,7 @@ mod tests {
     use super::*;
 
     fn options(tenants: usize, rounds: Option<u64>, quick: bool) -> DemoOptions {
-        DemoOptions { tenants, rounds, seed: 1, folder: None, serve: false, quick }
+        DemoOptions { tenants, rounds, seed: 1, folder: None, serve: false, quick, secagg: false }
     }
 
     #[test]
@@ -156,6 +169,16 @@ mod tests {
         assert!(plan.job.privacy.noise_multiplier > plan.noise_raised_from.unwrap());
         let mut again = plan.job.clone();
         assert_eq!(fit_noise(&mut again).unwrap(), None, "the raised noise fits the budget");
+    }
+
+    #[test]
+    fn secure_aggregation_has_an_experiment_of_its_own_and_five_tenants_at_least() {
+        let plan = DemoPlan::fit(&DemoOptions { secagg: true, ..options(5, None, false) }).unwrap();
+        let file: JobSpec = toml::from_str(SECAGG_EXPERIMENT).unwrap();
+        assert_eq!(plan.job, file, "the file itself must stay within the budget");
+        let error = DemoPlan::fit(&DemoOptions { secagg: true, ..options(4, None, false) });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("5 to 64 tenants"), "{error}");
     }
 
     #[test]

@@ -133,6 +133,16 @@ impl Processes {
         self.0.iter().find(|process| process.name == name)
     }
 
+    /// Kills the child of that name at once (SIGKILL), and forgets it.
+    pub fn kill(&mut self, name: &str) {
+        for process in self.0.extract_if(.., |process| process.name == name) {
+            let mut process = process;
+            // Neither can fail for a child that still runs and has not been waited for.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+
     /// Succeeds while all of them run.
     ///
     /// # Errors

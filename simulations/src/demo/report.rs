@@ -2,9 +2,12 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
-use tributary_protocol::job::{JobSpec, PrivacyUnit};
+use tributary_protocol::job::{JobSpec, PrivacyUnit, Trust};
 
-use super::snapshot::{bytes, percent};
+use super::{
+    dropout::Killed,
+    snapshot::{bytes, percent},
+};
 
 /// The result of one demo.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,6 +20,9 @@ pub struct DemoReport {
     pub base_accuracy: f64,
     /// One entry for each tenant.
     pub tenants: Vec<TenantReport>,
+    /// With secure aggregation, the agent that was killed during a round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub killed: Option<Killed>,
 }
 
 /// What one tenant got, and what it paid.
@@ -55,13 +61,23 @@ impl DemoReport {
         format!(
             "{}\n\nThe shared base after {} rounds: {} on the 10,000 public test images (before: {}).\n\
              Private adapters: {:+.1} points on average over the base, on each tenant's held-out \
-             data.\n{}\n",
+             data.\n{}{}\n",
             self.table(),
             self.rounds,
             percent(self.base_accuracy),
             percent(self.initial_accuracy),
             self.mean_gain() * 100.0,
+            self.dropout(),
             promise(job)
+        )
+    }
+
+    fn dropout(&self) -> String {
+        let Some(Killed { tenant, round, phase }) = &self.killed else { return String::new() };
+        format!(
+            "The agent of {tenant} was killed (kill -9) while round {round} was {phase}: the other \
+             {} revealed what removes its masks, and the round was committed without it.\n",
+            self.tenants.len() - 1
         )
     }
 
@@ -97,9 +113,19 @@ fn promise(job: &JobSpec) -> String {
             "all data of one tenant: neighbouring runs differ by adding or removing its updates"
         }
     };
+    let trust = match job.privacy.trust {
+        Trust::Local => {
+            "Every tenant adds its own noise (trust: local), so (ε, δ) holds even against the \
+             coordinator."
+        }
+        Trust::Distributed => {
+            "Every tenant adds a share of the noise (trust: distributed). The coordinator sees only \
+             sums of masked\nupdates; (ε, δ) holds for them even if it lies and tenants collude with \
+             it, as many as the job tolerates."
+        }
+    };
     format!(
-        "Privacy unit: {unit}.\nEvery tenant adds its own noise (trust: local), so (ε, δ) holds \
-         even against the coordinator.\nAccuracies on held-out data are shown by each tenant's \
+        "Privacy unit: {unit}.\n{trust}\nAccuracies on held-out data are shown by each tenant's \
          own agent and never leave its site."
     )
 }
@@ -123,6 +149,7 @@ mod tests {
             initial_accuracy: 0.1,
             base_accuracy: 0.8123,
             tenants: vec![tenant("ash", 0.8, 0.9, true), tenant("elm", 0.85, 0.85, false)],
+            killed: None,
         }
     }
 
@@ -135,6 +162,17 @@ mod tests {
         assert_eq!(keys(&json), ["base_accuracy", "initial_accuracy", "rounds", "tenants"]);
         let tenant = ["adapter_accuracy", "base_accuracy", "bytes_sent", "delta", "epsilon", "id"];
         assert_eq!(keys(&json["tenants"][0]), tenant);
+    }
+
+    #[test]
+    fn the_text_says_who_was_killed_and_what_the_coordinator_sees() {
+        let job =
+            toml::from_str(include_str!("../../experiments/fashion-mnist-secagg.toml")).unwrap();
+        let killed = Killed { tenant: "elm".to_owned(), round: 2, phase: "reporting".to_owned() };
+        let text = DemoReport { killed: Some(killed), ..report() }.text(&job);
+        for expected in ["elm was killed", "round 2 was reporting", "only sums of masked"] {
+            assert!(text.contains(expected), "{expected} is missing:\n{text}");
+        }
     }
 
     #[test]

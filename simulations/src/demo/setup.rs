@@ -27,6 +27,8 @@ const REGION: &str = "eu";
 pub(super) struct System {
     pub(super) coordinator: CoordinatorApi,
     pub(super) agents: Vec<AgentApi>,
+    /// What starts them, in the same order.
+    pub(super) commands: Vec<AgentCommands>,
     pub(super) job: String,
 }
 
@@ -60,12 +62,17 @@ impl Demo {
             self.processes.add(agent.run(logs.join(format!("{}.log", agent.tenant())))?);
         }
         for agent in &agents {
-            let awaited = format!("{} to start", agent.name());
-            let endpoints: AgentEndpoints = self.endpoints(&awaited, &agent.endpoints_file())?;
-            apis.push(AgentApi::new(agent.tenant().clone(), &endpoints));
+            apis.push(self.reach(agent)?);
         }
         let job = self.submit(&commands, &root)?;
-        Ok(System { coordinator, agents: apis, job })
+        Ok(System { coordinator, agents: apis, commands: agents, job })
+    }
+
+    /// Waits until an agent serves.
+    pub(super) fn reach(&mut self, agent: &AgentCommands) -> Result<AgentApi, DemoError> {
+        let awaited = format!("{} to start", agent.name());
+        let endpoints: AgentEndpoints = self.endpoints(&awaited, &agent.endpoints_file())?;
+        Ok(AgentApi::new(agent.tenant().clone(), &endpoints))
     }
 
     fn split_data(&mut self, dataset: &FashionMnist) -> Result<Vec<AgentCommands>, DemoError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Demo, POLL_INTERVAL, coordinator,
     documents::{AgentStatus, JobState, JobStatus, ModelVersion},
+    dropout::{Act, Dropout},
     error::DemoError,
     evaluation::PublicTest,
     http::HttpError,
@@ -23,8 +24,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Watcher<'demo> {
     demo: &'demo mut Demo,
-    system: &'demo System,
+    system: &'demo mut System,
     test: &'demo PublicTest,
+    dropout: Dropout,
     clock: Deadline,
     /// Accuracy of each model version that was measured so far, oldest first.
     accuracies: Vec<(ModelVersion, f64)>,
@@ -36,10 +38,11 @@ type Activity = (u64, Option<u64>, Vec<(String, u64, u64, Option<String>)>);
 impl<'demo> Watcher<'demo> {
     pub(super) fn new(
         demo: &'demo mut Demo,
-        system: &'demo System,
+        system: &'demo mut System,
         test: &'demo PublicTest,
     ) -> Self {
-        Self { demo, system, test, clock: Deadline::after(Duration::MAX), accuracies: Vec::new() }
+        let (dropout, clock) = (Dropout::new(demo.options.secagg), Deadline::after(Duration::MAX));
+        Self { demo, system, test, dropout, clock, accuracies: Vec::new() }
     }
 
     /// Watches until every agent has adapted to the final base.
@@ -58,6 +61,7 @@ impl<'demo> Watcher<'demo> {
                         activity = Some(now);
                     }
                     self.show(&job, agents.clone());
+                    self.drop_out(&job)?;
                     if let Some(report) = self.finish(&job, &agents)? {
                         return Ok(report);
                     }
@@ -73,8 +77,37 @@ impl<'demo> Watcher<'demo> {
                 }
                 Err(Trouble::Unanswered { .. }) => {}
             }
-            pause(POLL_INTERVAL);
+            // The phases of a round that somebody is to be killed in are short.
+            pause(if self.dropout.is_pending() { POLL_INTERVAL / 5 } else { POLL_INTERVAL });
         }
+    }
+
+    /// Kills the last tenant's agent in the middle of a round, and starts it again after it.
+    fn drop_out(&mut self, job: &JobStatus) -> Result<(), DemoError> {
+        let last = self.system.commands.len() - 1;
+        let agent = self.system.commands[last].clone();
+        match self.dropout.next(agent.tenant().as_str(), job) {
+            Act::Nothing => {}
+            Act::Kill => {
+                self.demo.processes.kill(&agent.name());
+                // What it said of itself before is no longer true.
+                let _ = std::fs::remove_file(agent.endpoints_file());
+                self.demo.progress.note(&format!(
+                    "killed {} (kill -9) while round {} was {}; the others finish the round",
+                    agent.name(),
+                    job.round.unwrap_or_default(),
+                    job.phase.as_deref().unwrap_or_default(),
+                ));
+            }
+            Act::Start => {
+                self.demo.progress.note(&format!("starting {} again", agent.name()));
+                let log = self.demo.logs().join(format!("{}-again.log", agent.tenant()));
+                let process = agent.run(log)?;
+                self.demo.processes.add(process);
+                self.system.agents[last] = self.demo.reach(&agent)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks everybody once, and measures the bases that are new.
@@ -95,7 +128,8 @@ impl<'demo> Watcher<'demo> {
                 self.accuracies.push((model, accuracy));
             }
         }
-        let agents = self.system.agents.iter().map(|agent| {
+        let running = self.system.agents.len() - usize::from(self.dropout.is_gone());
+        let agents = self.system.agents[..running].iter().map(|agent| {
             let status = agent.status().map_err(|source| Trouble::Unanswered {
                 process: format!("agent {}", agent.tenant),
                 source,
@@ -118,6 +152,7 @@ impl<'demo> Watcher<'demo> {
         agents: &[(String, AgentStatus)],
     ) -> Result<Option<DemoReport>, DemoError> {
         match job.state {
+            _ if self.dropout.is_gone() => return Ok(None),
             JobState::Running => return Ok(None),
             JobState::Stopped | JobState::Failed => return Err(ended(job)),
             JobState::Finished => {}
@@ -136,6 +171,7 @@ impl<'demo> Watcher<'demo> {
             initial_accuracy: *initial,
             base_accuracy: *accuracy,
             tenants,
+            killed: self.dropout.killed().cloned(),
         }))
     }
 

@@ -125,15 +125,6 @@ impl<'a> Simulation<'a> {
         self.population.release.noise_multiplier
     }
 
-    /// Noise deviation that each tenant adds itself, over clipping norm.
-    #[cfg(test)]
-    pub(super) fn share_multiplier(&self) -> Option<f64> {
-        match &self.population.release.path {
-            Path::Noised { mechanism } => Some(mechanism.noise_multiplier()),
-            _ => None,
-        }
-    }
-
     /// Runs the next round.
     ///
     /// # Errors

@@ -148,16 +148,3 @@ fn training_learns_and_attackers_harm() {
     let attacked = accuracy("attacked", attack.to_owned());
     assert!(honest > 0.8 && attacked < honest - 0.1, "{honest} {attacked}");
 }
-
-#[test]
-fn distributed_noise_is_sized_for_the_smallest_honest_set() {
-    let spec = |more: &str| {
-        let text = format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}{more}");
-        let experiment = experiment(&text.replace("epsilon = 20.0", "noise_multiplier = 1.0"));
-        let records = Records::load(&experiment, 1).expect("loads");
-        let simulation = Simulation::new(&experiment, &records, 1, 1).expect("plans");
-        simulation.share_multiplier().expect("shares")
-    };
-    assert!((spec("") - 1.0 / 3.0_f64.sqrt()).abs() < 1e-12);
-    assert!((spec("corrupt_max = 2") - 1.0).abs() < 1e-12);
-}

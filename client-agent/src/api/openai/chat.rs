@@ -18,7 +18,9 @@ use super::{
     error::OpenAiError,
     request::{Drawing, OneOrMany, StreamOptions, answer_id, asked, parse, require_zero},
 };
-use crate::{driver::clock, text::ChatMessage};
+use tributary_protocol::transport::process;
+
+use crate::text::ChatMessage;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,7 +156,7 @@ pub(super) async fn chat_completions(
     let conversation = Conversation {
         id: answer_id("chatcmpl")?,
         model: request.model,
-        created: clock::now().0 / 1000,
+        created: process::now().0 / 1000,
         include_usage: request.stream_options.unwrap_or_default().include_usage,
     };
     if request.stream {

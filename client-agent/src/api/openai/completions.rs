@@ -20,7 +20,7 @@ use super::{
         Drawing, OneOrMany, PromptInput, StreamOptions, answer_id, asked, parse, require_zero,
     },
 };
-use crate::driver::clock;
+use tributary_protocol::transport::process;
 
 /// Tokens of an answer where a request does not say, as OpenAI's interface has it.
 const TOKENS_DEFAULT: usize = 16;
@@ -113,7 +113,7 @@ pub(super) async fn completions(
     let completion = Completion {
         id: answer_id("cmpl")?,
         model: request.model,
-        created: clock::now().0 / 1000,
+        created: process::now().0 / 1000,
         include_usage: request.stream_options.unwrap_or_default().include_usage,
     };
     if request.stream {

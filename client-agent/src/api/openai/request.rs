@@ -7,11 +7,14 @@ use axum::{
     extract::rejection::BytesRejection,
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
 };
-use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use tributary_protocol::transport::process;
 
 use super::{super::ApiState, answers::Answers, error::OpenAiError};
 use crate::{
-    driver::clock,
     engine::{
         generation::{GenerationRequest, RequestId, Sampling, Work},
         language::{Caller, LanguageModel},
@@ -217,7 +220,7 @@ impl Asked {
             adapter: self.adapter.clone(),
             prompt,
             work,
-            deadline: Some(clock::now().after_ms(self.language.answer_timeout_ms)),
+            deadline: Some(process::now().after_ms(self.language.answer_timeout_ms)),
         }
     }
 }

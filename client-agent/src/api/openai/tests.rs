@@ -21,7 +21,8 @@ use crate::{
     session::Phase,
 };
 
-const KEYS: [(&str, &str); 2] = [("ash", "key-of-ash-0123456789"), ("elm", "key-of-elm-0123456789")];
+const KEYS: [(&str, &str); 2] =
+    [("ash", "key-of-ash-0123456789"), ("elm", "key-of-elm-0123456789")];
 
 fn options() -> LanguageOptions {
     let adapters = ["all", "attention"]
@@ -128,15 +129,12 @@ async fn streams_tell_the_same_text_in_pieces() {
     body["stream"] = true.into();
     body["stream_options"] = json!({"include_usage": true});
     let text = body.to_string();
-    let (head, stream) =
-        send(address, "POST /v1/chat/completions", None, text.as_bytes()).await;
+    let (head, stream) = send(address, "POST /v1/chat/completions", None, text.as_bytes()).await;
     assert!(head.contains("text/event-stream"), "{head}");
     let lines: Vec<&str> = stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
     assert_eq!(lines.last(), Some(&"[DONE]"));
-    let chunks: Vec<Value> = lines[..lines.len() - 1]
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let chunks: Vec<Value> =
+        lines[..lines.len() - 1].iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
     let told: String = chunks
         .iter()
@@ -196,10 +194,8 @@ async fn keys_decide_who_asks_and_which_adapters_there_are() {
 #[tokio::test]
 async fn quotas_are_refused_with_a_time_to_come_back() {
     let directory = tempfile::tempdir().unwrap();
-    let share = TenantShare {
-        tokens_per_minute: std::num::NonZeroU32::new(40),
-        ..TenantShare::default()
-    };
+    let share =
+        TenantShare { tokens_per_minute: std::num::NonZeroU32::new(40), ..TenantShare::default() };
     let address = start(with_keys(directory.path(), share)).await;
     let body = json!({"model": "smollm", "prompt": [7, 8], "max_tokens": 30, "temperature": 0});
     let text = body.to_string();
@@ -233,12 +229,22 @@ async fn bad_requests_have_the_right_status_and_harm_nobody() {
         ("/v1/completions", completion("prompt", json!([9999])), 400, "unknown_token"),
         ("/v1/completions", completion("prompt", json!(long)), 400, "context_length_exceeded"),
         ("/v1/completions", completion("max_tokens", json!(-1)), 400, "bad_json"),
-        ("/v1/completions", completion("max_tokens", json!(1_u64 << 60)), 400, "context_length_exceeded"),
+        (
+            "/v1/completions",
+            completion("max_tokens", json!(1_u64 << 60)),
+            400,
+            "context_length_exceeded",
+        ),
         ("/v1/completions", completion("temperature", json!(-1)), 400, "invalid_value"),
         ("/v1/completions", completion("top_p", json!(0)), 400, "invalid_value"),
         ("/v1/completions", completion("n", json!(1000)), 400, "choices"),
         ("/v1/completions", completion("presence_penalty", json!(1)), 400, "unsupported"),
-        ("/v1/chat/completions", br#"{"model":"smollm","messages":[]}"#.to_vec(), 400, "no_messages"),
+        (
+            "/v1/chat/completions",
+            br#"{"model":"smollm","messages":[]}"#.to_vec(),
+            400,
+            "no_messages",
+        ),
         ("/v1/embeddings", br#"{"model":"smollm","input":[]}"#.to_vec(), 400, "inputs"),
     ];
     for (path, body, wanted, code) in cases {
@@ -248,7 +254,8 @@ async fn bad_requests_have_the_right_status_and_harm_nobody() {
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["error"]["code"], code, "{shown}: {answer}");
     }
-    let (status, _) = ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "a"})).await;
+    let (status, _) =
+        ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "a"})).await;
     assert_eq!(status, 200);
 }
 
@@ -268,7 +275,8 @@ async fn a_client_that_leaves_frees_the_engine() {
         let mut first = [0; 64];
         stream.read_exact(&mut first).await.unwrap();
     }
-    let (status, _) = ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "b"})).await;
+    let (status, _) =
+        ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "b"})).await;
     assert_eq!(status, 200);
 }
 

@@ -116,13 +116,14 @@ impl Pass for Cached<'_> {
         let mut answers = vec![0.0; queries.len()];
         let cache = &*self.cache;
         // One head of one row is a piece of work: a single row still uses every core.
-        answers.par_chunks_exact_mut(dim).zip(queries.par_chunks_exact(dim)).enumerate().for_each_init(
-            Vec::new,
-            |scores, (index, (answer, query))| {
+        answers
+            .par_chunks_exact_mut(dim)
+            .zip(queries.par_chunks_exact(dim))
+            .enumerate()
+            .for_each_init(Vec::new, |scores, (index, (answer, query))| {
                 let (row, head) = (index / self.config.num_heads, index % self.config.num_heads);
                 cache.attend((layer, head / group), places[row], query, scores, answer);
-            },
-        );
+            });
         Tensor::from_vec(answers, query.shape(), query.device())
     }
 

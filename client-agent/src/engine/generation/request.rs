@@ -117,7 +117,9 @@ pub enum Refusal {
         retry_after_ms: u64,
     },
     /// The tenant's tokens are used up for now.
-    #[error("the quota of {per_minute} tokens a minute is used up; try again in {retry_after_ms} ms")]
+    #[error(
+        "the quota of {per_minute} tokens a minute is used up; try again in {retry_after_ms} ms"
+    )]
     Quota {
         /// The quota.
         per_minute: u32,

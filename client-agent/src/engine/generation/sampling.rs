@@ -35,7 +35,8 @@ impl Sampling {
     /// Says which value cannot work and what would.
     #[must_use]
     pub fn mistake(&self) -> Option<(&'static str, &'static str)> {
-        let range = |value: f32, low: f32, high: f32| value.is_finite() && value >= low && value <= high;
+        let range =
+            |value: f32, low: f32, high: f32| value.is_finite() && value >= low && value <= high;
         if !range(self.temperature, 0.0, 100.0) {
             Some(("temperature", "between 0 and 100"))
         } else if !range(self.top_p, f32::MIN_POSITIVE, 1.0) {

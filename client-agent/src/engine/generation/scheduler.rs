@@ -150,10 +150,8 @@ impl Scheduler {
         self.check(now, &request)?;
         let floor = self.virtual_now();
         let share = self.shares.get(&request.tenant).copied().unwrap_or_default();
-        let lane = self
-            .lanes
-            .entry(request.tenant.clone())
-            .or_insert_with(|| Lane::new(share, now));
+        let lane =
+            self.lanes.entry(request.tenant.clone()).or_insert_with(|| Lane::new(share, now));
         let waiting = lane.waiting();
         if waiting >= self.limits.queue_max {
             // A guess: the time that one request of those waiting has taken so far.
@@ -173,7 +171,11 @@ impl Scheduler {
         Ok(())
     }
 
-    fn check(&self, now: Timestamp, request: &GenerationRequest) -> std::result::Result<(), Refusal> {
+    fn check(
+        &self,
+        now: Timestamp,
+        request: &GenerationRequest,
+    ) -> std::result::Result<(), Refusal> {
         let vocab_size = self.decoder.config().vocab_size;
         if self.draining {
             return Err(Refusal::Draining);
@@ -219,9 +221,8 @@ impl Scheduler {
     /// # Errors
     /// The tensor library's; the requests of the batch have then ended as failed.
     pub fn step(&mut self, now: Timestamp) -> Result<bool> {
-        let late = |request: &GenerationRequest| {
-            request.deadline.is_some_and(|deadline| deadline <= now)
-        };
+        let late =
+            |request: &GenerationRequest| request.deadline.is_some_and(|deadline| deadline <= now);
         self.finish_where(now, FinishReason::Deadline, late);
         let mut plan = self.plan(now);
         if plan.is_empty() {
@@ -259,7 +260,8 @@ impl Scheduler {
                 .min_by(|left, right| left.1.virtual_time.total_cmp(&right.1.virtual_time))
                 .map(|(tenant, _)| tenant.clone());
             let Some(tenant) = behind else { break };
-            let index = *looked.entry(tenant.clone()).and_modify(|next| *next += 1).or_insert(1) - 1;
+            let index =
+                *looked.entry(tenant.clone()).and_modify(|next| *next += 1).or_insert(1) - 1;
             let wanted = self.limits.prompt_rows_max.min(rows_left);
             if let Some(rows) = self.reserve(&tenant, index, wanted, &plan) {
                 let lane = self.lanes.get_mut(&tenant).expect("chosen among the lanes");

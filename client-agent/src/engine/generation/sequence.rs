@@ -127,7 +127,11 @@ impl Sequence {
     }
 
     /// Draws the next token; returns the text that may be shown and why it ends here, if it does.
-    pub(super) fn draw(&mut self, logits: &mut [f32], now: Timestamp) -> (String, Option<FinishReason>) {
+    pub(super) fn draw(
+        &mut self,
+        logits: &mut [f32],
+        now: Timestamp,
+    ) -> (String, Option<FinishReason>) {
         let Some(sampler) = &mut self.sampler else { return (String::new(), None) };
         let token = sampler.next(logits, &self.tokens);
         self.tokens.push(token);

@@ -106,7 +106,8 @@ fn batches_of_all_adapters_answer_as_transformers_and_peft_do() {
         let expected = expected(family);
         let mut scheduler = model.scheduler(limits(400), HashMap::new());
         let (mut id, mut wanted) = (0, BTreeMap::new());
-        let of = [("base", &expected.base), ("all", &expected.all), ("attention", &expected.attention)];
+        let of =
+            [("base", &expected.base), ("all", &expected.all), ("attention", &expected.attention)];
         for (name, cases) in of {
             for case in cases {
                 let mut request = greedy(id, name, &case.prompt, case.greedy.len());
@@ -227,7 +228,8 @@ fn running_requests_of_different_tenants_hold_different_blocks() {
 #[test]
 fn rows_are_shared_by_weight() {
     let model = load("smollm");
-    let share = |weight| TenantShare { weight: NonZeroU32::new(weight).unwrap(), ..TenantShare::default() };
+    let share =
+        |weight| TenantShare { weight: NonZeroU32::new(weight).unwrap(), ..TenantShare::default() };
     let shares = HashMap::from([(tenant("ash"), share(3)), (tenant("elm"), share(1))]);
     let small = Limits { batch_rows_max: 8, batch_requests_max: 4, queue_max: 200, ..limits(64) };
     let mut scheduler = model.scheduler(small, shares);
@@ -267,7 +269,9 @@ fn a_late_tenant_does_not_wait_for_an_early_one() {
         scheduler.step(Timestamp(100)).unwrap();
         steps += 1;
         let mut outputs = std::iter::from_fn(|| scheduler.poll_output());
-        if outputs.any(|output| output.request.0 == 99 && matches!(output.event, Event::Finished(_))) {
+        if outputs
+            .any(|output| output.request.0 == 99 && matches!(output.event, Event::Finished(_)))
+        {
             break;
         }
         // 12 rows, half of the 8 a step, and the early tenant's lead of 64 rows.
@@ -319,7 +323,8 @@ fn cancelled_and_late_requests_end_and_free_their_blocks() {
     let model = load("smollm");
     let mut scheduler = model.scheduler(limits(60), HashMap::new());
     let deadline = Some(Timestamp(50));
-    submit(&mut scheduler, GenerationRequest { deadline, ..greedy(0, "ash", &[1; 9], 60) }).unwrap();
+    submit(&mut scheduler, GenerationRequest { deadline, ..greedy(0, "ash", &[1; 9], 60) })
+        .unwrap();
     submit(&mut scheduler, greedy(1, "elm", &[2; 9], 60)).unwrap();
     for step in 0..5 {
         scheduler.step(Timestamp(step)).unwrap();

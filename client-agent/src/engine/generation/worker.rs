@@ -22,7 +22,7 @@ use tributary_protocol::id::TenantId;
 use super::{
     Event, FinishReason, Finished, GenerationRequest, Input, Refusal, RequestId, Scheduler,
 };
-use crate::driver::clock;
+use tributary_protocol::transport::process;
 
 /// How long the thread waits for news when nothing can run, so that deadlines still pass.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
@@ -72,12 +72,8 @@ impl Generator {
     /// The operating system's, if it has no thread to give.
     pub fn start(scheduler: Scheduler) -> std::io::Result<Self> {
         let (commands, received) = channel();
-        let worker = Worker {
-            scheduler,
-            commands: received,
-            clients: HashMap::new(),
-            drained: Vec::new(),
-        };
+        let worker =
+            Worker { scheduler, commands: received, clients: HashMap::new(), drained: Vec::new() };
         let thread =
             std::thread::Builder::new().name("generation".to_owned()).spawn(|| worker.run())?;
         Ok(Self { commands, next: AtomicU64::new(0), thread: Mutex::new(Some(thread)) })
@@ -167,7 +163,7 @@ impl Worker {
     fn run(mut self) {
         let mut worked = true;
         while self.take_commands(worked) {
-            worked = match self.scheduler.step(clock::now()) {
+            worked = match self.scheduler.step(process::now()) {
                 Ok(worked) => worked,
                 Err(error) => {
                     tracing::error!(%error, "a batch failed");
@@ -208,7 +204,7 @@ impl Worker {
     }
 
     fn command(&mut self, command: Command) {
-        let now = clock::now();
+        let now = process::now();
         match command {
             Command::Submit { request, taken, events } => {
                 let (id, tenant) = (request.id, request.tenant.clone());
@@ -216,7 +212,8 @@ impl Worker {
                 if outcome.is_ok() {
                     self.clients.insert(id, Client { tenant, events });
                 } else {
-                    let labels = [("tenant", tenant.to_string()), ("outcome", "refused".to_owned())];
+                    let labels =
+                        [("tenant", tenant.to_string()), ("outcome", "refused".to_owned())];
                     metrics::counter!("tributary_requests", &labels).increment(1);
                 }
                 // Whoever asked may have gone; the ticket's cancellation follows.

@@ -161,7 +161,8 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let index: Index = serde_json::from_slice(&read_bytes(&path)?)
         .map_err(|source| CheckpointError::Index { path: path.clone(), source })?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    let outside = |name: &&String| Path::new(name).file_name().is_none_or(|file| file != name.as_str());
+    let outside =
+        |name: &&String| Path::new(name).file_name().is_none_or(|file| file != name.as_str());
     if let Some(name) = names.iter().find(outside) {
         return Err(CheckpointError::ShardName { path, name: name.clone() });
     }

@@ -142,6 +142,12 @@ fn none() -> String {
 }
 
 impl LowRankFactors {
+    /// Takes A `[rank, inputs]` and B transposed, `[rank, outputs]`.
+    #[must_use]
+    pub const fn new(a: Vec<f32>, b: Vec<f32>, rank: usize) -> Self {
+        Self { a, b, rank }
+    }
+
     /// A `[rank, inputs]` and B `[outputs, rank]` as the tensor library takes them.
     pub(super) fn tensors(&self) -> candle_core::Result<(Tensor, Tensor)> {
         let shape = |values: &[f32]| (self.rank, values.len() / self.rank);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, Result, Tensor, Var};
 
-use super::{DecoderAdapter, Decoder, DecoderConfig, Linear, Pass, Rope, Site};
+use super::{Decoder, DecoderAdapter, DecoderConfig, Linear, Pass, Rope, Site};
 use crate::model::{
     Tape,
     layer::{Recording, Spans, embedding, linear},
@@ -134,7 +134,9 @@ impl Pass for Dense<'_> {
         let scale = (self.config.head_dim as f64).sqrt().recip();
         let scores = (self.heads(&query)?.matmul(&key.transpose(2, 3)?.contiguous()?)? * scale)?;
         let future: Vec<f32> = (0..time)
-            .flat_map(|at| (0..time).map(move |other| if other > at { f32::NEG_INFINITY } else { 0.0 }))
+            .flat_map(|at| {
+                (0..time).map(move |other| if other > at { f32::NEG_INFINITY } else { 0.0 })
+            })
             .collect();
         let future = Tensor::from_vec(future, (time, time), query.device())?;
         let weights = candle_nn::ops::softmax(&scores.broadcast_add(&future)?, D::Minus1)?;

@@ -32,9 +32,10 @@ pub(crate) fn product(inputs: &[f32], weight: &[f32], width: usize) -> Vec<f32> 
     } else if rows == 1 {
         // Several pieces a thread, so that a busy core does not hold up the other.
         let piece = outputs.div_ceil(4 * threads).next_multiple_of(TILE);
-        values.par_chunks_mut(piece).zip(weight.par_chunks(piece * width)).for_each(
-            |(values, weight)| Product { inputs, weight, width, values }.run(),
-        );
+        values
+            .par_chunks_mut(piece)
+            .zip(weight.par_chunks(piece * width))
+            .for_each(|(values, weight)| Product { inputs, weight, width, values }.run());
     } else if rows < ROWS_RESIDENT {
         let piece = outputs.div_ceil(2 * threads).next_multiple_of(TILE);
         let columns: Vec<(usize, Vec<f32>)> = weight
@@ -55,9 +56,10 @@ pub(crate) fn product(inputs: &[f32], weight: &[f32], width: usize) -> Vec<f32> 
         }
     } else {
         let piece = rows.div_ceil(2 * threads).next_multiple_of(INPUTS);
-        values.par_chunks_mut(piece * outputs).zip(inputs.par_chunks(piece * width)).for_each(
-            |(values, inputs)| Product { inputs, weight, width, values }.run(),
-        );
+        values
+            .par_chunks_mut(piece * outputs)
+            .zip(inputs.par_chunks(piece * width))
+            .for_each(|(values, inputs)| Product { inputs, weight, width, values }.run());
     }
     values
 }
@@ -103,7 +105,7 @@ impl WithSimd for Product<'_> {
                     match counts {
                         (INPUTS, TILE) => {
                             dots::<S, INPUTS, TILE>(simd, inputs, weights, width, place)
-                        },
+                        }
                         (1, TILE) => dots::<S, 1, TILE>(simd, inputs, weights, width, place),
                         _ => ragged(simd, inputs, weights, width, place),
                     }

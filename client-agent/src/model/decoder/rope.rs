@@ -7,7 +7,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{DecoderConfig, super::kernels::elements};
+use super::{super::kernels::elements, DecoderConfig};
 
 /// How the rotary frequencies are stretched for contexts longer than the one trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -224,9 +224,24 @@ fn broken_folders_are_named() {
         ("qwen2", "model.safetensors", Some(weights[..9000].to_vec()), "model.safetensors"),
         ("qwen2", "config.json", Some(edited("288", "287")), "has shape [288, 16]"),
         ("qwen2", "config.json", Some(edited("288", "100")), "`vocab_size` of 100"),
-        ("qwen2", "config.json", Some(edited("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")), "layers.2"),
-        ("qwen2", "config.json", Some(edited("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")), "does not account for"),
-        ("qwen2", "config.json", Some(edited(": true,\n  \"trans", ": false,\n  \"trans")), "lm_head.weight"),
+        (
+            "qwen2",
+            "config.json",
+            Some(edited("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")),
+            "layers.2",
+        ),
+        (
+            "qwen2",
+            "config.json",
+            Some(edited("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")),
+            "does not account for",
+        ),
+        (
+            "qwen2",
+            "config.json",
+            Some(edited(": true,\n  \"trans", ": false,\n  \"trans")),
+            "lm_head.weight",
+        ),
         ("llama", "model-00002-of-00003.safetensors", None, "model-00002"),
         ("llama", "model.safetensors.index.json", Some(b"{}".to_vec()), "index.json"),
         (
@@ -250,6 +265,7 @@ fn parameters_that_are_not_finite_are_named() {
     let error = chain(&broken("qwen2", "model.safetensors", Some(&weights)));
     assert!(error.contains("NaN at element"), "{error}");
     let checkpoint = Checkpoint::open(&fixture("qwen2")).unwrap();
-    let finite = with_elements(checkpoint.decoder.head(), |head| head.iter().all(|x| x.is_finite()));
+    let finite =
+        with_elements(checkpoint.decoder.head(), |head| head.iter().all(|x| x.is_finite()));
     assert!(finite.unwrap());
 }
