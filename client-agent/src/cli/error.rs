@@ -12,6 +12,7 @@ use crate::{
     engine::language::LanguageError,
     identity::{EnrollError, IdentityError},
     policy::PolicyError,
+    receipt_file::ReceiptFileError,
 };
 
 /// Says why a command failed.
@@ -42,6 +43,9 @@ pub enum CliError {
     /// The ledger is damaged.
     #[error("the privacy ledger cannot be used")]
     Ledger(#[from] LedgerError),
+    /// The ledger is not the countersigned one.
+    #[error("the privacy ledger cannot be relied on")]
+    Receipt(#[from] ReceiptFileError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -40,7 +40,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let tenant = identity.coordinator.tenant.clone();
     let listen = config.api_listen;
     let language = start_language(config.language.clone(), &tenant)?;
-    let agent = Arc::new(Agent::open(site.clone(), config, policy, &tenant)?);
+    let agent = Arc::new(Agent::open(site.clone(), config, policy, &identity)?);
     let state = ApiState { engine: agent.engine(), language, status: agent.status(), metrics };
     let api = Api::start(&site, listen, state).await?;
     tracing::info!(%tenant, address = identity.coordinator.address, "agent runs");
@@ -88,8 +88,8 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
     let served =
         Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(tenant, Phase::Serving));
-    match (privacy::copy(&site), Policy::load(&site)) {
-        (Ok((ledger, _)), Ok(policy)) => status.spent(&ledger, &policy, process::now().0),
+    match (privacy::Copy::read(&site), Policy::load(&site)) {
+        (Ok(copy), Ok(policy)) => status.spent(&copy.ledger, &policy, process::now().0),
         // Serving spends nothing, so it does not depend on either.
         (Err(error), _) => tracing::warn!(%error, "the ledger cannot be shown"),
         (_, Err(error)) => tracing::warn!(%error, "the ledger cannot be shown"),

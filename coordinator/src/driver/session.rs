@@ -155,7 +155,10 @@ async fn read_control(
                 let answered =
                     core.call(move |core, now| core.secagg(&who, &job, round, &payload, now));
                 let result = answered.await?;
-                if let Err(error) = &result {
+                // An answer that comes after its step is no fault.
+                if let Err(error) = &result
+                    && error.code() == ErrorCode::SecaggMessageInvalid
+                {
                     let refusal = error.refusal();
                     warn!(job = %named, %round, code = %refusal.code, reason = %refusal.message, "secure aggregation refuses a message");
                 }

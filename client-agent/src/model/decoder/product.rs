@@ -74,12 +74,6 @@ struct Product<'a> {
 
 impl Product<'_> {
     fn run(self) {
-        // The library's own choice on this architecture hides behind features that would rebuild
-        // half of the dependencies.
-        #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return Simd::vectorize(simd, self);
-        }
         Arch::new().dispatch(self);
     }
 }
