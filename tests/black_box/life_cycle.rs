@@ -60,6 +60,7 @@ async fn a_tenant_suspended_between_handshake_and_hello_gets_no_session() {
     stream::write_message(&mut control, &hello).await.expect("sends");
     let answer = stream::expect_message::<CoordinatorMessage>(&mut messages).await;
     assert_eq!(refused(answer.expect_err("refused")), ErrorCode::TenantSuspended);
+}
 
 #[test]
 fn a_job_is_steered_from_the_command_line_and_another_starts_from_its_model() {
