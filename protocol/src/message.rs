@@ -13,6 +13,7 @@ use crate::{
     id::{DatasetName, Digest, JobId, RoundNumber, TenantId},
     job::JobSpec,
     model::ModelSpec,
+    receipt::Receipt,
 };
 
 /// The tip of an agent's privacy ledger, as far as the coordinator needs to know it.
@@ -117,13 +118,9 @@ pub enum AgentMessage {
 /// From the coordinator, on the control stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CoordinatorMessage {
-    /// Answers [`AgentMessage::Hello`].
-    Welcome {
-        /// The tenant that the certificate names.
-        tenant: TenantId,
-        /// The last ledger head that the coordinator acknowledged for this tenant.
-        acknowledged_head: LedgerHead,
-    },
+    /// Answers [`AgentMessage::Hello`] with the last ledger head that the coordinator acknowledged
+    /// before it, for the tenant that the certificate names.
+    Welcome(Box<Receipt>),
     /// Invites the tenant to a round.
     Configure(Box<Assignment>),
     /// A round ended; its work is no longer wanted.
@@ -161,6 +158,8 @@ pub enum CoordinatorMessage {
         /// What the coordinator's part of the protocol says.
         payload: SecaggPayload,
     },
+    /// Acknowledges a newer ledger head, durably.
+    Receipt(Box<Receipt>),
 }
 
 /// A message of the secure aggregation protocol, opaque to the transport.

@@ -17,6 +17,9 @@ use tributary_protocol::{
         TransferResponse, UploadOffer,
     },
     model::{MlpSpec, ModelSpec},
+    receipt::Receipt,
+    time::Timestamp,
+    transport::signature::Signature,
 };
 
 /// Checks that `message` encodes to the concatenated fields, and decodes from them.
@@ -81,11 +84,17 @@ fn agent_messages() {
 
 #[test]
 fn coordinator_messages() {
-    let welcome = CoordinatorMessage::Welcome {
+    let receipt = Receipt {
         tenant: "alpha".parse().expect("valid"),
-        acknowledged_head: LedgerHead::EMPTY,
+        head: LedgerHead { sequence: 9, hash: digest(0xbb) },
+        signed: Timestamp(250),
+        certificate: vec![0x30, 0x31],
+        signature: Signature { scheme: 0x0403, bytes: vec![7] },
     };
-    check(&welcome, &["00", "05 616c706861", "00", &hash(0)]);
+    // Tenant, sequence, hash, time, certificate, scheme, signature.
+    let fields = ["05 616c706861", "09", &hash(0xbb), "fa", "02 3031", "fb 0304", "01 07"];
+    check(&CoordinatorMessage::Welcome(receipt.clone().into()), &[&["00"], &fields[..]].concat());
+    check(&CoordinatorMessage::Receipt(receipt.into()), &[&["06"], &fields[..]].concat());
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
     check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);

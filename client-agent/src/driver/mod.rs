@@ -168,9 +168,16 @@ impl Driver {
                         link.send(message);
                     }
                 }
-                Output::CompareLedger(acknowledged) => {
-                    let outcome = self.agent.compare_ledger(acknowledged);
+                Output::CompareLedger(receipt) => {
+                    let outcome = self.agent.compare_ledger(&receipt);
                     self.step(Input::LedgerCompared(outcome));
+                }
+                Output::RecordDecline(key, declined) => {
+                    let RoundKey { job, round } = &key;
+                    let added = self.agent.refusals.add(job, *round, &declined, process::now());
+                    if let Err(error) = added {
+                        tracing::warn!(%error, "the refusal is not on record");
+                    }
                 }
                 Output::Examine(assignment, approved) => {
                     let (agent, events) = (self.agent.clone(), self.events.clone());

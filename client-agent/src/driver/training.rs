@@ -1,6 +1,6 @@
 //! One round on a thread of its own: base, training, release.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -55,7 +55,9 @@ fn train(
     let _entered = span.enter();
     // Another round may have been debited since this one was examined.
     let failed = TrainingEnd::Failed;
-    if let Standing::Released(release) = agent.examine(assignment, approved).map_err(failed)? {
+    let standing =
+        agent.examine(assignment, approved).map_err(|declined| failed(declined.refusal))?;
+    if let Standing::Released(release) = standing {
         return Ok(release);
     }
     let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)
@@ -66,7 +68,10 @@ fn train(
         .load(&agent.config, &approved.dataset, approved.examples_max)
         .map_err(|error| failed(records_refusal(&error)))?;
     let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
-    let progress = &mut |step, steps| agent.status.training(step, steps);
+    let progress = &mut |step, steps| {
+        agent.status.training(step, steps);
+        if cancellation.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     let update = match exchange {
         None => noisy_update(assignment, round, progress).map(|packed| (packed, approved.clone())),
         Some(exchange) => masked_update(assignment, round, exchange, progress).map(|masked| {

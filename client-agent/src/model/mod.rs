@@ -1,9 +1,13 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
+pub mod checkpoint;
 mod clipping;
+pub mod decoder;
+mod dense;
 mod kernels;
 pub mod layer;
 mod loss;
+mod matmul;
 mod tape;
 
 use std::ops::Range;
@@ -16,11 +20,15 @@ use tributary_protocol::{
 };
 
 pub use self::{clipping::ClippingError, loss::cross_entropy_sum, tape::Tape};
+pub(crate) use self::{
+    dense::Dense,
+    kernels::{fractions, with_elements},
+    loss::softmax_rows,
+};
 use self::{
     kernels::AddScaled,
     layer::{Recording, Spans, linear},
 };
-pub(crate) use self::{kernels::with_elements, loss::softmax_rows};
 
 /// Says why parameters are not a model.
 #[derive(Debug, Error)]

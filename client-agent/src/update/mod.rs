@@ -26,7 +26,7 @@ pub use self::{
     files::ReleaseFiles,
     masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, request, standing},
 };
 use crate::{durable_file::FileError, train::TrainError};
 
@@ -50,7 +50,7 @@ pub enum UpdateError {
     Cancelled,
     /// Training gave nothing.
     #[error("local training failed")]
-    Train(#[from] TrainError),
+    Train(#[source] TrainError),
     /// A mechanism refused.
     #[error("the privacy mechanism released nothing")]
     Mechanism(#[from] MechanismError),
@@ -82,6 +82,15 @@ pub enum UpdateError {
         /// The round.
         round: RoundNumber,
     },
+}
+
+impl From<TrainError> for UpdateError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Stopped { .. } => Self::Cancelled,
+            error => Self::Train(error),
+        }
+    }
 }
 
 impl UpdateError {

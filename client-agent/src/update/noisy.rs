@@ -1,5 +1,7 @@
 //! From an approved assignment to packed, noisy bytes, in memory only.
 
+use std::ops::ControlFlow;
+
 use tributary_privacy::{
     clip::{ClippingNorm, clip_l2},
     lattice::Lattice,
@@ -31,17 +33,18 @@ pub struct RoundData<'a> {
 ///   put on the lattice, which is post-processing.
 /// - `tenant` unit: plain SGD; the whole update is clipped and noised on the lattice.
 /// - Randomness: the operating system's CSPRNG.
-/// - `progress`: called after each step with its number, from 1, and the number of steps
+/// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
+///   the training
 ///
 /// Nothing is released by calling this: the bytes may leave only through
 /// [`release`](super::release()).
 ///
 /// # Errors
-/// [`UpdateError`] naming what failed.
+/// [`UpdateError`] naming what failed; [`UpdateError::Cancelled`] if `progress` stopped it.
 pub fn noisy_update(
     assignment: &Assignment,
     round: RoundData<'_>,
-    progress: &mut dyn FnMut(u32, u32),
+    progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<u8>, UpdateError> {
     let job = &assignment.job;
     let (privacy, dimension) = (&job.privacy, job.model.num_parameters());

@@ -1,6 +1,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore};
+use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore, ReleaseKind};
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber},
     message::{Assignment, LedgerHead},
@@ -44,19 +44,6 @@ impl<S: LedgerStore + Clone> SharedLedger<S> {
         }
     }
 
-    /// Compares with the head that the coordinator acknowledged.
-    ///
-    /// # Errors
-    /// [`LedgerError::RestoredBackup`] or [`LedgerError::Forked`].
-    pub fn compare(&self, acknowledged: LedgerHead) -> Result<(), LedgerError> {
-        if acknowledged == LedgerHead::EMPTY {
-            return Ok(());
-        }
-        let LedgerHead { sequence, hash } = acknowledged;
-        self.lock()
-            .compare(tributary_privacy::ledger::LedgerHead { sequence, hash: *hash.as_bytes() })
-    }
-
     /// Reads the ledger again after a store failure, which shows whether the last record was
     /// written.
     fn reopen(&self) -> Result<(), LedgerError> {
@@ -82,6 +69,7 @@ pub fn request(assignment: &Assignment, approved: &Approved, release: Digest) ->
         dataset: approved.dataset.to_string(),
         job: assignment.job.name.to_string(),
         round: assignment.round.0,
+        kind: ReleaseKind::Update,
         unit: unit_name(assignment.job.privacy.unit).to_owned(),
         events: approved.events.clone(),
         release: *release.as_bytes(),
@@ -111,6 +99,18 @@ pub fn standing<S: LedgerStore + Clone>(
     let request = request(assignment, approved, Digest::from_bytes([0; 32]));
     ledger.lock().quote(&request, &approved.budget, now_ms)?;
     Ok(Standing::Fresh)
+}
+
+/// When a round that the budget does not cover fits it, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn fits_from<S: LedgerStore + Clone>(
+    ledger: &SharedLedger<S>,
+    assignment: &Assignment,
+    approved: &Approved,
+    now_ms: u64,
+) -> Option<u64> {
+    let request = request(assignment, approved, Digest::from_bytes([0; 32]));
+    ledger.lock().fits_from(&request, &approved.budget, now_ms).ok().flatten()
 }
 
 fn debited<S: LedgerStore + Clone>(

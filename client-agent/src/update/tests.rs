@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use tributary_privacy::{
     ledger::{LedgerStore, MemoryLedgerStore},
@@ -59,7 +59,10 @@ fn both_units_give_packed_updates_of_the_announced_length() {
     for unit in ["record", "tenant"] {
         let mut steps = Vec::new();
         let round = RoundData { base: &base, data: &data, train: &train };
-        let packed = noisy_update(&assignment(1, unit), round, &mut |step, _| steps.push(step));
+        let packed = noisy_update(&assignment(1, unit), round, &mut |step, _| {
+            steps.push(step);
+            ControlFlow::Continue(())
+        });
         assert_eq!(packed.unwrap().len(), 8 * 4, "{unit}");
         assert_eq!(steps, [1, 2, 3, 4]);
     }
@@ -70,7 +73,9 @@ fn poisoned_records_give_no_update_and_a_clear_code() {
     let data = Dataset::from_floats(vec![f32::NAN; 60], 3, vec![0; 20], 2);
     let train: Vec<u32> = (0..20).collect();
     let round = RoundData { base: &[0.1; 8], data: &data, train: &train };
-    let error = noisy_update(&assignment(1, "record"), round, &mut |_, _| {}).unwrap_err();
+    let error =
+        noisy_update(&assignment(1, "record"), round, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
     assert_eq!(error.code(), ErrorCode::UpdateNotFinite);
 }
 

@@ -150,6 +150,14 @@ pub struct TenantTerms {
     pub isolation: Isolation,
 }
 
+/// Changes a job's priority.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPriority {
+    /// From -1000 to 1000.
+    pub priority: i32,
+}
+
 /// Answers a submission.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobSubmitted {
@@ -164,6 +172,8 @@ pub struct JobDocument {
     pub job: JobId,
     /// Whether it still trains.
     pub state: JobState,
+    /// Jobs of higher priority get tenants first.
+    pub priority: i32,
     /// Rounds that became models.
     pub rounds_committed: u64,
     /// Rounds in all.
@@ -223,6 +233,7 @@ impl JobDocument {
         Self {
             job: record.spec.name.clone(),
             state: record.state,
+            priority: record.priority,
             rounds_committed: record.rounds_committed,
             rounds: record.spec.round.rounds,
             round: round.number.0,
@@ -297,10 +308,22 @@ pub struct ModelDocument {
     pub parent: Option<Digest>,
     /// When it was committed.
     pub created_ms: Timestamp,
+    /// Whether agents serve it.
+    pub served: bool,
 }
 
-impl From<&ModelVersion> for ModelDocument {
-    fn from(version: &ModelVersion) -> Self {
+/// Chooses the version that agents serve.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPromotion {
+    /// The version; null follows the newest.
+    pub version: Option<u64>,
+}
+
+impl ModelDocument {
+    /// Describes a version.
+    #[must_use]
+    pub fn new(version: &ModelVersion, served: bool) -> Self {
         Self {
             job: version.job.clone(),
             version: version.version,
@@ -309,6 +332,7 @@ impl From<&ModelVersion> for ModelDocument {
             bytes: version.file.length,
             parent: version.parent,
             created_ms: version.created,
+            served,
         }
     }
 }

@@ -13,9 +13,10 @@ use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
-    message::{CoordinatorMessage, SecaggPayload, UploadOffer},
+    message::{CoordinatorMessage, LedgerHead, SecaggPayload, UploadOffer},
+    receipt::Receipt,
     time::Timestamp,
-    transport::{endpoint, process},
+    transport::{endpoint, process, tls::Identity},
 };
 
 use super::peers::Peers;
@@ -24,6 +25,7 @@ use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
+    registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -61,6 +63,8 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// The coordinator's own certificate and key; signs receipts.
+    identity: Identity,
     /// Who may use the HTTP API.
     pub keyring: Keyring,
     store: Box<dyn Store>,
@@ -126,6 +130,7 @@ impl Core {
         store: Box<dyn Store>,
         blobs: BlobStore,
         authority: Authority,
+        identity: Identity,
         administrator: Digest,
         folder: &Path,
     ) -> Result<Self, CoreError> {
@@ -139,7 +144,10 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let models = store::load(&*store, Table::Models)?;
+        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
+        for promotion in store::load(&*store, Table::Promotions)? {
+            models.promote(promotion);
+        }
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
@@ -153,6 +161,7 @@ impl Core {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            identity,
             keyring,
             store,
             audit,
@@ -211,6 +220,7 @@ impl Core {
         payload: &SecaggPayload,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.scheduler.count_request(tenant, now)?;
         let peers = Peers::new(self.authority.certificate(), now);
         self.scheduler.secagg(tenant, job, round, payload, &peers, now)
     }
@@ -311,7 +321,7 @@ impl Core {
         &mut self,
         tenant: &TenantId,
         connection: quinn::Connection,
-        head: tributary_protocol::message::LedgerHead,
+        head: LedgerHead,
         now: Timestamp,
     ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
         let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
@@ -363,6 +373,12 @@ impl Core {
                         self.blobs.remove(file)?;
                     }
                 }
+                Action::Welcome(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
+                }
+                Action::Receipt(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
+                }
                 Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
@@ -376,6 +392,27 @@ impl Core {
         }
         metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
         Ok(())
+    }
+
+    /// Countersigns a ledger head for a connected tenant.
+    fn send_receipt(
+        &mut self,
+        tenant: TenantId,
+        head: LedgerHead,
+        now: Timestamp,
+        message: fn(Box<Receipt>) -> CoordinatorMessage,
+    ) {
+        if !self.sessions.contains_key(&tenant) {
+            return;
+        }
+        match Receipt::sign(&self.identity, tenant.clone(), head, now) {
+            Ok(receipt) => self.send(&tenant, message(Box::new(receipt))),
+            Err(error) => {
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                error!(%tenant, reason = refusal.message, "a ledger head cannot be signed");
+                self.drop_session(&tenant, &refusal, now);
+            }
+        }
     }
 
     fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {

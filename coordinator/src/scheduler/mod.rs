@@ -4,6 +4,8 @@
 //! do comes out of [`Scheduler::poll_action`], in order. Sockets, disk, clock and entropy live in
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
+#[cfg(test)]
+mod control_tests;
 mod job;
 mod life_cycle;
 #[cfg(test)]
@@ -25,18 +27,18 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
     job::{JobSpec, JobSpecError},
-    message::{CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
+    message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
 pub use self::{
-    job::{Job, JobRecord, JobState, RoundSummary},
+    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
     revealed::Revealed,
 };
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
-    registry::{ModelRegistry, ModelVersion},
+    registry::{ModelRegistry, ModelVersion, Promotion},
     round::{Aggregation, Input, RoundError},
     store::Batch,
     tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
@@ -51,6 +53,10 @@ pub enum Action {
     Audit(AuditEvent),
     /// Send a tenant a control message, if it is connected.
     Send(TenantId, CoordinatorMessage),
+    /// Sign this ledger head of a connected tenant and welcome it with that.
+    Welcome(TenantId, LedgerHead),
+    /// Sign this newer ledger head of a tenant, which is durable, and send it the receipt.
+    Receipt(TenantId, LedgerHead),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
     /// Remove what has arrived of uploads for this round, which is closed.
@@ -161,6 +167,20 @@ pub enum SchedulerError {
         /// Which.
         file: Digest,
     },
+    /// The job has no such version.
+    #[error("job {job} has no model version {version}; `model list` shows what there is")]
+    VersionUnknown {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: u64,
+    },
+    /// Agents serve the first version already.
+    #[error("agents serve version 0 of job {job}; there is nothing before it")]
+    NothingBefore {
+        /// The job.
+        job: JobId,
+    },
     /// No tenant of this name.
     #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
     TenantUnknown {
@@ -200,7 +220,9 @@ impl SchedulerError {
             Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
                 ErrorCode::CertificateNotRegistered
             }
-            Self::ModelUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::ModelUnknown { .. }
+            | Self::VersionUnknown { .. }
+            | Self::NothingBefore { .. } => ErrorCode::BlobUnknown,
             Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
             Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
@@ -234,7 +256,7 @@ impl Scheduler {
     pub fn restore(
         tenants: Vec<TenantRecord>,
         jobs: Vec<JobRecord>,
-        models: Vec<ModelVersion>,
+        models: ModelRegistry,
         now: Timestamp,
     ) -> Self {
         let mut scheduler = Self {
@@ -246,7 +268,7 @@ impl Scheduler {
                 .into_iter()
                 .map(|record| (record.spec.name.clone(), Job::restore(record, now)))
                 .collect(),
-            models: ModelRegistry::new(models),
+            models,
             ..Self::default()
         };
         let open = scheduler.jobs.iter().filter(|(_, job)| job.has_invited());
@@ -263,13 +285,13 @@ impl Scheduler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.jobs.values().filter_map(Job::poll_timeout).chain(self.next_day).min()
+        self.jobs.values().filter_map(Job::waits_until).chain(self.next_day).min()
     }
 
     /// Acts on every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         for job in self.jobs.values_mut() {
-            job.round.handle_timeout(now);
+            job.handle_timeout(now);
         }
         self.settle_all(now);
     }
@@ -297,6 +319,68 @@ impl Scheduler {
         self.jobs.insert(id, job);
         self.settle_all(now);
         Ok(())
+    }
+
+    /// Lets an operator pause, resume, stop or reorder a job.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if there is no such job, or it has ended.
+    pub fn control(
+        &mut self,
+        job: &JobId,
+        control: JobControl,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let unknown = || SchedulerError::JobUnknown { job: job.clone() };
+        self.jobs.get_mut(job).ok_or_else(unknown)?.control(control, now)?;
+        self.settle_all(now);
+        // Last: what the round makes durable has the new state in it already, so no crash leaves an
+        // open round of a stopped job.
+        let mut batch = Batch::default();
+        self.jobs[job].record().put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        Ok(())
+    }
+
+    /// Has agents serve a version of a job's model, or the newest again. Training goes on from the
+    /// newest in any case.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`] or [`SchedulerError::VersionUnknown`].
+    pub fn promote(&mut self, promotion: Promotion) -> Result<(), SchedulerError> {
+        let job = promotion.job.clone();
+        let spec = self.job(&job)?.record().spec.clone();
+        if let Some(version) = promotion.version
+            && self.models.version(&job, version).is_none()
+        {
+            return Err(SchedulerError::VersionUnknown { job, version });
+        }
+        let mut batch = Batch::default();
+        promotion.put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        self.models.promote(promotion);
+        let served = self.models.served(&job).expect("it was just looked up");
+        self.announce(&served.announcement(&spec));
+        Ok(())
+    }
+
+    /// The version before the one that agents serve.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`], or [`SchedulerError::NothingBefore`] at version 0.
+    pub fn version_before(&self, job: &JobId) -> Result<u64, SchedulerError> {
+        self.job(job)?;
+        let served = self.models.served(job).expect("every job has version 0");
+        let nothing = || SchedulerError::NothingBefore { job: job.clone() };
+        served.version.checked_sub(1).ok_or_else(nothing)
+    }
+
+    /// Tells everybody who serves a job about a model.
+    fn announce(&mut self, announcement: &BaseModel) {
+        let listeners: Vec<_> = self.listeners(&announcement.job).collect();
+        for tenant in listeners {
+            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        }
     }
 
     /// Whether [`Self::submit`] would accept the job.
@@ -346,6 +430,7 @@ impl Scheduler {
         peers: &dyn PeerKeys,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.require_active(tenant)?;
         let open = self
             .jobs
             .get_mut(job)
@@ -361,6 +446,10 @@ impl Scheduler {
             let declined = Input::Declined(tenant.clone(), error.refusal());
             // Whoever is not in the cohort has nothing to leave.
             if open.round.handle(now, declined).is_ok() {
+                let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
+                let refusal = error.refusal();
+                let event = AuditEvent::refused(actor, Act::RoundDecline, subject, refusal);
+                self.actions.push_back(Action::Audit(event));
                 let abandoned = Some(error.refusal().to_string());
                 let (job, tenant) = (job.clone(), tenant.clone());
                 self.send(tenant, CoordinatorMessage::RoundClosed { job, round, abandoned });
@@ -469,9 +558,8 @@ impl Scheduler {
         self.models.insert(version);
         self.actions.extend(actions);
         self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
-        let listeners: Vec<_> = self.listeners(&commit.job).collect();
-        for tenant in listeners {
-            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        if !self.models.is_pinned(&commit.job) {
+            self.announce(&announcement);
         }
         self.settle_all(now);
     }
@@ -547,7 +635,9 @@ impl Scheduler {
     fn settle_all(&mut self, now: Timestamp) {
         let waits = |record: &TenantRecord| !self.has_room(record, now);
         self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
-        let ids: Vec<_> = self.jobs.keys().cloned().collect();
+        let mut ids: Vec<_> = self.jobs.keys().cloned().collect();
+        // Stable: jobs of one priority keep the order of their names.
+        ids.sort_by_key(|id| std::cmp::Reverse(self.jobs[id].record().priority));
         for id in ids {
             loop {
                 let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
@@ -582,6 +672,7 @@ impl Scheduler {
             let mut batch = Batch::default();
             record.put(&mut batch);
             self.actions.push_back(Action::Persist(batch));
+            self.actions.push_back(Action::Receipt(tenant.clone(), head));
         }
     }
 }
