@@ -29,6 +29,12 @@ pub enum ClippingError {
         /// Position in the flat parameter vector.
         parameter: usize,
     },
+    /// An operation's parameters do not lie in one layer.
+    #[error("the operation on parameter {parameter} belongs to no single layer; clip flat instead")]
+    Straddling {
+        /// Position in the flat parameter vector.
+        parameter: usize,
+    },
     /// The tensor library failed.
     #[error("the tensor library failed while clipping")]
     Tensor(#[from] candle_core::Error),
@@ -81,23 +87,47 @@ impl Tape {
     ) -> std::result::Result<Vec<f64>, ClippingError> {
         let records = self.take();
         check_disjoint(&records)?;
-        let mut norms = vec![0.0; examples];
-        let mut prepared = Vec::with_capacity(records.len());
+        let clipped = clip(records, kept_elements_max, examples, norm_max)?;
+        clipped.add_to(sum)?;
+        Ok(clipped.norms)
+    }
+
+    /// Adds the sum of the per-example gradients, each layer of each scaled to at most `norm_max`,
+    /// to `sum`.
+    ///
+    /// As [`add_clipped_sum`](Self::add_clipped_sum) on every layer by itself: a contribution of n
+    /// layers has norm at most `norm_max · sqrt(n)`.
+    ///
+    /// - `layers`: number of parameters of each layer, in the flat order
+    /// - `norm_max`: of one layer, model units
+    /// - `sum`: `[num_parameters]`; untouched by a gradient that is not finite
+    ///
+    /// # Errors
+    /// As for [`add_clipped_sum`](Self::add_clipped_sum), and [`ClippingError::Straddling`] for a
+    /// recorded operation that belongs to several layers or none.
+    ///
+    /// Source: McMahan et al. 2018, arXiv:1710.06963 (per-layer clipping).
+    pub fn add_layer_clipped_sum(
+        &self,
+        examples: usize,
+        layers: &[usize],
+        norm_max: f64,
+        sum: &mut [f32],
+    ) -> std::result::Result<(), ClippingError> {
+        let records = self.take();
+        check_disjoint(&records)?;
+        let mut of_layers: Vec<Vec<Record>> = layers.iter().map(|_| Vec::new()).collect();
         for record in records {
-            record.prepare(kept_elements_max, &mut norms, &mut prepared)?;
+            let layer = layer_of(&record, layers)?;
+            of_layers[layer].push(record);
         }
-        let mut factors = Vec::with_capacity(examples);
-        for (example, norm) in norms.iter_mut().enumerate() {
-            *norm = norm.sqrt();
-            if norm.is_nan() || *norm > norm_max * MAGNITUDE_MAX {
-                return Err(ClippingError::NonFinite { example });
-            }
-            factors.push(if *norm > norm_max { (norm_max / *norm) as f32 } else { 1.0 });
-        }
-        for part in &prepared {
-            part.add_sum(&factors, sum)?;
-        }
-        Ok(norms)
+        // All factors are known before the sum changes.
+        let clipped = of_layers
+            .into_iter()
+            .map(|records| clip(records, KEPT_ELEMENTS_MAX, examples, norm_max))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        clipped.iter().try_for_each(|layer| layer.add_to(sum))?;
+        Ok(())
     }
 
     /// Adds the plain sum of the per-example gradients to `sum`.
@@ -107,6 +137,57 @@ impl Tape {
     pub fn add_sum(&self, sum: &mut [f32]) -> Result<()> {
         self.take().into_iter().try_for_each(|record| record.add_sum(sum))
     }
+}
+
+/// Records that are clipped jointly, with the factor of each example.
+struct Clipped {
+    prepared: Vec<Prepared>,
+    factors: Vec<f32>,
+    /// Before clipping.
+    norms: Vec<f64>,
+}
+
+impl Clipped {
+    fn add_to(&self, sum: &mut [f32]) -> Result<()> {
+        self.prepared.iter().try_for_each(|part| part.add_sum(&self.factors, sum))
+    }
+}
+
+fn clip(
+    records: Vec<Record>,
+    kept_elements_max: usize,
+    examples: usize,
+    norm_max: f64,
+) -> std::result::Result<Clipped, ClippingError> {
+    let mut norms = vec![0.0; examples];
+    let mut prepared = Vec::with_capacity(records.len());
+    for record in records {
+        record.prepare(kept_elements_max, &mut norms, &mut prepared)?;
+    }
+    let mut factors = Vec::with_capacity(examples);
+    for (example, norm) in norms.iter_mut().enumerate() {
+        *norm = norm.sqrt();
+        if norm.is_nan() || *norm > norm_max * MAGNITUDE_MAX {
+            return Err(ClippingError::NonFinite { example });
+        }
+        factors.push(if *norm > norm_max { (norm_max / *norm) as f32 } else { 1.0 });
+    }
+    Ok(Clipped { prepared, factors, norms })
+}
+
+/// The one layer that holds all parameters of a record.
+fn layer_of(record: &Record, layers: &[usize]) -> std::result::Result<usize, ClippingError> {
+    let spans = record.spans();
+    let (mut start, mut found) = (0, None);
+    for (layer, length) in layers.iter().enumerate() {
+        let end = start + length;
+        if spans.iter().all(|span| start <= span.start && span.end <= end) {
+            found = Some(layer);
+        }
+        start = end;
+    }
+    let parameter = spans.first().map_or(0, |span| span.start);
+    found.ok_or(ClippingError::Straddling { parameter })
 }
 
 fn check_disjoint(records: &[Record]) -> std::result::Result<(), ClippingError> {

@@ -4,15 +4,41 @@ use tributary_privacy::{
     mechanism::{GradientSum, NoisyGradientSum},
     noise::NoiseSource,
 };
+use tributary_protocol::model::ModelSpec;
 
 use super::{LocalTask, TrainError, sampling::poisson_batch};
 use crate::{
     data::Dataset,
-    model::{Model, Tape, cross_entropy_sum},
+    model::{ClippingError, Model, Tape, cross_entropy_sum},
 };
 
 /// Examples of one physical batch, at most; a larger one no longer fits the processor's cache.
 const MICRO_BATCH_MAX: usize = 256;
+
+/// How each example's gradient is clipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExampleClip {
+    /// All parameters jointly.
+    #[default]
+    Flat,
+    /// Every layer to an equal share of the norm: of n layers, each to `norm / sqrt(n)`, so the
+    /// whole gradient stays within the norm. The float slack of the mechanism holds as for flat
+    /// clipping: each of its terms is one per coordinate, and adds up over layers in squares.
+    PerLayer,
+}
+
+/// Trains privately with flat clipping; see [`dp_sgd_clipped`].
+///
+/// # Errors
+/// [`TrainError`]; nothing is released then.
+pub fn dp_sgd(
+    task: &LocalTask<'_>,
+    mechanism: &NoisyGradientSum,
+    noise: &mut impl NoiseSource,
+    progress: &mut dyn FnMut(u32, u32),
+) -> Result<Vec<f32>, TrainError> {
+    dp_sgd_clipped(task, ExampleClip::Flat, mechanism, noise, progress)
+}
 
 /// Trains privately and returns the client update `trained − base`, in model units.
 ///
@@ -33,8 +59,9 @@ const MICRO_BATCH_MAX: usize = 256;
 /// [`TrainError`]; nothing is released then.
 ///
 /// Source: Abadi et al. 2016, arXiv:1607.00133.
-pub fn dp_sgd(
+pub fn dp_sgd_clipped(
     task: &LocalTask<'_>,
+    clip: ExampleClip,
     mechanism: &NoisyGradientSum,
     noise: &mut impl NoiseSource,
     progress: &mut dyn FnMut(u32, u32),
@@ -45,19 +72,47 @@ pub fn dp_sgd(
         return Err(TrainError::MechanismDimension { mechanism, model: parameters });
     }
     let model = task.model()?;
-    let clipping_norm = mechanism.float_clipping_norm();
+    let clipping = BatchClip::new(clip, task.spec, mechanism.float_clipping_norm());
     let rate = plan.client_learning_rate / f64::from(plan.batch_size_expected);
     for step in 1..=plan.local_steps {
         let batch = poisson_batch(task.train, plan.sampling_rate, noise);
         let micro_batch = micro_batch_size(batch.len());
         let mut sum = mechanism.begin();
-        add_clipped_batch(&model, task.data, &batch, micro_batch, clipping_norm, &mut sum)
+        add_clipped_batch(&model, task.data, &batch, micro_batch, &clipping, &mut sum)
             .map_err(|error| error.at(step))?;
         let noisy_sum = mechanism.release(sum, noise)?;
         model.add_scaled(&noisy_sum, -rate as f32)?;
         progress(step, plan.local_steps);
     }
     task.client_update(&model)
+}
+
+/// The clipping of every batch of a round.
+struct BatchClip {
+    /// Number of parameters of each layer; `None` clips flat.
+    layers: Option<Vec<usize>>,
+    /// Of the whole gradient, or of each layer.
+    norm_max: f64,
+}
+
+impl BatchClip {
+    fn new(clip: ExampleClip, spec: &ModelSpec, norm_max: f64) -> Self {
+        match clip {
+            ExampleClip::Flat => Self { layers: None, norm_max },
+            ExampleClip::PerLayer => {
+                let layers = spec.layer_lengths();
+                let norm_max = norm_max / (layers.len() as f64).sqrt();
+                Self { layers: Some(layers), norm_max }
+            }
+        }
+    }
+
+    fn add_to(&self, tape: &Tape, examples: usize, sum: &mut [f32]) -> Result<(), ClippingError> {
+        match &self.layers {
+            None => tape.add_clipped_sum(examples, self.norm_max, sum).map(drop),
+            Some(layers) => tape.add_layer_clipped_sum(examples, layers, self.norm_max, sum),
+        }
+    }
 }
 
 /// The largest micro-batch for which the mechanism's slack covers the summation error.
@@ -67,7 +122,7 @@ fn micro_batch_size(batch: usize) -> usize {
 
 /// An error of a step whose number the caller adds.
 enum StepError {
-    Clipping(crate::model::ClippingError),
+    Clipping(ClippingError),
     Other(TrainError),
 }
 
@@ -91,7 +146,7 @@ fn add_clipped_batch(
     data: &Dataset,
     batch: &[u32],
     micro_batch: usize,
-    clipping_norm: f64,
+    clip: &BatchClip,
     sum: &mut GradientSum,
 ) -> Result<(), StepError> {
     let mut micro_sum = vec![0.0; model.spec().num_parameters()];
@@ -101,8 +156,7 @@ fn add_clipped_batch(
         let tape = Tape::default();
         let loss = cross_entropy_sum(&model.run(&inputs, Some(&tape))?, &labels)?;
         loss.backward()?;
-        tape.add_clipped_sum(indices.len(), clipping_norm, &mut micro_sum)
-            .map_err(StepError::Clipping)?;
+        clip.add_to(&tape, indices.len(), &mut micro_sum).map_err(StepError::Clipping)?;
         sum.add(&micro_sum, indices.len())?;
     }
     Ok(())
@@ -111,7 +165,7 @@ fn add_clipped_batch(
 #[cfg(test)]
 mod tests {
     use tributary_privacy::{clip::ClippingNorm, noise::SecureNoise};
-    use tributary_protocol::model::{MlpSpec, ModelSpec};
+    use tributary_protocol::model::MlpSpec;
 
     use super::*;
 
@@ -137,7 +191,8 @@ mod tests {
         let mechanism = NoisyGradientSum::new(norm, 0.01, spec.num_parameters()).expect("valid");
         let release = |micro_batch| {
             let mut sum = mechanism.begin();
-            let added = add_clipped_batch(&model, &data, &batch, micro_batch, 0.9, &mut sum);
+            let clip = BatchClip::new(ExampleClip::Flat, &spec, 0.9);
+            let added = add_clipped_batch(&model, &data, &batch, micro_batch, &clip, &mut sum);
             assert!(added.is_ok());
             let mut noise = SecureNoise::new().expect("entropy");
             mechanism.release(sum, &mut noise).expect("within bounds")
@@ -147,6 +202,42 @@ mod tests {
             for (one, other) in release(micro_batch).iter().zip(&whole) {
                 // The noise of both, 0.01 a coordinate, is all that may differ: six deviations.
                 assert!((one - other).abs() < 0.09, "{one} is not {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn per_layer_clipping_bounds_every_layer_of_every_example() {
+        let spec = ModelSpec::Mlp(MlpSpec { inputs: 6, hidden: vec![5], classes: 3 });
+        let flat: Vec<f32> = (0..spec.num_parameters()).map(|i| (i as f32).cos()).collect();
+        let features = (0..6 * 9).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+        let data = Dataset::from_floats(features, 6, (0..9).map(|i| i % 3).collect(), 3);
+        let model = Model::new(&spec, &flat).expect("valid");
+        let layers = spec.layer_lengths();
+        let clipped = |clip, example: u32| {
+            let clip = BatchClip::new(clip, &spec, 0.5);
+            let (inputs, labels) = data.batch(&[example]).expect("there");
+            let tape = Tape::default();
+            let logits = model.run(&inputs, Some(&tape)).expect("runs");
+            cross_entropy_sum(&logits, &labels).expect("fits").backward().expect("differentiates");
+            let mut sum = vec![0.0; spec.num_parameters()];
+            clip.add_to(&tape, 1, &mut sum).expect("finite");
+            sum
+        };
+        let norm = |values: &[f32]| {
+            values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+        };
+        for example in 0..9 {
+            let plain = clipped(ExampleClip::Flat, example);
+            let split = clipped(ExampleClip::PerLayer, example);
+            assert!(norm(&split) <= 0.5 * (1.0 + 1e-6));
+            let share = 0.5 / 2.0_f64.sqrt();
+            for range in [0..layers[0], layers[0]..spec.num_parameters()] {
+                let (layer, of_flat) = (&split[range.clone()], &plain[range]);
+                assert!(norm(layer) <= share * (1.0 + 1e-6));
+                // The direction of a layer does not depend on how it is clipped.
+                let dot: f64 = layer.iter().zip(of_flat).map(|(a, b)| f64::from(a * b)).sum();
+                assert!((dot - norm(layer) * norm(of_flat)).abs() < 1e-6);
             }
         }
     }

@@ -14,8 +14,8 @@ use tributary_privacy::mechanism::MechanismError;
 use crate::model::{ClippingError, ModelError};
 
 pub use self::{
-    dp_sgd::dp_sgd,
-    evaluate::{Evaluation, evaluate},
+    dp_sgd::{ExampleClip, dp_sgd, dp_sgd_clipped},
+    evaluate::{Evaluation, Outcome, evaluate, outcomes},
     local_sgd::local_sgd,
     task::LocalTask,
 };
@@ -89,7 +89,9 @@ impl TrainError {
         match error {
             ClippingError::NonFinite { .. } => Self::NonFiniteGradient { step },
             ClippingError::Tensor(source) => Self::Tensor(source),
-            shared @ ClippingError::Shared { .. } => Self::Clipping(shared),
+            layout @ (ClippingError::Shared { .. } | ClippingError::Straddling { .. }) => {
+                Self::Clipping(layout)
+            }
         }
     }
 }

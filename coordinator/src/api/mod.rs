@@ -34,8 +34,9 @@ use tributary_protocol::{
 
 pub use self::{
     documents::{
-        AuditHead, ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewTenant, NewToken,
-        TenantAdded, TenantDocument, TenantState, TokenAdded, TokenDocument, Whoami,
+        AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
+        NewTenant, NewToken, TenantAdded, TenantDocument, TenantState, TokenAdded, TokenDocument,
+        Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };

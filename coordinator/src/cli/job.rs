@@ -8,7 +8,7 @@ use tributary_protocol::id::JobId;
 
 use super::{Common, client::Client, print, table};
 use tributary_coordinator::{
-    api::{JobDocument, JobSubmitted},
+    api::{JobDocument, JobSubmitted, MetricsDocument},
     scheduler::JobState,
 };
 
@@ -104,7 +104,31 @@ fn rounds(job: &JobDocument) -> String {
 }
 
 fn summary(job: &JobDocument) -> String {
-    format!("{} {} round {} {}: {}", job.job, rounds(job), job.round, job.phase, job.waiting_for)
+    let metrics = job.metrics.last().map(newest_metrics).unwrap_or_default();
+    format!(
+        "{} {} round {} {}{metrics}: {}",
+        job.job,
+        rounds(job),
+        job.round,
+        job.phase,
+        job.waiting_for
+    )
+}
+
+/// As ` (version 5: accuracy 0.831 ± 0.004)`.
+fn newest_metrics(metrics: &MetricsDocument) -> String {
+    let estimates: Vec<String> = metrics
+        .estimates
+        .iter()
+        .map(|estimate| {
+            let name = estimate.metric.name();
+            match (estimate.value, estimate.standard_error) {
+                (Some(value), Some(error)) => format!("{name} {value:.3} ± {error:.3}"),
+                _ => format!("{name} below the noise"),
+            }
+        })
+        .collect();
+    format!(" (version {}: {})", metrics.version, estimates.join(", "))
 }
 
 fn describe(job: &JobDocument) -> String {

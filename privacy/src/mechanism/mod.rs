@@ -1,5 +1,6 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
+mod clip_vote;
 mod correlated;
 mod event;
 mod gradient_sum;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use self::{
+    clip_vote::ClipVote,
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::{GradientSum, NoisyGradientSum},
     map::discrete_gaussian_rho,
     noisy_update::NoisyUpdate,
-    statistics::{NoisyMean, NoisyStatistics},
+    statistics::{NoisyMean, NoisyStatistics, NoisySum},
 };
 use crate::{clip::ClipError, lattice::LatticeError, noise::NoiseError};
 
