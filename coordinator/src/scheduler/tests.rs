@@ -355,7 +355,7 @@ fn an_adaptive_norm_finds_the_quantile_and_survives_restarts() {
                     ..bench.offer(round, 0)
                 };
                 let who = tenant(name);
-                let accepted = bench.scheduler.accepted(&who, &spec.name, RoundNumber(round), NOW);
+                let accepted = bench.scheduler.accepted(&who, &spec.name, RoundNumber(round), &[], NOW);
                 accepted.expect("invited");
                 bench.scheduler.reported(&who, &offer, NOW).expect("counts");
                 bench.run();
@@ -390,7 +390,7 @@ fn metrics_are_added_once_an_update_and_shown_with_their_error() {
         |centred_sum| vec![MetricSum { metric: Metric::Accuracy, centred_sum, count: 100.0 }];
     let report = |bench: &mut Bench, name, round, fill, evaluation| {
         let who = tenant(name);
-        let _ = bench.scheduler.accepted(&who, &job().name, RoundNumber(round), NOW);
+        let _ = bench.scheduler.accepted(&who, &job().name, RoundNumber(round), &[], NOW);
         let offer = UploadOffer { evaluation, ..bench.offer(round, fill) };
         let outcome = bench.scheduler.reported(&who, &offer, NOW);
         bench.run();
