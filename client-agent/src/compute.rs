@@ -39,6 +39,12 @@ pub fn set_threads(threads: usize) -> Result<(), ComputeError> {
         .map_err(ComputeError::AlreadyRunning)
 }
 
+/// Into how many parts a large matrix product of this process may be split.
+#[must_use]
+pub fn threads() -> usize {
+    candle_core::utils::get_num_threads()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 //!
 //! The files are not part of the project; without them beside the checkout the test only says so.
 
-use std::path::PathBuf;
+use std::{ops::ControlFlow, path::PathBuf};
 
 use tributary_agent::{
     data::{CsvColumn, CsvColumnKind, CsvSource, DataSource, Dataset},
@@ -88,7 +88,8 @@ fn census_income_is_learned_privately() {
     let mut noise = SecureNoise::new().expect("entropy");
     let indices: Vec<u32> = (0..train.len() as u32).collect();
     let task = LocalTask { spec: &spec, base: &base, data: &train, train: &indices, plan: &plan };
-    let update = dp_sgd(&task, &mechanism, &mut noise, &mut |_, _| {}).expect("trains");
+    let update = dp_sgd(&task, &mechanism, &mut noise, &mut |_, _| ControlFlow::Continue(()))
+        .expect("trains");
     let indices: Vec<u32> = (0..test.len() as u32).collect();
     let found = evaluate(&spec, &update, None, &test, &indices).expect("fits");
     // Always answering "<=50K" is right for 76.4 % of the people.

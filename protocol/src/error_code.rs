@@ -67,6 +67,10 @@ error_codes! {
     TenantSuspended = 2006, "tenant-suspended";
     /// The certificate signing request does not verify.
     SigningRequestInvalid = 2007, "signing-request-invalid";
+    /// The tenant's certificate was revoked.
+    TenantRevoked = 2008, "tenant-revoked";
+    /// The tenant has used up a quota of today.
+    QuotaExceeded = 2009, "quota-exceeded";
     /// No such job here.
     JobUnknown = 3001, "job-unknown";
     /// The update is for a round that is not open.

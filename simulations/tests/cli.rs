@@ -121,6 +121,76 @@ fn an_audit_fails_exactly_if_the_claim_is_refuted() {
     }
 }
 
+const EXPERIMENT: &str = r#"
+    name = "small"
+    seeds = [1, 2]
+    rounds = 4
+    tenants = 6
+    [dataset.synthetic]
+    examples = 300
+    features = 5
+    classes = 3
+    [cohort]
+    size = 4
+    [model.mlp]
+    inputs = 5
+    classes = 3
+    [training.epochs]
+    batch_size = 10
+    client_learning_rate = 0.1
+    [privacy.distributed]
+    clipping_norm = 1.0
+    epsilon = 8.0
+    delta = 1e-5
+"#;
+
+#[test]
+fn an_experiment_leaves_its_results_and_is_not_run_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("small.toml");
+    std::fs::write(&file, EXPERIMENT).expect("written");
+    let output = folder.path().join("results");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let arguments = ["run", &path(&file), "--output", &path(&output), "--json"];
+    let answer = json(&arguments);
+    let runs = answer["runs"].as_array().expect("an array");
+    assert_eq!(runs.len(), 2);
+    assert!(runs.iter().all(|run| run["epsilon"].as_f64().expect("a number") <= 8.0), "{answer}");
+    for name in ["rounds.csv", "tenants.csv", "timing.csv", "result.json", "model.safetensors"] {
+        assert!(output.join("seed-2").join(name).is_file(), "{name}");
+    }
+    // The copy of the experiment gives the same results.
+    let copy = output.join("experiment.toml");
+    let again = folder.path().join("again");
+    let repeated =
+        json(&["run", &path(&copy), "--output", &path(&again), "--json", "--threads", "1"]);
+    assert_eq!(repeated["runs"], answer["runs"]);
+    let occupied = run(&arguments);
+    assert!(!occupied.status.success() && stderr(&occupied).contains("--resume"));
+    assert_eq!(json(&[&arguments[..], &["--resume"]].concat())["runs"], answer["runs"]);
+}
+
+#[test]
+fn wrong_experiments_are_named_with_what_would_work() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (from, to, expected) in [
+        ("tenants = 6", "tenantz = 6", "did you mean `tenants`?"),
+        ("size = 4", "size = 7", "at most 6"),
+        ("epsilon = 8.0", "epsilon = -8.0", "privacy.epsilon"),
+        ("inputs = 5", "inputs = 6", "the dataset has 5"),
+        ("classes = 3\n    [cohort]", "classes = 0\n    [cohort]", "dataset.synthetic.classes"),
+    ] {
+        let file = folder.path().join("wrong.toml");
+        assert!(EXPERIMENT.contains(from), "{from}");
+        std::fs::write(&file, EXPERIMENT.replace(from, to)).expect("written");
+        let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let output = run(&["run", &path(&file), "--output", &path(&folder.path().join("results"))]);
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(expected), "{to}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
 #[test]
 fn the_demo_says_how_to_build_what_it_starts() {
     let binary = Path::new(BINARY);

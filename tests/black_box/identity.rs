@@ -3,16 +3,14 @@
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tributary_protocol::{
-    enrollment::EnrollmentToken,
-    error_code::ErrorCode,
-    transport::{TransportError, endpoint, tls::Identity},
+    enrollment::EnrollmentToken, error_code::ErrorCode, transport::tls::Identity,
 };
 use tributary_tests::{
     coordinator::Coordinator,
     peer::{self, Credentials, Peer},
 };
 
-use crate::credentials;
+use crate::{credentials, refused};
 
 #[tokio::test]
 async fn a_token_admits_once_and_only_with_its_secret() {
@@ -71,13 +69,4 @@ fn issue(issuer: &Issuer<'_, KeyPair>, not_after: time::OffsetDateTime) -> Ident
     let certificate = params.signed_by(&key, issuer).expect("signs").der().clone();
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
     Identity { chain: vec![certificate], key }
-}
-
-fn refused(error: TransportError) -> ErrorCode {
-    let connection = match error {
-        TransportError::Read(quinn::ReadError::ConnectionLost(error))
-        | TransportError::Connection(error) => error,
-        other => panic!("not refused: {other:?}"),
-    };
-    endpoint::refusal(&connection).expect("a refusal").code
 }

@@ -2,13 +2,18 @@
 
 mod identity;
 mod jobs;
+mod life_cycle;
 mod people;
 mod recovery;
 mod samples;
 mod secagg;
 mod uploads;
 
-use tributary_protocol::enrollment::EnrollmentToken;
+use tributary_protocol::{
+    enrollment::EnrollmentToken,
+    error_code::ErrorCode,
+    transport::{TransportError, endpoint},
+};
 use tributary_tests::{coordinator::Coordinator, peer};
 
 /// A job on the synthetic points of the test agents.
@@ -44,4 +49,14 @@ fn job(name: &str, rounds: u32, cohort: u32) -> String {
 async fn credentials(coordinator: &Coordinator, tenant: &str) -> peer::Credentials {
     let token: EnrollmentToken = coordinator.add_tenant(tenant).parse().expect("a token");
     peer::enroll(coordinator.quic(), &token).await.expect("admitted")
+}
+
+/// The code with which the coordinator closed a connection.
+fn refused(error: TransportError) -> ErrorCode {
+    let connection = match error {
+        TransportError::Read(quinn::ReadError::ConnectionLost(error))
+        | TransportError::Connection(error) => error,
+        other => panic!("not refused: {other:?}"),
+    };
+    endpoint::refusal(&connection).expect("a refusal").code
 }

@@ -1,6 +1,7 @@
 use candle_core::{Device, Tensor};
 
 use super::{DataError, DataSource, csv, idx};
+use crate::model::fractions;
 
 /// Records in memory, as compact as their file had them.
 #[derive(Debug, Clone)]
@@ -114,8 +115,8 @@ impl Dataset {
     /// If `index` is not below [`Self::len`].
     #[must_use]
     pub fn features(&self, index: usize) -> Vec<f32> {
-        let mut row = Vec::with_capacity(self.num_features);
-        self.extend_with_row(index, &mut row);
+        let mut row = vec![0.0; self.num_features];
+        self.fill_row(index, &mut row);
         row
     }
 
@@ -127,22 +128,29 @@ impl Dataset {
     /// # Panics
     /// If an index is not below [`Self::len`].
     pub fn batch(&self, indices: &[u32]) -> candle_core::Result<(Tensor, Tensor)> {
-        let mut rows = Vec::with_capacity(indices.len() * self.num_features);
-        for &index in indices {
-            self.extend_with_row(index as usize, &mut rows);
-        }
-        let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index as usize]).collect();
+        let mut rows = vec![0.0; indices.len() * self.num_features];
+        let mut labels = Vec::with_capacity(indices.len());
+        self.fill_batch(indices, &mut rows, &mut labels);
         let features = Tensor::from_vec(rows, (indices.len(), self.num_features), &Device::Cpu)?;
         Ok((features, Tensor::from_vec(labels, indices.len(), &Device::Cpu)?))
     }
 
-    fn extend_with_row(&self, index: usize, rows: &mut Vec<f32>) {
+    /// The same into memory that is already there: features into `rows`, classes behind `labels`.
+    ///
+    /// # Panics
+    /// If an index is not below [`Self::len`].
+    pub(crate) fn fill_batch(&self, indices: &[u32], rows: &mut [f32], labels: &mut Vec<u32>) {
+        for (&index, row) in indices.iter().zip(rows.chunks_exact_mut(self.num_features.max(1))) {
+            self.fill_row(index as usize, row);
+        }
+        labels.extend(indices.iter().map(|&index| self.labels[index as usize]));
+    }
+
+    fn fill_row(&self, index: usize, row: &mut [f32]) {
         let range = index * self.num_features..(index + 1) * self.num_features;
         match &self.features {
-            Features::Bytes(bytes) => {
-                rows.extend(bytes[range].iter().map(|&byte| f32::from(byte) / 255.0));
-            }
-            Features::Floats(floats) => rows.extend_from_slice(&floats[range]),
+            Features::Bytes(bytes) => fractions(&bytes[range], row),
+            Features::Floats(floats) => row.copy_from_slice(&floats[range]),
         }
     }
 }

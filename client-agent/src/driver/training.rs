@@ -1,6 +1,6 @@
 //! One round on a thread of its own: base, training, release.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -76,7 +76,10 @@ fn train(
         .load(&agent.config, &approved.dataset, approved.examples_max)
         .map_err(|error| failed(records_refusal(&error)))?;
     let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
-    let progress = &mut |step, steps| agent.status.training(step, steps);
+    let progress = &mut |step, steps| {
+        agent.status.training(step, steps);
+        if cancellation.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     let update = match exchange {
         None => noisy_update(assignment, round, progress).map(|packed| (packed, approved.clone())),
         Some(exchange) => masked_update(assignment, round, exchange, progress).map(|masked| {

@@ -6,8 +6,12 @@ use candle_core::{Result, Tensor};
 use thiserror::Error;
 
 use super::{
-    kernels::{add_assign, add_scaled_assign, sum_of_squares, with_elements},
+    kernels::{
+        add_assign, add_scaled_assign, add_scaled_rows_to_one, scale_rows_in_place,
+        squares_of_rows, sum_of_squares, vectorized, with_elements,
+    },
     layer::Spans,
+    matmul::{Before, Matrix, multiply},
     tape::{Record, Tape},
 };
 
@@ -29,12 +33,6 @@ pub enum ClippingError {
         /// Position in the flat parameter vector.
         parameter: usize,
     },
-    /// An operation's parameters do not lie in one layer.
-    #[error("the operation on parameter {parameter} belongs to no single layer; clip flat instead")]
-    Straddling {
-        /// Position in the flat parameter vector.
-        parameter: usize,
-    },
     /// The tensor library failed.
     #[error("the tensor library failed while clipping")]
     Tensor(#[from] candle_core::Error),
@@ -48,7 +46,7 @@ const MAGNITUDE_MAX: f64 = (1_u64 << 40) as f64;
 
 /// Elements of per-example gradients of one layer that are kept between norm and sum; a layer with
 /// more computes them twice.
-const KEPT_ELEMENTS_MAX: usize = 1 << 26;
+pub(super) const KEPT_ELEMENTS_MAX: usize = 1 << 26;
 
 impl Tape {
     /// Adds the sum of the per-example gradients, each scaled to at most `norm_max`, to `sum`.
@@ -87,47 +85,16 @@ impl Tape {
     ) -> std::result::Result<Vec<f64>, ClippingError> {
         let records = self.take();
         check_disjoint(&records)?;
-        let clipped = clip(records, kept_elements_max, examples, norm_max)?;
-        clipped.add_to(sum)?;
-        Ok(clipped.norms)
-    }
-
-    /// Adds the sum of the per-example gradients, each layer of each scaled to at most `norm_max`,
-    /// to `sum`.
-    ///
-    /// As [`add_clipped_sum`](Self::add_clipped_sum) on every layer by itself: a contribution of n
-    /// layers has norm at most `norm_max · sqrt(n)`.
-    ///
-    /// - `layers`: number of parameters of each layer, in the flat order
-    /// - `norm_max`: of one layer, model units
-    /// - `sum`: `[num_parameters]`; untouched by a gradient that is not finite
-    ///
-    /// # Errors
-    /// As for [`add_clipped_sum`](Self::add_clipped_sum), and [`ClippingError::Straddling`] for a
-    /// recorded operation that belongs to several layers or none.
-    ///
-    /// Source: McMahan et al. 2018, arXiv:1710.06963 (per-layer clipping).
-    pub fn add_layer_clipped_sum(
-        &self,
-        examples: usize,
-        layers: &[usize],
-        norm_max: f64,
-        sum: &mut [f32],
-    ) -> std::result::Result<(), ClippingError> {
-        let records = self.take();
-        check_disjoint(&records)?;
-        let mut of_layers: Vec<Vec<Record>> = layers.iter().map(|_| Vec::new()).collect();
+        let mut norms = vec![0.0; examples];
+        let mut prepared = Vec::with_capacity(records.len());
         for record in records {
-            let layer = layer_of(&record, layers)?;
-            of_layers[layer].push(record);
+            record.prepare(kept_elements_max, &mut norms, &mut prepared)?;
         }
-        // All factors are known before the sum changes.
-        let clipped = of_layers
-            .into_iter()
-            .map(|records| clip(records, KEPT_ELEMENTS_MAX, examples, norm_max))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        clipped.iter().try_for_each(|layer| layer.add_to(sum))?;
-        Ok(())
+        let factors = clip_factors(&mut norms, norm_max)?;
+        for part in &prepared {
+            part.add_sum(&factors, sum)?;
+        }
+        Ok(norms)
     }
 
     /// Adds the plain sum of the per-example gradients to `sum`.
@@ -139,32 +106,12 @@ impl Tape {
     }
 }
 
-/// Records that are clipped jointly, with the factor of each example.
-struct Clipped {
-    prepared: Vec<Prepared>,
-    factors: Vec<f32>,
-    /// Before clipping.
-    norms: Vec<f64>,
-}
-
-impl Clipped {
-    fn add_to(&self, sum: &mut [f32]) -> Result<()> {
-        self.prepared.iter().try_for_each(|part| part.add_sum(&self.factors, sum))
-    }
-}
-
-fn clip(
-    records: Vec<Record>,
-    kept_elements_max: usize,
-    examples: usize,
+/// Turns squared norms into norms, and says by which factor each gradient is clipped.
+pub(super) fn clip_factors(
+    norms: &mut [f64],
     norm_max: f64,
-) -> std::result::Result<Clipped, ClippingError> {
-    let mut norms = vec![0.0; examples];
-    let mut prepared = Vec::with_capacity(records.len());
-    for record in records {
-        record.prepare(kept_elements_max, &mut norms, &mut prepared)?;
-    }
-    let mut factors = Vec::with_capacity(examples);
+) -> std::result::Result<Vec<f32>, ClippingError> {
+    let mut factors = Vec::with_capacity(norms.len());
     for (example, norm) in norms.iter_mut().enumerate() {
         *norm = norm.sqrt();
         if norm.is_nan() || *norm > norm_max * MAGNITUDE_MAX {
@@ -172,22 +119,21 @@ fn clip(
         }
         factors.push(if *norm > norm_max { (norm_max / *norm) as f32 } else { 1.0 });
     }
-    Ok(Clipped { prepared, factors, norms })
+    Ok(factors)
 }
 
-/// The one layer that holds all parameters of a record.
-fn layer_of(record: &Record, layers: &[usize]) -> std::result::Result<usize, ClippingError> {
-    let spans = record.spans();
-    let (mut start, mut found) = (0, None);
-    for (layer, length) in layers.iter().enumerate() {
-        let end = start + length;
-        if spans.iter().all(|span| start <= span.start && span.end <= end) {
-            found = Some(layer);
-        }
-        start = end;
+/// Adds the squared norm of every `gradientᵀ · activation`, and of the gradient if there is a bias.
+pub(super) fn add_squares_of_products(
+    of_activations: &[f64],
+    of_gradients: &[f64],
+    bias: bool,
+    squares: &mut [f64],
+) {
+    let bias = if bias { 1.0 } else { 0.0 };
+    for ((square, a), g) in squares.iter_mut().zip(of_activations).zip(of_gradients) {
+        let usable = *a <= MAGNITUDE_MAX * MAGNITUDE_MAX;
+        *square += if usable { g * (a + bias) } else { f64::NAN };
     }
-    let parameter = spans.first().map_or(0, |span| span.start);
-    found.ok_or(ClippingError::Straddling { parameter })
 }
 
 fn check_disjoint(records: &[Record]) -> std::result::Result<(), ClippingError> {
@@ -221,13 +167,10 @@ impl Record {
     ) -> Result<()> {
         match self {
             Self::Linear { spans, activation, gradient } if gradient.rank() == 2 => {
-                let bias = if spans.bias.is_some() { 1.0 } else { 0.0 };
                 let activations = row_squares(&activation, squares.len())?;
                 let gradients = row_squares(&gradient, squares.len())?;
-                for ((square, a), g) in squares.iter_mut().zip(activations).zip(gradients) {
-                    let usable = a <= MAGNITUDE_MAX * MAGNITUDE_MAX;
-                    *square += if usable { g * (a + bias) } else { f64::NAN };
-                }
+                let bias = spans.bias.is_some();
+                add_squares_of_products(&activations, &gradients, bias, squares);
                 prepared.push(Prepared::Outer { spans, activation, gradient });
             }
             Self::Linear { spans, activation, gradient } => {
@@ -241,12 +184,9 @@ impl Record {
                 }
                 let span = spans.weight;
                 if span.len() * squares.len() <= kept_elements_max {
-                    let gradients = time_products(&activation, &gradient)?;
-                    return Self::PerExample { span, gradients }.prepare(
-                        kept_elements_max,
-                        squares,
-                        prepared,
-                    );
+                    let gradients = time_products(&activation, &gradient, squares)?;
+                    prepared.push(Prepared::PerExample { span, gradients });
+                    return Ok(());
                 }
                 for (example, square) in squares.iter_mut().enumerate() {
                     let gradient = example_product(&activation, &gradient, example)?;
@@ -336,32 +276,58 @@ fn add_linear(
     gradient: &Tensor,
     sum: &mut [f32],
 ) -> Result<()> {
-    if let Some(bias) = &spans.bias {
-        let width = bias.len();
-        with_elements(gradient, |rows| {
-            for row in rows.chunks_exact(width) {
-                add_assign(&mut sum[bias.clone()], row);
-            }
-        })?;
-    }
-    let weight_gradient = gradient.t()?.matmul(activation)?;
-    with_elements(&weight_gradient, |values| add_assign(&mut sum[spans.weight.clone()], values))
+    let (rows, outputs) = gradient.dims2()?;
+    let inputs = activation.dim(1)?;
+    let threads = candle_core::utils::get_num_threads();
+    with_elements(gradient, |gradient| {
+        if let Some(bias) = &spans.bias {
+            add_scaled_rows_to_one(&mut sum[bias.clone()], gradient, 1.0);
+        }
+        with_elements(activation, |activation| {
+            let gradient = Matrix::new(gradient, rows, outputs).t();
+            let activation = Matrix::new(activation, rows, inputs);
+            let sum = &mut sum[spans.weight.clone()];
+            multiply(gradient, activation, 1.0, sum, Before::Added, threads);
+        })
+    })?
 }
 
-/// `sum += Σᵢ factors[i] · rows[i]`, in blocks of columns that stay in the fast cache.
-fn add_scaled_rows(rows: &[f32], factors: &[f32], sum: &mut [f32]) {
-    const BLOCK: usize = 4096;
-    let width = sum.len();
-    for (start, sum) in (0..).step_by(BLOCK).zip(sum.chunks_mut(BLOCK)) {
-        for (row, &factor) in rows.chunks_exact(width).zip(factors) {
-            add_scaled_assign(sum, &row[start..start + sum.len()], factor);
+vectorized! {
+    /// `sum += Σᵢ factors[i] · rows[i]`, in blocks of columns that stay in the fast cache.
+    fn add_scaled_rows(rows: &'a [f32], factors: &'a [f32], sum: &'a mut [f32]) {
+        const BLOCK: usize = 4096;
+        let width = sum.len();
+        for (start, sum) in (0..).step_by(BLOCK).zip(sum.chunks_mut(BLOCK)) {
+            for (row, &factor) in rows.chunks_exact(width).zip(factors) {
+                for (sum, value) in sum.iter_mut().zip(&row[start..]) {
+                    *sum += factor * value;
+                }
+            }
         }
     }
 }
 
-/// Per-example weight gradients of a layer with a time axis, `[n, m · k]`.
-fn time_products(activation: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    gradient.transpose(1, 2)?.matmul(activation)?.flatten_from(1)
+/// Per-example weight gradients of a layer with a time axis, `[n, m · k]`; their squared norms,
+/// taken while each is in the cache, are added to `squares`.
+fn time_products(activation: &Tensor, gradient: &Tensor, squares: &mut [f64]) -> Result<Tensor> {
+    let (examples, time, inputs) = activation.dims3()?;
+    let outputs = last(gradient);
+    let threads = candle_core::utils::get_num_threads();
+    let mut products = vec![0.0; examples * outputs * inputs];
+    with_elements(activation, |activation| {
+        with_elements(gradient, |gradient| {
+            let pairs = activation.chunks_exact(time * inputs);
+            let pairs = pairs.zip(gradient.chunks_exact(time * outputs));
+            let products = products.chunks_exact_mut(outputs * inputs);
+            for (((activation, gradient), product), square) in pairs.zip(products).zip(squares) {
+                let gradient = Matrix::new(gradient, time, outputs).t();
+                let activation = Matrix::new(activation, time, inputs);
+                multiply(gradient, activation, 1.0, product, Before::Ignored, threads);
+                *square += sum_of_squares(product);
+            }
+        })
+    })??;
+    Tensor::from_vec(products, (examples, outputs * inputs), gradient.device())
 }
 
 /// The weight gradient of one example, `[m, k]`.
@@ -406,18 +372,16 @@ fn touched_rows(ids: &[u32], gradient: &Tensor) -> Result<Vec<BTreeMap<u32, Vec<
 /// Squared norm of each of `rows` equal parts.
 fn row_squares(tensor: &Tensor, rows: usize) -> Result<Vec<f64>> {
     let width = tensor.elem_count() / rows.max(1);
-    with_elements(tensor, |values| values.chunks_exact(width).map(sum_of_squares).collect())
+    let mut sums = vec![0.0; rows];
+    with_elements(tensor, |values| squares_of_rows(values, width, &mut sums))?;
+    Ok(sums)
 }
 
 /// Multiplies each of the first dimension's parts by its factor.
 fn scale_rows(tensor: &Tensor, factors: &[f32]) -> Result<Tensor> {
     let width = tensor.elem_count() / factors.len().max(1);
-    let mut scaled = Vec::with_capacity(tensor.elem_count());
-    with_elements(tensor, |values| {
-        for (row, &factor) in values.chunks_exact(width).zip(factors) {
-            scaled.extend(row.iter().map(|value| value * factor));
-        }
-    })?;
+    let mut scaled = with_elements(tensor, <[f32]>::to_vec)?;
+    scale_rows_in_place(&mut scaled, width, factors);
     Tensor::from_vec(scaled, tensor.shape(), tensor.device())
 }
 

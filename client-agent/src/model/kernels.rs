@@ -1,4 +1,6 @@
 //! Plain loops over CPU tensors, where the tensor library would copy or allocate more than once.
+//!
+//! Each is compiled for every width of vector instructions and chooses the processor's widest.
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
@@ -24,32 +26,126 @@ pub(super) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
     Ok(&values[start..end])
 }
 
-/// Sum of squares, exact to far below f32 rounding: products and sums in f64, eight lanes.
-pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
-    const LANES: usize = 8;
+/// Defines functions whose bodies are compiled for each instruction set that matters and chosen
+/// when they run. A body is inlined there whole, so it must not call what is not inlined itself.
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $output:ty)? $body:block)*) => {$(
+        $(#[$meta])*
+        $vis fn $name<'a>($($arg: $type),*) $(-> $output)? {
+            struct Call<'a> { $($arg: $type),* }
+            impl<'a> pulp::WithSimd for Call<'a> {
+                type Output = vectorized!(@output $($output)?);
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _simd: S) -> Self::Output {
+                    let Call { $($arg),* } = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Call { $($arg),* })
+        }
+    )*};
+    (@output) => { () };
+    (@output $output:ty) => { $output };
+}
+pub(super) use vectorized;
+
+/// The sum of squares of [`sum_of_squares`], for use inside another loop.
+#[inline(always)]
+fn squares(values: &[f32]) -> f64 {
+    const LANES: usize = 32;
     let mut lanes = [0.0_f64; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f64 = chunks.remainder().iter().map(|&value| f64::from(value).powi(2)).sum();
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
             let value = f64::from(value);
             *lane += value * value;
         }
     }
+    let rest: f64 = rest.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
     lanes.iter().sum::<f64>() + rest
 }
 
-/// `sum += values`, element by element.
-pub(crate) fn add_assign(sum: &mut [f32], values: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += value;
+vectorized! {
+    /// Sum of squares, exact to far below f32 rounding: products and sums in f64.
+    pub(crate) fn sum_of_squares(values: &'a [f32]) -> f64 {
+        squares(values)
     }
-}
 
-/// `sum += factor * values`, element by element.
-pub(crate) fn add_scaled_assign(sum: &mut [f32], values: &[f32], factor: f32) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += factor * value;
+    /// The sum of squares of each row.
+    pub(crate) fn squares_of_rows(rows: &'a [f32], width: usize, sums: &'a mut [f64]) {
+        for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(width)) {
+            *sum = squares(row);
+        }
+    }
+
+    /// `sum += values`, element by element.
+    pub(crate) fn add_assign(sum: &'a mut [f32], values: &'a [f32]) {
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+
+    /// `sum += factor * values`, element by element.
+    pub(crate) fn add_scaled_assign(sum: &'a mut [f32], values: &'a [f32], factor: f32) {
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum += factor * value;
+        }
+    }
+
+    /// Adds `factor` times every row to one row.
+    pub(crate) fn add_scaled_rows_to_one(sum: &'a mut [f32], rows: &'a [f32], factor: f32) {
+        for row in rows.chunks_exact(sum.len()) {
+            for (sum, value) in sum.iter_mut().zip(row) {
+                *sum += factor * value;
+            }
+        }
+    }
+
+    /// Multiplies every row by its factor.
+    pub(crate) fn scale_rows_in_place(rows: &'a mut [f32], width: usize, factors: &'a [f32]) {
+        for (row, &factor) in rows.chunks_exact_mut(width).zip(factors) {
+            for value in row {
+                *value *= factor;
+            }
+        }
+    }
+
+    /// Adds the bias to every row, and applies ReLU if asked for.
+    pub(crate) fn finish_rows(rows: &'a mut [f32], bias: &'a [f32], relu: bool) {
+        // Not `max`, which would turn NaN into 0 and hide it from the finite checks.
+        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        for row in rows.chunks_exact_mut(bias.len()) {
+            for (value, bias) in row.iter_mut().zip(bias) {
+                let sum = *value + bias;
+                *value = if sum < floor { floor } else { sum };
+            }
+        }
+    }
+
+    /// Applies ReLU in place; NaN stays.
+    pub(crate) fn relu(values: &'a mut [f32]) {
+        for value in values {
+            *value = if *value < 0.0 { 0.0 } else { *value };
+        }
+    }
+
+    /// Zeroes the gradient where the output of the ReLU is zero.
+    pub(crate) fn mask(gradient: &'a mut [f32], outputs: &'a [f32]) {
+        for (gradient, &output) in gradient.iter_mut().zip(outputs) {
+            *gradient = if output == 0.0 { 0.0 } else { *gradient };
+        }
+    }
+
+    /// Whether no element is NaN or infinite.
+    pub(crate) fn all_finite(values: &'a [f32]) -> bool {
+        values.iter().fold(true, |all, value| all & (value.abs() < f32::INFINITY))
+    }
+
+    /// Bytes as fractions of 255, rounded as a division would be.
+    pub(crate) fn fractions(bytes: &'a [u8], values: &'a mut [f32]) {
+        for (value, &byte) in values.iter_mut().zip(bytes) {
+            *value = (f64::from(byte) * (1.0 / 255.0)) as f32;
+        }
     }
 }
 
@@ -74,5 +170,30 @@ impl InplaceOp1 for AddScaled<'_> {
         }
         add_scaled_assign(&mut values[start..end], self.source, self.scale);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_those_of_a_division() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut values = vec![0.0; 256];
+        fractions(&bytes, &mut values);
+        for (byte, value) in bytes.iter().zip(values) {
+            assert_eq!(value, f32::from(*byte) / 255.0);
+        }
+    }
+
+    #[test]
+    fn nan_and_infinity_are_not_finite() {
+        let mut values = vec![1.0; 77];
+        assert!(all_finite(&values));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            values[70] = bad;
+            assert!(!all_finite(&values));
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
 mod clipping;
+mod dense;
 mod kernels;
 pub mod layer;
 mod loss;
+mod matmul;
 mod tape;
 
 use std::ops::Range;
@@ -15,12 +17,16 @@ use tributary_protocol::{
     tensor_file::{TensorFileError, check_parameters},
 };
 
-pub use self::{clipping::ClippingError, loss::cross_entropy_sum, tape::Tape};
+pub use self::{clipping::ClippingError, dense::ExampleClip, loss::cross_entropy_sum, tape::Tape};
+pub(crate) use self::{
+    dense::Dense,
+    kernels::{fractions, with_elements},
+    loss::softmax_rows,
+};
 use self::{
     kernels::AddScaled,
     layer::{Recording, Spans, linear},
 };
-pub(crate) use self::{kernels::with_elements, loss::softmax_rows};
 
 /// Says why parameters are not a model.
 #[derive(Debug, Error)]

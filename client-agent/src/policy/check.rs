@@ -3,7 +3,7 @@ use tributary_privacy::{
     distributed::DistributedNoise,
     lattice::{Lattice, LatticeRequest},
     ledger::Budget,
-    mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+    mechanism::{ClippedGradientSum, NoisyGradientSum, NoisyUpdate, PrivacyEvent},
 };
 use tributary_protocol::{
     id::{DatasetName, Region},
@@ -304,6 +304,12 @@ fn check_masked_lattice(
         return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
     }
     let plan = noise.plan(cohort_size).map_err(PolicyRefusal::Distributed)?;
+    if job.privacy.unit == PrivacyUnit::Record {
+        let norm = ClippingNorm::new(job.privacy.clipping_norm)
+            .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
+        ClippedGradientSum::new(norm, step, job.model.num_parameters())
+            .map_err(PolicyRefusal::Mechanism)?;
+    }
     // Below this many grid units the shares do not add up to what they are accounted as.
     let share = noise.share_sigma(&plan);
     if share / step < SHARE_UNITS_MIN {

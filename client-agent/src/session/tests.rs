@@ -65,7 +65,7 @@ fn release(round: u64) -> Release {
 const NOW: Timestamp = Timestamp(1_000_000);
 
 /// The driver checks signatures; a session only passes receipts on.
-fn receipt() -> Box<Receipt> {
+pub(super) fn receipt() -> Box<Receipt> {
     Box::new(Receipt {
         tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
         head: LedgerHead::EMPTY,
@@ -237,16 +237,21 @@ fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
 }
 
 #[test]
-fn only_the_newest_base_is_adapted_to() {
+fn only_the_last_announced_base_is_adapted_to() {
     let mut stage = Stage::welcomed();
     stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
     assert_eq!(stage.rest(), [Output::Adapt(base(1))]);
     let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
     assert_eq!(outputs, [Output::CancelAdapting]);
     assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
-    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(2)))), []);
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
     assert_eq!(stage.give(Input::Adapted { base: base(1).file.digest, complete: false }), []);
     assert_eq!(stage.rest(), [Output::Adapt(base(3))]);
+    // A rollback: an older version is announced last.
+    let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
+    assert_eq!(outputs, [Output::CancelAdapting]);
+    assert_eq!(stage.give(Input::Adapted { base: base(3).file.digest, complete: false }), []);
+    assert_eq!(stage.rest(), [Output::Adapt(base(2))]);
 }
 
 #[test]

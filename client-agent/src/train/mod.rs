@@ -7,6 +7,7 @@ mod evaluate;
 mod local_sgd;
 mod sampling;
 mod task;
+mod trainer;
 
 use thiserror::Error;
 use tributary_privacy::mechanism::MechanismError;
@@ -14,10 +15,11 @@ use tributary_privacy::mechanism::MechanismError;
 use crate::model::{ClippingError, ModelError};
 
 pub use self::{
-    dp_sgd::{ExampleClip, dp_sgd, dp_sgd_clipped},
+    dp_sgd::{clipped_gradient, dp_sgd},
     evaluate::{Evaluation, Outcome, evaluate, outcomes},
     local_sgd::local_sgd,
     task::LocalTask,
+    trainer::Trainer,
 };
 pub(crate) use self::{
     evaluate::{evaluate_model, most_probable},
@@ -64,6 +66,14 @@ pub enum TrainError {
         /// The step, from 1.
         step: u32,
     },
+    /// The caller stopped the training; nothing was released.
+    #[error("training was stopped after step {step} of {steps}")]
+    Stopped {
+        /// The last finished step, from 1.
+        step: u32,
+        /// The steps that were planned.
+        steps: u32,
+    },
     /// The mechanism was made for another model.
     #[error("the noise mechanism covers {mechanism} parameters but the model has {model}")]
     MechanismDimension {
@@ -89,9 +99,7 @@ impl TrainError {
         match error {
             ClippingError::NonFinite { .. } => Self::NonFiniteGradient { step },
             ClippingError::Tensor(source) => Self::Tensor(source),
-            layout @ (ClippingError::Shared { .. } | ClippingError::Straddling { .. }) => {
-                Self::Clipping(layout)
-            }
+            shared @ ClippingError::Shared { .. } => Self::Clipping(shared),
         }
     }
 }

@@ -1,7 +1,9 @@
-use tributary_protocol::{job::TrainingPlan, model::ModelSpec, tensor_file::check_parameters};
+use std::ops::ControlFlow;
+
+use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
 
 use super::TrainError;
-use crate::{data::Dataset, model::Model};
+use crate::data::Dataset;
 
 /// One round of local training: from which base, on which records, by which plan.
 #[derive(Debug, Clone, Copy)]
@@ -19,17 +21,17 @@ pub struct LocalTask<'a> {
 }
 
 impl LocalTask<'_> {
-    pub(super) fn model(&self) -> Result<Model, TrainError> {
-        check_data(self.spec, self.data, self.train)?;
-        Ok(Model::new(self.spec, self.base)?)
-    }
-
-    /// The client update, `trained − base`.
-    pub(super) fn client_update(&self, model: &Model) -> Result<Vec<f32>, TrainError> {
-        let trained = model.parameters()?;
-        check_parameters(self.spec, &trained)
-            .map_err(|_| TrainError::Diverged { step: self.plan.local_steps })?;
-        Ok(trained.iter().zip(self.base).map(|(trained, base)| trained - base).collect())
+    /// Tells of a finished step.
+    pub(super) fn report(
+        &self,
+        step: u32,
+        progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<(), TrainError> {
+        let steps = self.plan.local_steps;
+        match progress(step, steps) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(TrainError::Stopped { step, steps }),
+        }
     }
 }
 

@@ -1,4 +1,6 @@
-use tributary_privacy::{clip::ClippingNorm, noise::SecureNoise};
+use std::ops::ControlFlow;
+
+use tributary_privacy::{clip::ClippingNorm, mechanism::ClippedGradientSum, noise::SecureNoise};
 use tributary_protocol::{
     job::TrainingPlan,
     model::{MlpSpec, ModelSpec},
@@ -58,7 +60,7 @@ fn train(
     let (spec, base) = (spec(), base());
     let task = LocalTask { spec: &spec, base: &base, data, train: indices, plan };
     let mut noise = SecureNoise::new().expect("entropy");
-    dp_sgd(&task, &mechanism(noise_multiplier), &mut noise, &mut |_, _| {})
+    dp_sgd(&task, &mechanism(noise_multiplier), &mut noise, &mut |_, _| ControlFlow::Continue(()))
 }
 
 fn accuracy_after(update: &[f32]) -> f64 {
@@ -74,8 +76,11 @@ fn private_training_learns_and_reports_each_step() {
     let task = LocalTask { spec: &spec, base: &base, data: &data, train: &indices, plan: &plan };
     let mut noise = SecureNoise::new().expect("entropy");
     let mut steps = Vec::new();
-    let update = dp_sgd(&task, &mechanism(0.5), &mut noise, &mut |step, of| steps.push((step, of)))
-        .expect("trains");
+    let update = dp_sgd(&task, &mechanism(0.5), &mut noise, &mut |step, of| {
+        steps.push((step, of));
+        ControlFlow::Continue(())
+    })
+    .expect("trains");
     assert_eq!(steps, (1..=40).map(|step| (step, 40)).collect::<Vec<_>>());
     assert!(accuracy_after(&update) > 0.95);
 }
@@ -88,7 +93,7 @@ fn plain_training_learns() {
     let task = LocalTask { spec: &spec, base: &base, data: &data, train: &indices, plan: &plan };
     let run = || {
         let mut source = Xoshiro256PlusPlus::seed_from_u64(9);
-        local_sgd(&task, &mut source, &mut |_, _| {}).expect("trains")
+        local_sgd(&task, &mut source, &mut |_, _| ControlFlow::Continue(())).expect("trains")
     };
     assert!(accuracy_after(&run()) > 0.95);
     assert_eq!(run(), run());
@@ -148,4 +153,41 @@ fn tasks_that_do_not_fit_are_named() {
     assert_eq!(error.to_string(), "the model has 4 inputs but the dataset has 3");
     let error = evaluate(&spec(), &base(), None, &data, &[]).expect_err("nothing to measure");
     assert!(matches!(error, TrainError::NoRecords), "{error}");
+}
+
+#[test]
+fn training_stops_between_steps() {
+    let (spec, base, data, plan) = (spec(), base(), records(), plan(40));
+    let indices: Vec<u32> = (0..200).collect();
+    let task = LocalTask { spec: &spec, base: &base, data: &data, train: &indices, plan: &plan };
+    let mut noise = SecureNoise::new().expect("entropy");
+    let mut third =
+        |step, _| if step < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let private = dp_sgd(&task, &mechanism(1.0), &mut noise, &mut third).expect_err("stopped");
+    let plain = local_sgd(&task, &mut noise, &mut third).expect_err("stopped");
+    for error in [private, plain] {
+        assert!(matches!(error, TrainError::Stopped { step: 3, steps: 40 }), "{error}");
+    }
+}
+
+/// The gradient of a batch of all records, against the update of one plain step.
+#[test]
+fn a_clipped_gradient_points_where_a_step_goes() {
+    let (spec, base, data) = (spec(), base(), records());
+    let indices: Vec<u32> = (0..200).collect();
+    let plan = TrainingPlan { sampling_rate: 1.0, client_learning_rate: 1.0, ..plan(1) };
+    let task = LocalTask { spec: &spec, base: &base, data: &data, train: &indices, plan: &plan };
+    let mut noise = SecureNoise::new().expect("entropy");
+    let step = local_sgd(&task, &mut noise, &mut |_, _| ControlFlow::Continue(())).expect("trains");
+    // No gradient is as long as 100, so nothing is clipped.
+    let norm = ClippingNorm::new(100.0).expect("positive");
+    let clipped = ClippedGradientSum::new(norm, 0.01, spec.num_parameters()).expect("valid");
+    let grid = clipped_gradient(&task, &clipped, &mut noise).expect("finite");
+    for (units, step) in grid.iter().zip(&step) {
+        let mean = *units as f32 * 0.01 / 200.0;
+        assert!((mean - step).abs() < 1e-4, "{mean} is not {step}");
+    }
+    let short = ClippedGradientSum::new(norm, 0.01, 3).expect("valid");
+    let error = clipped_gradient(&task, &short, &mut noise).expect_err("another model");
+    assert!(matches!(error, TrainError::MechanismDimension { mechanism: 3, .. }), "{error}");
 }

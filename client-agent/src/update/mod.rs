@@ -54,7 +54,7 @@ pub enum UpdateError {
     Cancelled,
     /// Training gave nothing.
     #[error("local training failed")]
-    Train(#[from] TrainError),
+    Train(#[source] TrainError),
     /// A mechanism refused.
     #[error("the privacy mechanism released nothing")]
     Mechanism(#[from] MechanismError),
@@ -89,6 +89,15 @@ pub enum UpdateError {
         /// The round.
         round: RoundNumber,
     },
+}
+
+impl From<TrainError> for UpdateError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Stopped { .. } => Self::Cancelled,
+            error => Self::Train(error),
+        }
+    }
 }
 
 impl UpdateError {

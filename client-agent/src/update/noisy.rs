@@ -1,5 +1,7 @@
 //! From an approved assignment to packed, noisy bytes, in memory only.
 
+use std::ops::ControlFlow;
+
 use tributary_privacy::{
     clip::{ClippingNorm, LayerNorms, clip_l2, l2_norm},
     lattice::{Lattice, Rotation},
@@ -13,8 +15,10 @@ use tributary_protocol::{
 
 use super::UpdateError;
 use crate::{
+    compute,
     data::Dataset,
-    train::{ExampleClip, LocalTask, dp_sgd_clipped, local_sgd},
+    model::ExampleClip,
+    train::{LocalTask, Trainer, local_sgd},
 };
 
 /// What a round trains from and on.
@@ -36,17 +40,18 @@ pub struct RoundData<'a> {
 ///   clipping norm adapts, a noisy vote on it is one more coordinate.
 /// - Clipping is flat or per layer, and the clipped update is rotated, as the job says.
 /// - Randomness: the operating system's CSPRNG.
-/// - `progress`: called after each step with its number, from 1, and the number of steps
+/// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
+///   the training
 ///
 /// Nothing is released by calling this: the bytes may leave only through
 /// [`release`](super::release()).
 ///
 /// # Errors
-/// [`UpdateError`] naming what failed.
+/// [`UpdateError`] naming what failed; [`UpdateError::Cancelled`] if `progress` stopped it.
 pub fn noisy_update(
     assignment: &Assignment,
     round: RoundData<'_>,
-    progress: &mut dyn FnMut(u32, u32),
+    progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<u8>, UpdateError> {
     let job = &assignment.job;
     let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
@@ -74,7 +79,8 @@ pub fn noisy_update(
             };
             let mechanism =
                 NoisyGradientSum::new(clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut update = dp_sgd_clipped(&task, clip, &mechanism, &mut noise, progress)?;
+            let mut trainer = Trainer::new(&job.model, compute::threads())?.clipping(clip);
+            let mut update = trainer.dp_sgd(&task, &mechanism, &mut noise, progress)?;
             let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
             clip_l2(&mut update, norm_max)?;
             rotate(&mut update);

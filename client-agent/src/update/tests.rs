@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use tributary_privacy::{
     ledger::{LedgerStore, MemoryLedgerStore},
@@ -60,7 +60,10 @@ fn both_units_give_packed_updates_of_the_announced_length() {
     for unit in ["record", "tenant"] {
         let mut steps = Vec::new();
         let round = RoundData { base: &base, data: &data, train: &train };
-        let packed = noisy_update(&assignment(1, unit), round, &mut |step, _| steps.push(step));
+        let packed = noisy_update(&assignment(1, unit), round, &mut |step, _| {
+            steps.push(step);
+            ControlFlow::Continue(())
+        });
         assert_eq!(packed.unwrap().len(), 8 * 4, "{unit}");
         assert_eq!(steps, [1, 2, 3, 4]);
     }
@@ -71,7 +74,9 @@ fn poisoned_records_give_no_update_and_a_clear_code() {
     let data = Dataset::from_floats(vec![f32::NAN; 60], 3, vec![0; 20], 2);
     let train: Vec<u32> = (0..20).collect();
     let round = RoundData { base: &[0.1; 8], data: &data, train: &train };
-    let error = noisy_update(&assignment(1, "record"), round, &mut |_, _| {}).unwrap_err();
+    let error =
+        noisy_update(&assignment(1, "record"), round, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
     assert_eq!(error.code(), ErrorCode::UpdateNotFinite);
 }
 
@@ -239,7 +244,8 @@ fn every_clipping_with_and_without_rotation_gives_a_vector_of_the_jobs_dimension
         let assignment = changed(unit, privacy);
         assert_eq!(assignment.job.wire_dimension(), coordinates, "{privacy}");
         let round = RoundData { base: &base, data: &data, train: &train };
-        let packed = noisy_update(&assignment, round, &mut |_, _| {}).unwrap();
+        let packed =
+            noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
         assert_eq!(packed.len(), coordinates * 4, "{unit} {privacy}");
     }
 }
@@ -255,7 +261,7 @@ fn empty_batches_and_zero_updates_release_noise_and_broken_numbers_nothing() {
             let mut rare = assignment(1, unit);
             rare.job.training.sampling_rate = 1e-12;
             let round = RoundData { base: &base, data: &data, train: &train };
-            let packed = noisy_update(&rare, round, &mut |_, _| {}).unwrap();
+            let packed = noisy_update(&rare, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
             assert!(packed.iter().any(|&byte| byte != 0), "{unit}: a zero update without noise");
         }
         let broken: [fn(&mut Assignment); 6] = [
@@ -271,7 +277,7 @@ fn empty_batches_and_zero_updates_release_noise_and_broken_numbers_nothing() {
             break_it(&mut assignment);
             let train: Vec<u32> = (0..20).collect();
             let round = RoundData { base: &base, data: &data, train: &train };
-            noisy_update(&assignment, round, &mut |_, _| {})
+            noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(()))
                 .expect_err(&format!("{unit}: number {index} is broken"));
         }
     }

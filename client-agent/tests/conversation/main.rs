@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod coordinator;
+mod secagg;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -15,6 +15,7 @@ use crate::{
     registry::ModelVersion,
     round::Phase,
     scheduler::{BaseMetrics, Job, JobRecord, JobState, MetricEstimate, Scheduler},
+    tenants::{Isolation, Quotas, Standing, TenantContext, TenantRecord, TenantRole},
 };
 
 /// An error.
@@ -77,6 +78,84 @@ pub struct TenantDocument {
     pub connected: bool,
     /// Entries of its privacy ledger that it has reported.
     pub ledger_sequence: u64,
+    /// `active`, `suspended` or `revoked`.
+    pub standing: String,
+    /// Why it is suspended or revoked.
+    pub reason: Option<String>,
+    /// What it takes part in.
+    pub roles: BTreeSet<TenantRole>,
+    /// How much of it, per day (UTC).
+    pub quotas: Quotas,
+    /// What it has used today.
+    pub used: UsedDocument,
+    /// How far it is kept apart from others, at least.
+    pub isolation: Isolation,
+}
+
+/// What a tenant has used today.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct UsedDocument {
+    /// Bytes of model and update files.
+    pub bytes: u64,
+    /// Rounds that it was invited to.
+    pub rounds: u64,
+    /// Connections, answers and transfers.
+    pub requests: u64,
+}
+
+impl TenantDocument {
+    /// Describes a tenant.
+    #[must_use]
+    pub fn new(record: &TenantRecord, connected: bool, now: Timestamp) -> Self {
+        let [bytes, rounds, requests] = record.usage.today(now).counts();
+        let TenantContext { id, region, roles, quotas, isolation } = record.context.clone();
+        Self {
+            tenant: id,
+            region,
+            enrolled: record.certificate.is_some(),
+            connected,
+            ledger_sequence: record.acknowledged_head.sequence,
+            standing: record.standing.name().to_owned(),
+            reason: match &record.standing {
+                Standing::Active => None,
+                Standing::Suspended { reason, .. } | Standing::Revoked { reason, .. } => {
+                    Some(reason.clone())
+                }
+            },
+            roles,
+            quotas,
+            used: UsedDocument { bytes, rounds, requests },
+            isolation,
+        }
+    }
+}
+
+/// Says why a tenant is suspended or revoked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopTenant {
+    /// For the tenant's operator; it hears this.
+    pub reason: String,
+}
+
+/// Replaces what a tenant may do and use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantTerms {
+    /// What it takes part in.
+    pub roles: BTreeSet<TenantRole>,
+    /// How much of it.
+    pub quotas: Quotas,
+    /// How far it is kept apart from others, at least.
+    pub isolation: Isolation,
+}
+
+/// Changes a job's priority.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPriority {
+    /// From -1000 to 1000.
+    pub priority: i32,
 }
 
 /// Answers a submission.
@@ -93,6 +172,8 @@ pub struct JobDocument {
     pub job: JobId,
     /// Whether it still trains.
     pub state: JobState,
+    /// Jobs of higher priority get tenants first.
+    pub priority: i32,
     /// Rounds that became models.
     pub rounds_committed: u64,
     /// Rounds in all.
@@ -103,6 +184,8 @@ pub struct JobDocument {
     pub phase: String,
     /// One line: what the round waits for.
     pub waiting_for: String,
+    /// When it stops to wait, if ever.
+    pub waits_until: Option<Timestamp>,
     /// The newest model.
     pub model: Option<Digest>,
     /// L2 bound of one unit's contribution; the open round's where it adapts.
@@ -159,7 +242,7 @@ pub struct PrivacyDocument {
 pub struct TenantState {
     /// Who.
     pub tenant: TenantId,
-    /// `offline`, `connected`, `invited`, `accepted`, `reported` or `declined`.
+    /// `offline`, `connected`, `invited`, `accepted`, `reported`, `declined`, `suspended` or `revoked`.
     pub state: String,
     /// More about it, for people.
     pub detail: String,
@@ -170,7 +253,7 @@ impl JobDocument {
     ///
     /// - `who`: sees only its own tenants
     #[must_use]
-    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal) -> Self {
+    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal, now: Timestamp) -> Self {
         let (record, round) = (job.record(), job.round());
         let regions = &record.spec.regions;
         let allowed = scheduler
@@ -180,15 +263,17 @@ impl JobDocument {
         Self {
             job: record.spec.name.clone(),
             state: record.state,
+            priority: record.priority,
             rounds_committed: record.rounds_committed,
             rounds: record.spec.round.rounds,
             round: round.number.0,
             phase: round.phase.name().to_owned(),
             // The line names tenants, so who may not see all of them sees the phase only.
             waiting_for: match &who.tenants {
-                None => job.waiting_for(),
+                None => scheduler.waiting_for(job, now),
                 Some(_) => format!("the round is in {}", round.phase.name()),
             },
+            waits_until: job.waits_until(),
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
             clipping_norm: record.spec.privacy.clipping_norm,
             metrics: MetricsDocument::all(record),
@@ -198,15 +283,14 @@ impl JobDocument {
                 epsilon_worst_case: revealed.epsilon_worst_case,
                 delta: revealed.delta,
             }),
-            tenants: allowed
-                .map(|tenant| TenantState::new(&tenant.context.id, job, scheduler))
-                .collect(),
+            tenants: allowed.map(|tenant| TenantState::new(tenant, job, scheduler, now)).collect(),
         }
     }
 }
 
 impl TenantState {
-    fn new(tenant: &TenantId, job: &Job, scheduler: &Scheduler) -> Self {
+    fn new(record: &TenantRecord, job: &Job, scheduler: &Scheduler, now: Timestamp) -> Self {
+        let tenant = &record.context.id;
         let in_round = match &job.round().phase {
             Phase::Configuration(phase) if phase.accepted().contains(tenant) => Some("accepted"),
             Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
@@ -226,7 +310,13 @@ impl TenantState {
             (Some(refusal), _) => ("declined", refusal.to_string()),
             (None, Some(state)) if connected || state == "reported" => (state, String::new()),
             (None, Some(state)) => ("offline", format!("{state}, connection lost")),
-            (None, None) if connected => ("connected", String::new()),
+            (None, None) if record.standing != Standing::Active => {
+                (record.standing.name(), String::new())
+            }
+            (None, None) if connected => {
+                let kept_out = scheduler.kept_out(tenant, &job.record().spec.name, now);
+                ("connected", kept_out.unwrap_or_default())
+            }
             (None, None) => ("offline", String::new()),
         };
         Self { tenant: tenant.clone(), state: state.to_owned(), detail }
@@ -250,10 +340,22 @@ pub struct ModelDocument {
     pub parent: Option<Digest>,
     /// When it was committed.
     pub created_ms: Timestamp,
+    /// Whether agents serve it.
+    pub served: bool,
 }
 
-impl From<&ModelVersion> for ModelDocument {
-    fn from(version: &ModelVersion) -> Self {
+/// Chooses the version that agents serve.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPromotion {
+    /// The version; null follows the newest.
+    pub version: Option<u64>,
+}
+
+impl ModelDocument {
+    /// Describes a version.
+    #[must_use]
+    pub fn new(version: &ModelVersion, served: bool) -> Self {
         Self {
             job: version.job.clone(),
             version: version.version,
@@ -262,6 +364,7 @@ impl From<&ModelVersion> for ModelDocument {
             bytes: version.file.length,
             parent: version.parent,
             created_ms: version.created,
+            served,
         }
     }
 }

@@ -7,11 +7,13 @@
 
 mod authorize;
 mod documents;
+mod jobs;
 mod openapi;
 mod people;
 mod routes;
 mod rules;
 mod server;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +25,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tributary_protocol::{
@@ -35,8 +37,8 @@ use tributary_protocol::{
 pub use self::{
     documents::{
         AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
-        NewTenant, NewToken, TenantAdded, TenantDocument, TenantState, TokenAdded, TokenDocument,
-        Whoami,
+        NewPriority, NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument,
+        TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };
@@ -69,10 +71,20 @@ pub fn router(state: ApiState) -> Router {
         .route("/openapi.json", get(openapi::serve))
         .route("/metrics", get(routes::metrics))
         .route("/v1/whoami", get(people::whoami))
-        .route("/v1/tenants", get(routes::tenants).post(routes::add_tenant))
+        .route("/v1/tenants", get(tenants::list).post(tenants::add))
+        .route("/v1/tenants/{tenant}", put(tenants::set))
+        .route("/v1/tenants/{tenant}/suspend", post(tenants::suspend))
+        .route("/v1/tenants/{tenant}/resume", post(tenants::resume))
+        .route("/v1/tenants/{tenant}/revoke", post(tenants::revoke))
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
         .route("/v1/jobs/{job}/rounds", get(routes::rounds))
+        .route("/v1/jobs/{job}/pause", post(jobs::pause))
+        .route("/v1/jobs/{job}/resume", post(jobs::resume))
+        .route("/v1/jobs/{job}/stop", post(jobs::stop))
+        .route("/v1/jobs/{job}/priority", post(jobs::priority))
+        .route("/v1/jobs/{job}/promote", post(jobs::promote))
+        .route("/v1/jobs/{job}/rollback", post(jobs::rollback))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
         .route("/v1/audit", get(people::audit))

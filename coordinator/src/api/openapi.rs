@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document: the routes come from the table of rules, the schemas from
 //! `schemas.json`, so a route cannot be missing from it.
 
-use axum::{Json, http::Method};
+use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::rules::{Access, Answer, Body, Rule, rules};
@@ -54,6 +54,7 @@ fn operation(rule: &Rule) -> Value {
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
         })
         .chain((rule.path == "/v1/audit").then(last_parameter))
+        .chain(matches!(rule.body, Body::Toml).then(start_parameter))
         .collect();
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -84,12 +85,20 @@ fn last_parameter() -> Value {
     })
 }
 
+fn start_parameter() -> Value {
+    json!({
+        "name": "start_from", "in": "query", "required": false,
+        "description": "Digest of a registered model of the same shape to start from.",
+        "schema": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
+    })
+}
+
 /// `get-v1-jobs-job-rounds`: stable, and unique because method and path are.
 fn operation_id(rule: &Rule) -> String {
     let path = rule.path.replace(['/', '{', '}', '.'], "-");
     let words = path.split('-').filter(|word| !word.is_empty());
-    let method = if rule.method == Method::GET { "get" } else { "post" };
-    std::iter::once(method).chain(words).collect::<Vec<_>>().join("-")
+    let method = rule.method.as_str().to_lowercase();
+    std::iter::once(method.as_str()).chain(words).collect::<Vec<_>>().join("-")
 }
 
 fn reference(schema: &str) -> Value {

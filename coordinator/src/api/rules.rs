@@ -66,6 +66,7 @@ pub(super) enum Answer {
 const ALL: &[Role] = &[Viewer, Operator, TenantAdmin, Auditor];
 const READERS: &[Role] = &[Viewer, Operator, Auditor];
 const OPERATORS: &[Role] = &[Operator];
+const TENANT_CARE: &[Role] = &[Operator, TenantAdmin];
 const AUDITORS: &[Role] = &[Operator, Auditor];
 const TOKEN_READERS: &[Role] = &[Auditor];
 const ADMINISTRATOR: &[Role] = &[];
@@ -101,10 +102,75 @@ pub(super) fn rules() -> Vec<Rule> {
             Body::Json("NewTenant"),
             "TenantAdded",
         ),
+        rule(
+            Method::PUT,
+            "/v1/tenants/{tenant}",
+            Roles(OPERATORS),
+            "Replaces what a tenant may do and use.",
+            Body::Json("TenantTerms"),
+            Answer::Json("Tenant"),
+        ),
+        post(
+            "/v1/tenants/{tenant}/suspend",
+            TENANT_CARE,
+            "Stops a tenant until it is resumed; cuts its connection.",
+            Body::Json("StopTenant"),
+            "Tenant",
+        ),
+        post(
+            "/v1/tenants/{tenant}/resume",
+            OPERATORS,
+            "Lets a suspended tenant act again.",
+            Body::None,
+            "Tenant",
+        ),
+        post(
+            "/v1/tenants/{tenant}/revoke",
+            TENANT_CARE,
+            "Ends a tenant's certificate and invitation; cuts its connection.",
+            Body::Json("StopTenant"),
+            "Tenant",
+        ),
         get("/v1/jobs", Roles(ALL), "Jobs and what they wait for.", List("Job")),
         post("/v1/jobs", OPERATORS, "Submits a job file.", Body::Toml, "JobSubmitted"),
         get("/v1/jobs/{job}", Roles(ALL), "One job.", Answer::Json("Job")),
         get("/v1/jobs/{job}/rounds", Roles(ALL), "How its rounds ended.", List("RoundSummary")),
+        post(
+            "/v1/jobs/{job}/pause",
+            OPERATORS,
+            "Finishes the open round and begins no further one.",
+            Body::None,
+            "Job",
+        ),
+        post("/v1/jobs/{job}/resume", OPERATORS, "Goes on.", Body::None, "Job"),
+        post(
+            "/v1/jobs/{job}/stop",
+            OPERATORS,
+            "Ends the job; an open round is given up.",
+            Body::None,
+            "Job",
+        ),
+        post(
+            "/v1/jobs/{job}/priority",
+            OPERATORS,
+            "Changes who gets tenants first.",
+            Body::Json("NewPriority"),
+            "Job",
+        ),
+        post(
+            "/v1/jobs/{job}/promote",
+            OPERATORS,
+            "Has agents serve a version of the job's model, or the newest again.",
+            Body::Json("NewPromotion"),
+            "Model",
+        ),
+        post(
+            "/v1/jobs/{job}/rollback",
+            OPERATORS,
+            "Has agents serve the version before.",
+            Body::None,
+            "Model",
+        ),
         get("/v1/models", Roles(ALL), "Model versions.", List("Model")),
         get("/v1/models/{digest}", Roles(OPERATORS), "A model as a safetensors file.", Bytes),
         get("/v1/audit", Roles(AUDITORS), "The newest audit entries.", List("AuditEntry")),

@@ -104,10 +104,20 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("GET", "/v1/whoami", "vota"),
     ("GET", "/v1/tenants", "vota"),
     ("POST", "/v1/tenants", "o"),
+    ("PUT", "/v1/tenants/{tenant}", "o"),
+    ("POST", "/v1/tenants/{tenant}/suspend", "ot"),
+    ("POST", "/v1/tenants/{tenant}/resume", "o"),
+    ("POST", "/v1/tenants/{tenant}/revoke", "ot"),
     ("GET", "/v1/jobs", "vota"),
     ("POST", "/v1/jobs", "o"),
     ("GET", "/v1/jobs/{job}", "vota"),
     ("GET", "/v1/jobs/{job}/rounds", "vota"),
+    ("POST", "/v1/jobs/{job}/pause", "o"),
+    ("POST", "/v1/jobs/{job}/resume", "o"),
+    ("POST", "/v1/jobs/{job}/stop", "o"),
+    ("POST", "/v1/jobs/{job}/priority", "o"),
+    ("POST", "/v1/jobs/{job}/promote", "o"),
+    ("POST", "/v1/jobs/{job}/rollback", "o"),
     ("GET", "/v1/models", "vota"),
     ("GET", "/v1/models/{digest}", "o"),
     ("GET", "/v1/audit", "oa"),
@@ -191,6 +201,28 @@ async fn a_tenant_admin_sees_its_own_tenants_only() {
     assert_eq!(tenants[0]["tenant"], "alpha");
     let (_, everyone) = bench.get(ADMIN, "/v1/tenants").await;
     assert_eq!(everyone.as_array().expect("a list").len(), 2);
+    let reason = json!({ "reason": "a lost laptop" });
+    let (status, error) = bench.post(&token, "/v1/tenants/beta/suspend", &reason).await;
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("tenant-unknown"))
+    );
+    let (status, stopped) = bench.post(&token, "/v1/tenants/alpha/suspend", &reason).await;
+    assert_eq!((status, &stopped["standing"]), (StatusCode::OK, &json!("suspended")));
+    let (status, _) = bench.post(&token, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "whoever stopped it may be somebody else");
+    let (_, resumed) = bench.post(ADMIN, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!(resumed["standing"], "active");
+    let (_, revoked) = bench.post(&token, "/v1/tenants/alpha/revoke", &reason).await;
+    assert_eq!(
+        (&revoked["standing"], &revoked["reason"]),
+        (&json!("revoked"), &json!("a lost laptop"))
+    );
+    let (status, error) = bench.post(ADMIN, "/v1/tenants/alpha/resume", &Value::Null).await;
+    assert_eq!((status, &error["error"]["code"]), (StatusCode::CONFLICT, &json!("tenant-revoked")));
+    let empty = json!({ "reason": " " });
+    let (status, _) = bench.post(&token, "/v1/tenants/alpha/revoke", &empty).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     let (_, who) = bench.get(&token, "/v1/whoami").await;
     assert_eq!(who, json!({ "name": "eve", "role": "tenant-admin", "tenants": ["alpha"] }));
 }
@@ -289,6 +321,33 @@ async fn every_act_is_in_the_audit_log_with_who_and_outcome() {
     assert!(error["error"]["message"].as_str().expect("text").contains("line 2"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_paused_resumed_reordered_and_stopped() {
+    let bench = Bench::new(1000);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/jobs/census.toml");
+    let job = std::fs::read_to_string(file).expect("a sample");
+    bench.send(Some(ADMIN), Method::POST, "/v1/jobs", &job).await;
+    let token = bench.token("ops", Role::Operator).await;
+    let post = |what: &'static str, body: Value| {
+        let (bench, token) = (&bench, &token);
+        async move { bench.post(token, &format!("/v1/jobs/census/{what}"), &body).await }
+    };
+    assert_eq!(post("pause", Value::Null).await.1["state"], "paused");
+    assert_eq!(post("resume", Value::Null).await.1["state"], "running");
+    assert_eq!(post("priority", json!({ "priority": 7 })).await.1["priority"], 7);
+    let (status, _) = post("priority", json!({ "priority": 1001 })).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let (_, served) = post("promote", json!({ "version": 0 })).await;
+    assert_eq!((&served["version"], &served["served"]), (&json!(0), &json!(true)));
+    assert_eq!(post("promote", json!({ "version": 3 })).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(post("rollback", Value::Null).await.0, StatusCode::CONFLICT);
+    assert_eq!(post("promote", json!({ "version": null })).await.0, StatusCode::OK);
+    assert_eq!(post("stop", Value::Null).await.1["state"], "stopped");
+    assert_eq!(post("resume", Value::Null).await.0, StatusCode::CONFLICT);
+    let (status, error) = bench.post(&token, "/v1/jobs/nothing/stop", &Value::Null).await;
+    assert_eq!((status, &error["error"]["code"]), (StatusCode::NOT_FOUND, &json!("job-unknown")));
+}
+
 #[test]
 fn the_openapi_document_lists_exactly_the_routes_and_refers_to_nothing_else() {
     let document = openapi::document();
@@ -337,6 +396,7 @@ async fn answers_have_exactly_the_fields_of_their_schemas() {
     let added = bench.post(ADMIN, "/v1/tenants", &wish).await.1;
     let token = json!({ "name": "t", "role": "viewer", "days": 1 });
     let token_added = bench.post(ADMIN, "/v1/tokens", &token).await.1;
+    let tenant = bench.get(ADMIN, "/v1/tenants").await.1[0].clone();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/jobs/census.toml");
     let job = std::fs::read_to_string(file).expect("a sample");
     let submitted = document(bench.send(Some(ADMIN), Method::POST, "/v1/jobs", &job).await).await.1;
@@ -346,14 +406,17 @@ async fn answers_have_exactly_the_fields_of_their_schemas() {
         ("JobSubmitted", submitted),
         ("Error", bench.get("guess", "/v1/jobs").await.1),
         ("Whoami", bench.get(ADMIN, "/v1/whoami").await.1),
-        ("Tenant", bench.get(ADMIN, "/v1/tenants").await.1[0].clone()),
+        ("Quotas", tenant["quotas"].clone()),
+        ("Used", tenant["used"].clone()),
+        ("Isolation", tenant["isolation"].clone()),
+        ("Tenant", tenant),
         ("Token", bench.get(ADMIN, "/v1/tokens").await.1[0].clone()),
         ("Job", bench.get(ADMIN, "/v1/jobs").await.1[0].clone()),
         ("Model", bench.get(ADMIN, "/v1/models").await.1[0].clone()),
         ("AuditEntry", bench.get(ADMIN, "/v1/audit").await.1[0].clone()),
         ("AuditHead", bench.get(ADMIN, "/v1/audit/verify").await.1),
     ];
-    answers.push(("TenantState", answers[7].1["tenants"][0].clone()));
+    answers.push(("TenantState", answers[10].1["tenants"][0].clone()));
     let document = openapi::document();
     for (name, answer) in answers {
         let schema = &document["components"]["schemas"][name]["properties"];

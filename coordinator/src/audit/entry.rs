@@ -40,12 +40,32 @@ pub enum Act {
     CoordinatorStart,
     /// A tenant was admitted or invited anew.
     TenantAdd,
+    /// What a tenant may do and use was changed.
+    TenantSet,
+    /// A tenant was stopped for a while.
+    TenantSuspend,
+    /// A suspended tenant may act again.
+    TenantResume,
+    /// A tenant was ended.
+    TenantRevoke,
     /// An agent exchanged its token for a certificate.
     TenantEnroll,
     /// An agent was refused a session.
     TenantConnect,
     /// A job was submitted.
     JobSubmit,
+    /// A job was paused.
+    JobPause,
+    /// A paused job was resumed.
+    JobResume,
+    /// A job was ended by somebody.
+    JobStop,
+    /// A job's priority was changed.
+    JobPriority,
+    /// A model version was chosen for agents to serve.
+    ModelPromote,
+    /// Agents went back to the version before.
+    ModelRollback,
     /// A model was handed out over the HTTP API.
     ModelExport,
     /// An access token was made.

@@ -85,6 +85,15 @@ impl Client {
         parse(request.send_json(body).with_context(|| self.unreachable())?)
     }
 
+    pub(super) fn put_json<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
+        let request = self.agent.put(self.url(path)).header("authorization", &self.authorization);
+        parse(request.send_json(body).with_context(|| self.unreachable())?)
+    }
+
     pub(super) fn post_text<T: DeserializeOwned>(
         &self,
         path: &str,

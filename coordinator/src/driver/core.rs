@@ -25,6 +25,7 @@ use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
+    registry::ModelRegistry,
     scheduler::{
         Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
     },
@@ -145,7 +146,10 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let models = store::load(&*store, Table::Models)?;
+        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
+        for promotion in store::load(&*store, Table::Promotions)? {
+            models.promote(promotion);
+        }
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
@@ -218,6 +222,7 @@ impl Core {
         payload: &SecaggPayload,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.scheduler.count_request(tenant, now)?;
         let peers = Peers::new(self.authority.certificate(), now);
         self.scheduler.secagg(tenant, job, round, payload, &peers, now)
     }

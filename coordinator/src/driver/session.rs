@@ -82,8 +82,8 @@ async fn serve(
     core: CoreHandle,
 ) -> Result<(), SessionError> {
     let (who, shown) = (tenant.clone(), Digest::of(certificate));
-    let context = core.call(move |core, _| {
-        let context = core.scheduler.authenticate(&who, shown);
+    let context = core.call(move |core, now| {
+        let context = core.scheduler.authenticate(&who, shown, now);
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
@@ -135,6 +135,7 @@ async fn read_control(
             AgentMessage::Accept { job, round } => {
                 let credential = certificate.clone();
                 core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
                     core.scheduler.accepted(&who, &job, round, &credential, now)
                 })
                 .await?
@@ -143,15 +144,21 @@ async fn read_control(
                 // The reason is the peer's text: bounded before it is stored and shown.
                 let refusal = Refusal::new(refusal.code, refusal.message);
                 warn!(%job, %round, code = %refusal.code, reason = %refusal.message, "the agent declines");
-                core.call(move |core, now| core.scheduler.declined(&who, &job, round, refusal, now))
-                    .await?
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
             }
             AgentMessage::Secagg { job, round, payload } => {
                 let named = job.clone();
                 let answered =
                     core.call(move |core, now| core.secagg(&who, &job, round, &payload, now));
                 let result = answered.await?;
-                if let Err(error) = &result {
+                // An answer that comes after its step is no fault.
+                if let Err(error) = &result
+                    && error.code() == ErrorCode::SecaggMessageInvalid
+                {
                     let refusal = error.refusal();
                     warn!(job = %named, %round, code = %refusal.code, reason = %refusal.message, "secure aggregation refuses a message");
                 }

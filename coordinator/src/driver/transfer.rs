@@ -77,7 +77,7 @@ async fn serve(
 ) -> Result<(), TransferError> {
     match stream::expect_message(receive).await? {
         TransferRequest::Download { digest, offset } => {
-            download(send, core, digest, offset).await?
+            download(send, tenant, core, digest, offset).await?
         }
         TransferRequest::Upload(offer) => upload(send, receive, tenant, core, offer).await?,
     }
@@ -87,20 +87,27 @@ async fn serve(
 
 async fn download(
     send: &mut SendStream,
+    tenant: &TenantId,
     core: &CoreHandle,
     digest: Digest,
     offset: u64,
 ) -> Result<(), TransferError> {
-    let model = core.call(move |core, _| {
+    let who = tenant.clone();
+    let model = core.call(move |core, now| {
+        let Some(model) = core.scheduler.models().find(digest) else {
+            let message = format!("there is no model file {digest} here");
+            return Err(Refusal::new(ErrorCode::BlobUnknown, message));
+        };
+        let (length, path) = (model.file.length, core.blobs.path(digest));
         core.scheduler
-            .models()
-            .find(digest)
-            .map(|model| (model.file.length, core.blobs.path(digest)))
+            .count_request(&who, now)
+            .and_then(|()| {
+                core.scheduler.download(&who, digest, length.saturating_sub(offset), now)
+            })
+            .map_err(|error| error.refusal())?;
+        Ok((length, path))
     });
-    let Some((length, path)) = model.await? else {
-        let message = format!("there is no model file {digest} here");
-        return Err(TransferError::Refused(Refusal::new(ErrorCode::BlobUnknown, message)));
-    };
+    let (length, path) = model.await?.map_err(TransferError::Refused)?;
     let cursor = Cursor::new(length, offset)?;
     let mut file = File::open(&path).await.map_err(TransportError::File)?;
     stream::write_message(send, &TransferResponse::Sending { length }).await?;
@@ -116,8 +123,13 @@ async fn upload(
     offer: UploadOffer,
 ) -> Result<(), TransferError> {
     let (who, offered) = (tenant.clone(), offer.clone());
-    let (answer, blobs) =
-        core.call(move |core, _| (core.offered(&who, &offered), core.blobs.clone())).await?;
+    let (answer, blobs) = core
+        .call(move |core, now| {
+            let counted = core.scheduler.count_request(&who, now);
+            let answer = counted.map_err(|error| error.refusal());
+            (answer.and_then(|()| core.offered(&who, &offered)), core.blobs.clone())
+        })
+        .await?;
     let answer = answer.map_err(TransferError::Refused)?;
     if answer == OfferAnswer::Receive && !blobs.contains(offer.update.digest) {
         receive_update(send, receive, &blobs, &offer).await?;

@@ -406,7 +406,7 @@ impl Round {
     ///
     /// # Panics
     /// If the round is not about to commit, which is a bug of the driver.
-    pub fn abandon(&mut self, reason: String) {
+    pub fn abandon_commit(&mut self, reason: String) {
         assert!(matches!(self.record.phase, Phase::Committed { .. }), "only a commit can fail");
         self.record.phase = Phase::Abandoned { reason: reason.clone() };
         let told = self.outputs.drain(..).filter_map(|output| match output {
@@ -446,6 +446,14 @@ impl Round {
         let RoundRecord { number, base, plan, secagg, phase, .. } = &mut self.record;
         let secagg = secagg.as_ref();
         decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
+    }
+
+    /// Gives the round up, unless it has ended.
+    pub fn abandon(&mut self, reason: String, now: Timestamp) {
+        match self.record.phase {
+            Phase::Committed { .. } | Phase::Abandoned { .. } => {}
+            _ => self.apply(Step::Next(Phase::Abandoned { reason }), now),
+        }
     }
 
     /// Whether a tenant's update is already counted (`true`) or would be now (`false`).
@@ -579,7 +587,7 @@ impl Round {
 
 impl Phase {
     /// When the tenant's report is due, if the round still wants something of it.
-    fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
+    pub(crate) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
         match self {
             Self::Configuration(configuration) => configuration.assignment_deadline(tenant),
             Self::KeyExchange(exchange) => {
@@ -595,7 +603,8 @@ impl Phase {
         }
     }
 
-    fn invited(&self) -> BTreeSet<TenantId> {
+    /// Everyone who was asked; once committed, the contributors.
+    pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
         match self {
             Self::Configuration(configuration) => configuration.invited().cloned().collect(),
             Self::KeyExchange(exchange) => {

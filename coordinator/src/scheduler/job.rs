@@ -27,6 +27,10 @@ use crate::{
 pub enum JobState {
     /// Rounds are run.
     Running,
+    /// An open round is finished, no further one begins until the job is resumed.
+    Paused,
+    /// Ended by an operator.
+    Stopped,
     /// All rounds are committed.
     Finished,
     /// No further model can be made; [`JobRecord::failure`] says why.
@@ -59,6 +63,9 @@ pub struct JobRecord {
     pub failure: Option<String>,
     /// When it was submitted.
     pub submitted: Timestamp,
+    /// A tenant that owes a report to one job is not invited by jobs of lower priority.
+    #[serde(default)]
+    pub priority: i32,
 }
 
 impl JobRecord {
@@ -83,6 +90,19 @@ pub struct RoundSummary {
     pub abandoned: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+/// What an operator asks of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobControl {
+    /// Finish the open round and begin no further one.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End the job; an open round is given up.
+    Stop,
+    /// Jobs of higher priority get tenants first.
+    Priority(i32),
 }
 
 /// A running or finished job.
@@ -118,6 +138,7 @@ impl Job {
             metrics: Vec::new(),
             failure: None,
             submitted: now,
+            priority: 0,
         };
         Self { record, round, committing: false, refusals: BTreeMap::new() }
     }
@@ -148,16 +169,86 @@ impl Job {
     /// One line for people: what the job waits for.
     #[must_use]
     pub fn waiting_for(&self) -> String {
-        match (self.record.state, &self.record.failure) {
-            (JobState::Running, _) => {}
-            (_, Some(failure)) => return format!("nothing; the job failed: {failure}"),
-            (_, None) => return "nothing; the job is finished".to_owned(),
-        }
-        let mut line = self.round.waiting_for();
+        let mut line = match self.record.state {
+            JobState::Running => self.round.waiting_for(),
+            JobState::Paused if self.is_idle() => return "to be resumed".to_owned(),
+            JobState::Paused => format!("{}; then to be resumed", self.round.waiting_for()),
+            JobState::Finished => return "nothing; the job is finished".to_owned(),
+            JobState::Stopped => return "nothing; the job was stopped".to_owned(),
+            JobState::Failed => {
+                let failure = self.record.failure.as_deref().unwrap_or_default();
+                return format!("nothing; the job failed: {failure}");
+            }
+        };
         for (tenant, refusal) in &self.refusals {
             line += &format!("; {tenant} refuses: {refusal}");
         }
         line
+    }
+
+    /// Whether the open round has chosen its cohort.
+    pub(super) const fn has_invited(&self) -> bool {
+        !matches!(self.round().phase, Phase::Selection(_))
+    }
+
+    /// When the job stops to wait and goes on with what it has, if it waits for a time.
+    #[must_use]
+    pub const fn waits_until(&self) -> Option<Timestamp> {
+        match self.record.state {
+            JobState::Running => self.round.poll_timeout(),
+            JobState::Paused if !self.is_idle() => self.round.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    /// Whether no round has invited anybody that still owes something.
+    const fn is_idle(&self) -> bool {
+        matches!(
+            self.round().phase,
+            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. }
+        )
+    }
+
+    /// Whether a round may choose its cohort now.
+    pub(super) fn may_invite(&self) -> bool {
+        self.record.state == JobState::Running
+    }
+
+    /// Acts on a deadline that has passed; a paused job has none before its round invites.
+    pub(super) fn handle_timeout(&mut self, now: Timestamp) {
+        if self.waits_until().is_some() {
+            self.round.handle_timeout(now);
+        }
+    }
+
+    /// Lets an operator pause, resume or stop the job.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobFinished`] if it has ended.
+    pub(super) fn control(
+        &mut self,
+        control: JobControl,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        if !matches!(self.record.state, JobState::Running | JobState::Paused) {
+            return Err(SchedulerError::JobFinished { job: self.record.spec.name.clone() });
+        }
+        match control {
+            JobControl::Pause => self.record.state = JobState::Paused,
+            JobControl::Resume => {
+                if self.record.state == JobState::Paused && self.is_idle() {
+                    // A wait for a cohort starts anew.
+                    self.round = Round::restore(self.round.record().clone(), now);
+                }
+                self.record.state = JobState::Running;
+            }
+            JobControl::Stop => {
+                self.record.state = JobState::Stopped;
+                self.round.abandon("the job was stopped".to_owned(), now);
+            }
+            JobControl::Priority(priority) => self.record.priority = priority,
+        }
+        Ok(())
     }
 
     /// Length of a packed update, in bytes.
@@ -167,13 +258,9 @@ impl Job {
         bits.div_ceil(8)
     }
 
-    pub(super) const fn poll_timeout(&self) -> Option<Timestamp> {
-        self.round.poll_timeout()
-    }
-
     pub(super) fn require_round(&self, offered: RoundNumber) -> Result<(), SchedulerError> {
         let job = || self.record.spec.name.clone();
-        if self.record.state != JobState::Running {
+        if !matches!(self.record.state, JobState::Running | JobState::Paused) {
             return Err(SchedulerError::JobFinished { job: job() });
         }
         let open = self.round().number;
@@ -313,7 +400,7 @@ impl Job {
     /// Ends the round because the masks of its sum cannot be removed.
     pub(super) fn abandoned(&mut self, reason: String) {
         self.committing = false;
-        self.round.abandon(reason);
+        self.round.abandon_commit(reason);
     }
 
     /// Ends the job because its open commit cannot become a model.

@@ -4,7 +4,12 @@
 //! do comes out of [`Scheduler::poll_action`], in order. Sockets, disk, clock and entropy live in
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
+#[cfg(test)]
+mod control_tests;
 mod job;
+mod life_cycle;
+#[cfg(test)]
+mod life_cycle_tests;
 mod metrics;
 mod revealed;
 mod tenancy;
@@ -23,22 +28,22 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
     job::{JobSpec, JobSpecError},
-    message::{CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
+    message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
 pub use self::{
-    job::{Job, JobRecord, JobState, RoundSummary},
+    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
     metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
 };
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
-    registry::{ModelRegistry, ModelVersion},
+    registry::{ModelRegistry, ModelVersion, Promotion},
     round::{Aggregation, Input, RoundError},
     store::Batch,
-    tenants::{EnrollmentError, TenantRecord},
+    tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
 };
 
 /// What the driver must do, in order.
@@ -148,6 +153,56 @@ pub enum SchedulerError {
     /// The token does not admit.
     #[error(transparent)]
     Enrollment(#[from] EnrollmentError),
+    /// The tenant is suspended.
+    #[error("tenant {tenant} is suspended: {reason}")]
+    TenantSuspended {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// The tenant is revoked.
+    #[error("tenant {tenant} is revoked: {reason}")]
+    TenantRevoked {
+        /// Who.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// No job that the tenant may take part in has this model.
+    #[error("there is no model file {file} here")]
+    ModelUnknown {
+        /// Which.
+        file: Digest,
+    },
+    /// The job has no such version.
+    #[error("job {job} has no model version {version}; `model list` shows what there is")]
+    VersionUnknown {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: u64,
+    },
+    /// Agents serve the first version already.
+    #[error("agents serve version 0 of job {job}; there is nothing before it")]
+    NothingBefore {
+        /// The job.
+        job: JobId,
+    },
+    /// No tenant of this name.
+    #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
+    TenantUnknown {
+        /// The name.
+        tenant: TenantId,
+    },
+    /// The tenant has used what it may use today.
+    #[error("tenant {tenant}: {quota}")]
+    QuotaExceeded {
+        /// Who.
+        tenant: TenantId,
+        /// Which quota.
+        quota: QuotaUsedUp,
+    },
     /// The tenant is not known, or shows a certificate that is not its current one.
     #[error(
         "the certificate of tenant {tenant} is not the registered one; enrol again with a new token"
@@ -171,7 +226,15 @@ impl SchedulerError {
             Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
-            Self::CertificateNotRegistered { .. } => ErrorCode::CertificateNotRegistered,
+            Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
+                ErrorCode::CertificateNotRegistered
+            }
+            Self::ModelUnknown { .. }
+            | Self::VersionUnknown { .. }
+            | Self::NothingBefore { .. } => ErrorCode::BlobUnknown,
+            Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
+            Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
         }
     }
 
@@ -189,6 +252,10 @@ pub struct Scheduler {
     jobs: BTreeMap<JobId, Job>,
     models: ModelRegistry,
     connected: BTreeSet<TenantId>,
+    /// The last round of each job whose invitations count against quotas.
+    counted: BTreeMap<JobId, RoundNumber>,
+    /// When quotas have room again, if somebody waits for that.
+    next_day: Option<Timestamp>,
     actions: VecDeque<Action>,
 }
 
@@ -198,7 +265,7 @@ impl Scheduler {
     pub fn restore(
         tenants: Vec<TenantRecord>,
         jobs: Vec<JobRecord>,
-        models: Vec<ModelVersion>,
+        models: ModelRegistry,
         now: Timestamp,
     ) -> Self {
         let mut scheduler = Self {
@@ -210,9 +277,11 @@ impl Scheduler {
                 .into_iter()
                 .map(|record| (record.spec.name.clone(), Job::restore(record, now)))
                 .collect(),
-            models: ModelRegistry::new(models),
+            models,
             ..Self::default()
         };
+        let open = scheduler.jobs.iter().filter(|(_, job)| job.has_invited());
+        scheduler.counted = open.map(|(id, job)| (id.clone(), job.round().number)).collect();
         scheduler.settle_all(now);
         scheduler
     }
@@ -225,13 +294,13 @@ impl Scheduler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.jobs.values().filter_map(Job::poll_timeout).min()
+        self.jobs.values().filter_map(Job::waits_until).chain(self.next_day).min()
     }
 
     /// Acts on every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         for job in self.jobs.values_mut() {
-            job.round.handle_timeout(now);
+            job.handle_timeout(now);
         }
         self.settle_all(now);
     }
@@ -259,6 +328,68 @@ impl Scheduler {
         self.jobs.insert(id, job);
         self.settle_all(now);
         Ok(())
+    }
+
+    /// Lets an operator pause, resume, stop or reorder a job.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if there is no such job, or it has ended.
+    pub fn control(
+        &mut self,
+        job: &JobId,
+        control: JobControl,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let unknown = || SchedulerError::JobUnknown { job: job.clone() };
+        self.jobs.get_mut(job).ok_or_else(unknown)?.control(control, now)?;
+        self.settle_all(now);
+        // Last: what the round makes durable has the new state in it already, so no crash leaves an
+        // open round of a stopped job.
+        let mut batch = Batch::default();
+        self.jobs[job].record().put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        Ok(())
+    }
+
+    /// Has agents serve a version of a job's model, or the newest again. Training goes on from the
+    /// newest in any case.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`] or [`SchedulerError::VersionUnknown`].
+    pub fn promote(&mut self, promotion: Promotion) -> Result<(), SchedulerError> {
+        let job = promotion.job.clone();
+        let spec = self.job(&job)?.record().spec.clone();
+        if let Some(version) = promotion.version
+            && self.models.version(&job, version).is_none()
+        {
+            return Err(SchedulerError::VersionUnknown { job, version });
+        }
+        let mut batch = Batch::default();
+        promotion.put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        self.models.promote(promotion);
+        let served = self.models.served(&job).expect("it was just looked up");
+        self.announce(&served.announcement(&spec));
+        Ok(())
+    }
+
+    /// The version before the one that agents serve.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`], or [`SchedulerError::NothingBefore`] at version 0.
+    pub fn version_before(&self, job: &JobId) -> Result<u64, SchedulerError> {
+        self.job(job)?;
+        let served = self.models.served(job).expect("every job has version 0");
+        let nothing = || SchedulerError::NothingBefore { job: job.clone() };
+        served.version.checked_sub(1).ok_or_else(nothing)
+    }
+
+    /// Tells everybody who serves a job about a model.
+    fn announce(&mut self, announcement: &BaseModel) {
+        let listeners: Vec<_> = self.listeners(&announcement.job).collect();
+        for tenant in listeners {
+            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        }
     }
 
     /// Whether [`Self::submit`] would accept the job.
@@ -367,6 +498,7 @@ impl Scheduler {
         tenant: &TenantId,
         offer: &UploadOffer,
     ) -> Result<OfferAnswer, SchedulerError> {
+        self.require_active(tenant)?;
         let job = self.job(&offer.job)?;
         let (length, expected) = (offer.update.length, job.update_bytes());
         if length != expected {
@@ -394,6 +526,7 @@ impl Scheduler {
             return Ok(());
         }
         self.take_metrics(offer)?;
+        self.count_bytes(tenant, offer.update.length, now);
         self.step(
             &offer.job,
             offer.round,
@@ -430,9 +563,8 @@ impl Scheduler {
         self.models.insert(version);
         self.actions.extend(actions);
         self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
-        let listeners: Vec<_> = self.eligible(&commit.job).collect();
-        for tenant in listeners {
-            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        if !self.models.is_pinned(&commit.job) {
+            self.announce(&announcement);
         }
         self.settle_all(now);
     }
@@ -518,16 +650,27 @@ impl Scheduler {
 
     /// Takes every round's outputs, opens the next rounds, and tells selections who is there.
     fn settle_all(&mut self, now: Timestamp) {
-        let ids: Vec<_> = self.jobs.keys().cloned().collect();
+        let waits = |record: &TenantRecord| !self.has_room(record, now);
+        self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
+        let mut ids: Vec<_> = self.jobs.keys().cloned().collect();
+        // Stable: jobs of one priority keep the order of their names.
+        ids.sort_by_key(|id| std::cmp::Reverse(self.jobs[id].record().priority));
         for id in ids {
             loop {
-                let tenants: BTreeSet<_> = self.eligible(&id).collect();
-                let population = self.population(&id);
+                let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
+                let population = self.population(&id, now);
                 let base = self.models.latest(&id).expect("every job has version 0");
                 let job = self.jobs.get_mut(&id).expect("listed above");
                 let available = Input::Available { tenants, population };
                 job.round.handle(now, available).expect("availability fits every phase");
                 self.actions.extend(job.take_actions(base, now));
+                if job.has_invited() && self.counted.get(&id) != Some(&job.round().number) {
+                    self.counted.insert(id.clone(), job.round().number);
+                    let invited = job.round().phase.invited();
+                    self.count_round(&invited, now);
+                }
+                let job = self.jobs.get_mut(&id).expect("listed above");
+                let base = self.models.latest(&id).expect("every job has version 0");
                 if !job.open_next_round(base.file.digest, now) {
                     break;
                 }

@@ -10,7 +10,7 @@ use super::{Action, Scheduler, SchedulerError};
 use crate::{
     round::Input,
     store::Batch,
-    tenants::{EnrollmentError, TenantContext, TenantRecord},
+    tenants::{EnrollmentError, Standing, TenantContext, TenantRecord, TenantRole},
 };
 
 impl Scheduler {
@@ -42,7 +42,7 @@ impl Scheduler {
     /// Whether a token's secret admits the tenant.
     ///
     /// # Errors
-    /// [`SchedulerError::Enrollment`].
+    /// [`SchedulerError::Enrollment`]; [`SchedulerError::TenantSuspended`] if the secret is right.
     pub fn check_enrollment(
         &self,
         tenant: &TenantId,
@@ -50,7 +50,8 @@ impl Scheduler {
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
         let record = self.tenants.get(tenant).ok_or(EnrollmentError::Unknown)?;
-        Ok(record.invitation.check(tenant, secret, now)?)
+        record.invitation.check(tenant, secret, now)?;
+        self.require_active(tenant)
     }
 
     /// Uses up a tenant's token and registers the certificate that was issued for it.
@@ -72,19 +73,24 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whether a connection may act for the tenant that its certificate names.
+    /// Whether a connection may act for the tenant that its certificate names. Counts as a request.
     ///
     /// # Errors
-    /// [`SchedulerError::CertificateNotRegistered`].
+    /// [`SchedulerError`] if the certificate is not the registered one, the tenant may not act, or
+    /// its quota has no room.
     pub fn authenticate(
-        &self,
+        &mut self,
         tenant: &TenantId,
         certificate: Digest,
+        now: Timestamp,
     ) -> Result<TenantContext, SchedulerError> {
-        match self.tenants.get(tenant) {
-            Some(record) if record.certificate == Some(certificate) => Ok(record.context.clone()),
-            _ => Err(SchedulerError::CertificateNotRegistered { tenant: tenant.clone() }),
-        }
+        self.require_active(tenant)?;
+        let record = self.tenants.get(tenant).filter(|r| r.certificate == Some(certificate));
+        let record = record
+            .ok_or_else(|| SchedulerError::CertificateNotRegistered { tenant: tenant.clone() })?;
+        let context = record.context.clone();
+        self.count_request(tenant, now)?;
+        Ok(context)
     }
 
     /// A tenant's agent said hello: it hears its acknowledged ledger head, the newest base of each
@@ -95,15 +101,17 @@ impl Scheduler {
         self.actions.push_back(Action::Welcome(tenant.clone(), record.acknowledged_head));
         self.acknowledge(tenant, head);
         self.connected.insert(tenant.clone());
-        let jobs: Vec<_> =
-            self.jobs.keys().filter(|job| self.may_serve(tenant, job)).cloned().collect();
+        let jobs: Vec<_> = self.jobs.keys().cloned().collect();
         for id in jobs {
+            let serves = self.may_serve(tenant, &id);
             let job = self.jobs.get_mut(&id).expect("listed above");
             job.refusals.remove(tenant);
             job.round
                 .handle(now, Input::Connected(tenant.clone()))
                 .expect("connections fit every phase");
-            if let Some(version) = self.models.latest(&id).filter(|version| version.version > 0) {
+            let pinned = self.models.is_pinned(&id);
+            let served = self.models.served(&id).filter(|served| pinned || served.version > 0);
+            if let Some(version) = served.filter(|_| serves) {
                 let base = version.announcement(&job.record().spec);
                 self.send(tenant.clone(), CoordinatorMessage::NewBase(base));
             }
@@ -118,20 +126,57 @@ impl Scheduler {
     }
 
     /// Connected tenants that may take part in a job and have not refused it.
-    pub(super) fn eligible(&self, job: &JobId) -> impl Iterator<Item = TenantId> {
-        self.connected.iter().filter(|tenant| self.is_willing(tenant, job)).cloned()
+    pub(super) fn eligible(&self, job: &JobId, now: Timestamp) -> impl Iterator<Item = TenantId> {
+        let may_invite = self.jobs.get(job).is_some_and(super::Job::may_invite);
+        self.connected
+            .iter()
+            .filter(move |tenant| may_invite && self.is_willing(tenant, job, now))
+            .filter(move |tenant| !self.is_busy_above(tenant, job))
+            .cloned()
+    }
+
+    /// Whether the tenant owes a report to a job of higher priority.
+    fn is_busy_above(&self, tenant: &TenantId, job: &JobId) -> bool {
+        let priority = self.jobs[job].record().priority;
+        self.jobs.values().any(|other| {
+            other.record().priority > priority
+                && other.round().phase.assignment_deadline(tenant).is_some()
+        })
+    }
+
+    /// Connected tenants that hear of a job's base models.
+    pub(super) fn listeners(&self, job: &JobId) -> impl Iterator<Item = TenantId> {
+        self.connected.iter().filter(|tenant| self.may_serve(tenant, job)).cloned()
     }
 
     /// How many tenants could take part in a job if all were connected.
-    pub(super) fn population(&self, job: &JobId) -> usize {
-        self.tenants.keys().filter(|tenant| self.is_willing(tenant, job)).count()
+    pub(super) fn population(&self, job: &JobId, now: Timestamp) -> usize {
+        self.tenants.keys().filter(|tenant| self.is_willing(tenant, job, now)).count()
     }
 
-    fn is_willing(&self, tenant: &TenantId, job: &JobId) -> bool {
-        self.may_serve(tenant, job) && !self.jobs[job].refusals.contains_key(tenant)
+    fn is_willing(&self, tenant: &TenantId, job: &JobId, now: Timestamp) -> bool {
+        self.may_train(tenant, job)
+            && !self.jobs[job].refusals.contains_key(tenant)
+            && self.check_room(tenant, job, now).is_ok()
+    }
+
+    fn may_train(&self, tenant: &TenantId, job: &JobId) -> bool {
+        self.has_role(tenant, job, TenantRole::Train)
     }
 
     fn may_serve(&self, tenant: &TenantId, job: &JobId) -> bool {
+        self.has_role(tenant, job, TenantRole::Serve)
+    }
+
+    /// Whether the tenant is active, where the job's data may be, and has the role.
+    fn has_role(&self, tenant: &TenantId, job: &JobId, role: TenantRole) -> bool {
+        self.tenants.get(tenant).is_some_and(|record| {
+            record.standing == Standing::Active && record.context.roles.contains(&role)
+        }) && self.is_in_region(tenant, job)
+    }
+
+    /// Whether the tenant is where the job's models may be.
+    pub(super) fn is_in_region(&self, tenant: &TenantId, job: &JobId) -> bool {
         let (Some(record), Some(job)) = (self.tenants.get(tenant), self.jobs.get(job)) else {
             return false;
         };

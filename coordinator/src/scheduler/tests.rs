@@ -14,7 +14,7 @@ use crate::{
     tenants::{TenantContext, invite},
 };
 
-const NOW: Timestamp = Timestamp(5_000_000);
+pub(super) const NOW: Timestamp = Timestamp(5_000_000);
 
 pub(crate) fn job() -> JobSpec {
     JobSpec {
@@ -54,31 +54,30 @@ pub(crate) fn job() -> JobSpec {
     }
 }
 
-fn tenant(name: &str) -> TenantId {
+pub(super) fn tenant(name: &str) -> TenantId {
     TenantId::new(name).expect("valid")
 }
 
 /// A scheduler with its store of files; actions are carried out at once, like the driver does.
-struct Bench {
-    scheduler: Scheduler,
-    blobs: BlobStore,
+pub(super) struct Bench {
+    pub(super) scheduler: Scheduler,
+    pub(super) blobs: BlobStore,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let blobs = BlobStore::open(folder.path()).expect("opens");
         let mut scheduler = Scheduler::default();
         for (name, region) in [("alpha", "eu"), ("beta", "eu"), ("gamma", "us")] {
-            let context =
-                TenantContext { id: tenant(name), region: Region::new(region).expect("valid") };
+            let context = TenantContext::new(tenant(name), Region::new(region).expect("valid"));
             scheduler.put_tenant(invite(context, None, [1; 32], Digest::of(b"ca"), NOW).0);
         }
         Self { scheduler, blobs, _folder: folder }
     }
 
-    fn submit(&mut self) {
+    pub(super) fn submit(&mut self) {
         self.submit_job(job());
     }
 
@@ -88,7 +87,7 @@ impl Bench {
         self.scheduler.submit(spec, lattice, initial, 9, NOW).expect("valid");
     }
 
-    fn run(&mut self) -> Vec<Action> {
+    pub(super) fn run(&mut self) -> Vec<Action> {
         let mut done = Vec::new();
         while let Some(action) = self.scheduler.poll_action() {
             if let Action::Commit(commit) = &action {
@@ -112,7 +111,7 @@ impl Bench {
         done
     }
 
-    fn offer(&self, round: u64, fill: u8) -> UploadOffer {
+    pub(super) fn offer(&self, round: u64, fill: u8) -> UploadOffer {
         let length = self.scheduler.jobs().next().expect("submitted").update_bytes();
         let update = self.blobs.put(&vec![fill; length as usize]).expect("stores");
         UploadOffer {
@@ -124,7 +123,7 @@ impl Bench {
         }
     }
 
-    fn play_round(&mut self, round: u64) {
+    pub(super) fn play_round(&mut self, round: u64) {
         for (name, fill) in [("alpha", 1), ("beta", 2)] {
             self.scheduler
                 .accepted(&tenant(name), &job().name, RoundNumber(round), b"", NOW)
@@ -136,7 +135,7 @@ impl Bench {
     }
 }
 
-fn sent(actions: &[Action], to: &str) -> Vec<CoordinatorMessage> {
+pub(super) fn sent(actions: &[Action], to: &str) -> Vec<CoordinatorMessage> {
     let to = tenant(to);
     let is_for = |action: &Action| match action {
         Action::Send(who, message) if *who == to => Some(message.clone()),
@@ -226,7 +225,7 @@ fn wrong_round_length_and_certificate_are_refused() {
     assert_eq!(stranger.code(), ErrorCode::NotInCohort);
     let error = bench
         .scheduler
-        .authenticate(&tenant("alpha"), Digest::of(b"old"))
+        .authenticate(&tenant("alpha"), Digest::of(b"old"), NOW)
         .expect_err("not registered");
     assert_eq!(error.code(), ErrorCode::CertificateNotRegistered);
 }
@@ -269,7 +268,7 @@ fn a_restored_scheduler_commits_what_was_reported() {
     let tenants: Vec<_> = bench.scheduler.tenants().cloned().collect();
     assert_eq!(tenants[0].acknowledged_head.sequence, 1);
     let jobs = bench.scheduler.jobs().map(|job| job.record().clone()).collect();
-    let models = bench.scheduler.models().iter().cloned().collect();
+    let models = bench.scheduler.models().clone();
     bench.scheduler = Scheduler::restore(tenants, jobs, models, NOW);
     bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
     assert!(
@@ -355,7 +354,8 @@ fn an_adaptive_norm_finds_the_quantile_and_survives_restarts() {
                     ..bench.offer(round, 0)
                 };
                 let who = tenant(name);
-                let accepted = bench.scheduler.accepted(&who, &spec.name, RoundNumber(round), &[], NOW);
+                let accepted =
+                    bench.scheduler.accepted(&who, &spec.name, RoundNumber(round), &[], NOW);
                 accepted.expect("invited");
                 bench.scheduler.reported(&who, &offer, NOW).expect("counts");
                 bench.run();

@@ -10,7 +10,7 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{TenantContext, TenantRecord};
+use super::{Standing, TenantContext, TenantRecord};
 
 /// How long a token works, in milliseconds: 7 days.
 const TOKEN_LIFETIME_MS: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -67,7 +67,8 @@ impl EnrollmentError {
 }
 
 /// Invites a tenant, or a known one anew: its old token and, once the new one is used, its old
-/// certificate stop working. The ledger head stays acknowledged.
+/// certificate stop working. The ledger head stays acknowledged, what was used today stays used, and
+/// a suspended tenant stays suspended; a revoked one starts anew.
 #[must_use]
 pub fn invite(
     context: TenantContext,
@@ -82,8 +83,14 @@ pub fn invite(
         expires: now.after_ms(TOKEN_LIFETIME_MS),
         used: None,
     };
+    let standing = match known.map(|known| &known.standing) {
+        None | Some(Standing::Active | Standing::Revoked { .. }) => Standing::Active,
+        Some(suspended @ Standing::Suspended { .. }) => suspended.clone(),
+    };
     let record = TenantRecord {
         context,
+        standing,
+        usage: known.map(|known| known.usage).unwrap_or_default(),
         invitation,
         certificate: known.and_then(|known| known.certificate),
         acknowledged_head: known.map_or(LedgerHead::EMPTY, |known| known.acknowledged_head),
@@ -126,7 +133,7 @@ mod tests {
         let id = TenantId::new("alpha").expect("valid");
         let region = tributary_protocol::id::Region::new("eu").expect("valid");
         let now = Timestamp(1_000);
-        let context = TenantContext { id: id.clone(), region };
+        let context = TenantContext::new(id.clone(), region);
         let (mut record, token) = invite(context, None, [7; 32], Digest::of(b"ca"), now);
         assert_eq!(record.invitation.check(&id, &token.secret, now), Ok(()));
         assert_eq!(record.invitation.check(&id, &[8; 32], now), Err(EnrollmentError::Unknown));

@@ -1,34 +1,69 @@
-//! Who may take part: tenant records, enrolment and the certificate authority.
+//! Who may take part: tenant records, enrolment, quotas and the certificate authority.
 
 pub mod authority;
+mod context;
 mod enrollment;
+mod quota;
 
 use serde::{Deserialize, Serialize};
-use tributary_protocol::{
-    id::{Digest, Region, TenantId},
-    message::LedgerHead,
-    time::Timestamp,
-};
+use tributary_protocol::{id::Digest, message::LedgerHead, time::Timestamp};
 
-pub use self::enrollment::{EnrollmentError, Invitation, invite};
+pub use self::{
+    context::{
+        ComputeIsolation, DataIsolation, Isolation, ModelIsolation, TenantContext, TenantRole,
+    },
+    enrollment::{EnrollmentError, Invitation, invite},
+    quota::{QuotaUsedUp, Quotas, Usage, next_day},
+};
 use crate::store::{Batch, Table};
 
-/// What every call, log line and decision about a tenant carries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TenantContext {
-    /// Who.
-    pub id: TenantId,
-    /// Where its agent and data are.
-    pub region: Region,
+/// Whether a tenant may act at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Standing {
+    /// It may.
+    #[default]
+    Active,
+    /// Not until it is resumed; its certificate stays registered.
+    Suspended {
+        /// Why, for its operator.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Never again with its certificate; a new invitation starts anew.
+    Revoked {
+        /// Why, for its operator.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+impl Standing {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended { .. } => "suspended",
+            Self::Revoked { .. } => "revoked",
+        }
+    }
 }
 
 /// A tenant as the coordinator knows it, durably.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantRecord {
-    /// Id and region.
+    /// Id, region, roles, quotas, isolation levels.
     pub context: TenantContext,
+    /// Whether it may act at all.
+    #[serde(default)]
+    pub standing: Standing,
+    /// What it has used today.
+    #[serde(default)]
+    pub usage: Usage,
     /// The outstanding or used invitation.
     pub invitation: Invitation,
     /// BLAKE3 of the certificate that its agent must show; `None` before enrolment.

@@ -1,6 +1,7 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
 mod clip_vote;
+mod clipped_sum;
 mod correlated;
 mod event;
 mod gradient_sum;
@@ -14,9 +15,10 @@ use thiserror::Error;
 
 pub use self::{
     clip_vote::ClipVote,
+    clipped_sum::{ClippedGradientSum, GradientSum},
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
-    gradient_sum::{GradientSum, NoisyGradientSum},
+    gradient_sum::NoisyGradientSum,
     map::discrete_gaussian_rho,
     noisy_update::NoisyUpdate,
     statistics::{NoisyMean, NoisyStatistics, NoisySum},
@@ -101,11 +103,11 @@ pub enum MechanismError {
     },
     /// The float summation error of this batch is no longer covered by the slack.
     #[error(
-        "micro-batches of m examples with a total m (m + 1) of {work} exceed {work_max}; use \
+        "the examples of a batch times those of a micro-batch, {work}, exceed {work_max}; use \
          smaller micro-batches or batches"
     )]
     BatchTooLarge {
-        /// Sum over micro-batches of m (m + 1).
+        /// Examples times the additions that each of their terms goes through.
         work: u64,
         /// The largest total that the slack covers.
         work_max: u64,

@@ -2,15 +2,12 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
-
 use super::{
     NoiseError, NoiseSource, SIGMA_MAX, SIGMA_MIN,
     table::{AliasTable, TABLE_SIGMA_MAX},
+    vector::{Add, Operation, RoundAndAdd, for_each_chunk},
 };
 
-/// Bytes of keystream that a vector is served from at a time.
-const BUFFER: usize = 4096;
 /// Parts that the widest deviation needs.
 const PARTS_MAX: i32 = 5;
 
@@ -26,7 +23,7 @@ const PARTS_MAX: i32 = 5;
 ///   the cut at 12 deviations (2^-107 a part), the sums (2^-110 each) and the thresholds (2^-116 in all);
 ///   multiply by the number of draws and add to δ.
 /// - Variance: the requested one rounded up (relative difference below 2^-50), never down.
-/// - Timing: table look-ups without data-dependent branches (but for a tie once in 2^20 draws);
+/// - Timing: table look-ups without data-dependent branches (but for a tie once in 2^12 draws);
 ///   the cache lines that a look-up touches depend on the value, so draw whole vectors before a
 ///   fixed point in time.
 ///
@@ -34,9 +31,9 @@ const PARTS_MAX: i32 = 5;
 #[derive(Clone)]
 pub struct DiscreteGaussian {
     sigma: f64,
-    table: AliasTable,
+    pub(super) table: AliasTable,
     /// k.
-    stride: i64,
+    pub(super) stride: f64,
     parts: usize,
 }
 
@@ -68,55 +65,49 @@ impl DiscreteGaussian {
 
     /// Draws one value.
     pub fn sample(&self, noise: &mut impl NoiseSource) -> i64 {
-        (0..self.parts).fold(0, |value, _| {
+        let draw = (0..self.parts).fold(0.0, |value, _| {
             let word = noise.next_u32();
-            value * self.stride + self.table.settled(word, noise)
-        })
+            value * self.stride + f64::from(self.table.settled(word, noise))
+        });
+        // Whole numbers far below 2^53 all along.
+        draw as i64
     }
 
     /// Adds one independent draw to every element.
     ///
     /// - `values`: grid units; the caller leaves room for 64 standard deviations
     pub fn add_to(&self, noise: &mut impl NoiseSource, values: &mut [i64]) {
+        self.apply(noise, values, &Add);
+    }
+
+    /// Rounds every element to the grid at random, adds one independent draw, and returns to model
+    /// units: [`RoundAndAdd`] says exactly what happens.
+    ///
+    /// # Panics
+    /// If the deviation is at most 170, where a draw has too few bits left for the rounding.
+    pub(crate) fn round_and_add(
+        &self,
+        noise: &mut impl NoiseSource,
+        values: &mut [f32],
+        operation: &RoundAndAdd,
+    ) {
+        assert!(self.parts > 1, "the grid of a sum is fine");
+        self.apply(noise, values, operation);
+    }
+
+    fn apply<T: Copy + Default>(
+        &self,
+        noise: &mut impl NoiseSource,
+        values: &mut [T],
+        operation: &impl Operation<T>,
+    ) {
         match self.parts {
-            1 => self.add_parts::<1>(noise, values),
-            2 => self.add_parts::<2>(noise, values),
-            3 => self.add_parts::<3>(noise, values),
-            4 => self.add_parts::<4>(noise, values),
-            _ => self.add_parts::<5>(noise, values),
+            1 => for_each_chunk::<1, T>(self, noise, values, operation),
+            2 => for_each_chunk::<2, T>(self, noise, values, operation),
+            3 => for_each_chunk::<3, T>(self, noise, values, operation),
+            4 => for_each_chunk::<4, T>(self, noise, values, operation),
+            _ => for_each_chunk::<5, T>(self, noise, values, operation),
         }
-    }
-
-    fn add_parts<const PARTS: usize>(&self, noise: &mut impl NoiseSource, values: &mut [i64]) {
-        let mut buffer = Zeroizing::new([0u8; BUFFER]);
-        for values in values.chunks_mut(BUFFER / (4 * PARTS)) {
-            let bytes = &mut buffer[..values.len() * 4 * PARTS];
-            noise.fill_bytes(bytes);
-            let (words, _) = bytes.as_chunks::<4>();
-            let (groups, _) = words.as_chunks::<PARTS>();
-            for (value, group) in values.iter_mut().zip(groups) {
-                let (mut drawn, mut tie) = (0, false);
-                for bytes in group {
-                    let word = u32::from_le_bytes(*bytes);
-                    tie |= self.table.is_tie(word);
-                    drawn = drawn * self.stride + self.table.outcome(word);
-                }
-                // Rare enough that the processor never sees a pattern, so it costs nothing.
-                if tie {
-                    drawn = self.settle(group, noise);
-                }
-                *value += drawn;
-            }
-        }
-    }
-
-    /// The draw of words of which at least one is a tie.
-    #[cold]
-    #[inline(never)]
-    fn settle(&self, words: &[[u8; 4]], noise: &mut impl NoiseSource) -> i64 {
-        words.iter().fold(0, |value, &bytes| {
-            value * self.stride + self.table.settled(u32::from_le_bytes(bytes), noise)
-        })
     }
 }
 
@@ -131,7 +122,7 @@ impl fmt::Debug for DiscreteGaussian {
 }
 
 /// The fewest parts, their stride k, and the variance of the sum over that of a part.
-fn plan(sigma: f64) -> (usize, i64, f64) {
+fn plan(sigma: f64) -> (usize, f64, f64) {
     for parts in 1..=PARTS_MAX {
         // 1 + k² + k⁴ + ... is at least k^(2 (parts - 1)).
         let mut stride = if parts == 1 {
@@ -144,7 +135,7 @@ fn plan(sigma: f64) -> (usize, i64, f64) {
             let part_sigma = sigma / spread.sqrt();
             if part_sigma <= TABLE_SIGMA_MAX {
                 if parts == 1 || (1.0 + stride * stride).sqrt() * 2.0 <= part_sigma {
-                    return (parts as usize, stride as i64, spread);
+                    return (parts as usize, stride, spread);
                 }
                 break;
             }
@@ -183,7 +174,7 @@ mod tests {
             // Combining part by part from the widest: x + k y, y being all later parts.
             let mut rest = part_sigma;
             for _ in 1..parts {
-                let whole = part_sigma.hypot(stride as f64 * rest);
+                let whole = part_sigma.hypot(stride * rest);
                 assert!(part_sigma * rest / whole >= 1.99, "{sigma}");
                 rest = whole;
             }
@@ -194,15 +185,44 @@ mod tests {
         assert_eq!(plan(SIGMA_MAX).0, 5);
     }
 
+    /// Every length, and with enough draws that ties occur.
     #[test]
-    fn single_draws_and_vectors_agree() {
-        for sigma in [1.0, 1000.0, 1e7] {
+    fn vectors_hold_the_draws_of_their_words() {
+        use rand::Rng;
+        for (sigma, length) in [(1.0, 1), (1000.0, 32), (1e6, 70_001), (1e8, 97), (1e9, 40_000)] {
             let gaussian = DiscreteGaussian::new(sigma).expect("in range");
-            let mut vector = vec![0; 5];
+            let mut vector = vec![7; length];
             gaussian.add_to(&mut SeededNoise::from_seed([4; 32]), &mut vector);
+            let (parts, chunks) = (gaussian.parts, length.div_ceil(32));
             let mut noise = SeededNoise::from_seed([4; 32]);
-            let singles: Vec<i64> = (0..5).map(|_| gaussian.sample(&mut noise)).collect();
-            assert_eq!(vector, singles);
+            let mut settled = 0;
+            for first in (0..chunks).step_by(4096 / (128 * parts)) {
+                let words: Vec<u32> = (0..(chunks - first).min(4096 / (128 * parts)) * 32 * parts)
+                    .map(|_| noise.next_u32())
+                    .collect();
+                for (chunk, words) in (first..).zip(words.chunks(32 * parts)) {
+                    let word = |part, lane| words[part * 32 + lane];
+                    let is_tie = |index: &usize| {
+                        (0..parts).any(|part| gaussian.table.outcome(word(part, *index)).1)
+                    };
+                    let ties = (0..32).filter(is_tie).count();
+                    settled += ties;
+                    for lane in 0..32 {
+                        let expected = (0..parts).fold(0, |value, part| {
+                            let outcome = if ties > 0 {
+                                gaussian.table.settled(word(part, lane), &mut noise)
+                            } else {
+                                gaussian.table.outcome(word(part, lane)).0
+                            };
+                            value * gaussian.stride as i64 + i64::from(outcome)
+                        });
+                        if let Some(value) = vector.get(chunk * 32 + lane) {
+                            assert_eq!(*value, 7 + expected, "{sigma}: {}", chunk * 32 + lane);
+                        }
+                    }
+                }
+            }
+            assert!(length < 40_000 || settled > 0, "some ties are among so many draws");
         }
     }
 }

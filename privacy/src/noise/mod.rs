@@ -4,13 +4,16 @@ mod bernoulli;
 mod discrete_gaussian;
 mod exact;
 mod fixed;
+mod keystream;
 mod source;
 mod table;
+mod vector;
 
 use thiserror::Error;
 
 #[cfg(any(test, feature = "research"))]
 pub use self::source::SeededNoise;
+pub(crate) use self::vector::RoundAndAdd;
 pub use self::{
     discrete_gaussian::DiscreteGaussian,
     exact::ExactDiscreteGaussian,

@@ -2,10 +2,10 @@
 
 use std::{convert::Infallible, fmt};
 
-use chacha20::ChaCha20Rng;
-use rand::{CryptoRng, Rng, SeedableRng, TryCryptoRng, TryRng};
+use rand::{CryptoRng, TryCryptoRng, TryRng};
+use zeroize::Zeroizing;
 
-use super::NoiseError;
+use super::{NoiseError, keystream::Keystream};
 
 mod sealed {
     pub trait Sealed {}
@@ -17,11 +17,11 @@ mod sealed {
 /// it, so a production binary cannot pass a predictable generator by mistake.
 pub trait NoiseSource: CryptoRng + sealed::Sealed {}
 
-/// Noise bits from ChaCha20 keyed with 256 bits of the operating system's entropy.
+/// Noise bits from AES-256 in counter mode, keyed with 256 bits of the operating system's entropy.
 ///
-/// The key and the buffered keystream are zeroised on drop. There is no way to read, copy or
-/// restore the state.
-pub struct SecureNoise(ChaCha20Rng);
+/// The key is replaced from the stream itself every 64 KiB; key and buffered keystream are zeroised
+/// on drop. There is no way to read, copy or restore the state.
+pub struct SecureNoise(Keystream);
 
 impl SecureNoise {
     /// Draws a fresh 256-bit key from the operating system.
@@ -29,9 +29,9 @@ impl SecureNoise {
     /// # Errors
     /// [`NoiseError::Entropy`] if the operating system has none to give.
     pub fn new() -> Result<Self, NoiseError> {
-        let mut seed = [0u8; 32];
-        getrandom::fill(&mut seed).map_err(|source| NoiseError::Entropy { source })?;
-        Ok(Self(ChaCha20Rng::from_seed(seed)))
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut key[..]).map_err(|source| NoiseError::Entropy { source })?;
+        Ok(Self(Keystream::new(&key)))
     }
 }
 
@@ -43,14 +43,14 @@ impl fmt::Debug for SecureNoise {
 
 /// Reproducible noise for simulations and tests: no privacy at all.
 #[cfg(any(test, feature = "research"))]
-pub struct SeededNoise(ChaCha20Rng);
+pub struct SeededNoise(Keystream);
 
 #[cfg(any(test, feature = "research"))]
 impl SeededNoise {
     /// Starts the stream that belongs to `seed`.
     #[must_use]
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        Self(ChaCha20Rng::from_seed(seed))
+        Self(Keystream::new(&Zeroizing::new(seed)))
     }
 }
 
@@ -68,17 +68,17 @@ macro_rules! noise_source {
 
             #[inline]
             fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-                Ok(self.0.next_u32())
+                Ok(u32::from_le_bytes(self.0.take()))
             }
 
             #[inline]
             fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-                Ok(self.0.next_u64())
+                Ok(u64::from_le_bytes(self.0.take()))
             }
 
             #[inline]
             fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-                self.0.fill_bytes(bytes);
+                self.0.fill(bytes);
                 Ok(())
             }
         }
@@ -95,6 +95,8 @@ noise_source!(SeededNoise);
 
 #[cfg(test)]
 mod tests {
+    use rand::Rng;
+
     use super::*;
 
     #[test]

@@ -6,14 +6,19 @@ use super::fixed::Fixed;
 
 /// Most index bits: with 4 bytes an entry, the table fits the first-level cache.
 const INDEX_BITS_MAX: u32 = 12;
-/// Low bits of an entry that hold the alias; the rest is the upper part of the threshold.
+/// Low bits of an entry that hold the alias; the upper part of the threshold follows.
 const ALIAS_BITS: u32 = 12;
 const ALIAS_MASK: u32 = (1 << ALIAS_BITS) - 1;
+/// Bits of a threshold in an entry.
+const UPPER_BITS: u32 = 12;
+const UPPER_MASK: u32 = (1 << UPPER_BITS) - 1;
+/// Low bits of a word that make a draw; the others are free for another use.
+pub(super) const WORD_BITS: u32 = ALIAS_BITS + UPPER_BITS;
 /// Bits of a threshold that are kept for ties.
-const TIE_BITS: u32 = 96;
+const TIE_BITS: u32 = 104;
 const TIE_MASK: u128 = (1 << TIE_BITS) - 1;
-/// Bits of a threshold: 20 in the entry, and those for ties.
-const THRESHOLD_BITS: u32 = 32 - ALIAS_BITS + TIE_BITS;
+/// Bits of a threshold: those in the entry, and those for ties.
+const THRESHOLD_BITS: u32 = UPPER_BITS + TIE_BITS;
 
 /// Outcomes farther than this many deviations are cut off.
 const REACH: f64 = 12.04;
@@ -23,9 +28,9 @@ pub(super) const TABLE_SIGMA_MAX: f64 = 169.9;
 /// The discrete Gaussian of one variance, cut off at 12 deviations.
 ///
 /// Walker's alias method on integers: bucket i is chosen by `index_bits` uniform bits, and yields
-/// outcome i or its alias as the next 116 bits are below its threshold or not. The first 20 of them
-/// settle it but once in 2^20 draws; one 32-bit word, one load and one selection without a
-/// data-dependent branch make a draw.
+/// outcome i or its alias as the next 116 bits are below its threshold or not. The first 12 of them
+/// settle it but once in 2^12 draws; 24 bits of one word, one load and one selection without a
+/// data-dependent branch make a draw, so that whole vectors are drawn at once.
 ///
 /// Statistical distance: 2^-128 a bucket from rounding, and the tail beyond 12.04 deviations,
 /// `2 Φ(-12) < 2^-107`.
@@ -36,7 +41,7 @@ pub(super) struct AliasTable {
     ties: Vec<u128>,
     index_mask: u32,
     /// The outcome of bucket 0, negated.
-    center: i64,
+    center: i32,
 }
 
 impl AliasTable {
@@ -53,36 +58,33 @@ impl AliasTable {
         }
         let ties = thresholds.iter().map(|&threshold| threshold & TIE_MASK).collect();
         let index_mask = (1 << index_bits) - 1;
-        Self { entries, ties, index_mask, center: reach as i64 }
+        Self { entries, ties, index_mask, center: reach as i32 }
     }
 
-    /// Whether a word cannot settle an outcome alone.
+    /// Turns a uniform word into an outcome, and says whether it was a tie: then the outcome is
+    /// not to be used, but that of [`settled`](Self::settled).
     #[inline(always)]
-    pub(super) fn is_tie(&self, word: u32) -> bool {
-        let entry = self.entries[(word & self.index_mask & ALIAS_MASK) as usize];
-        (word ^ entry) >> ALIAS_BITS == 0
-    }
-
-    /// Turns a uniform word that is no tie into an outcome.
-    #[inline(always)]
-    pub(super) fn outcome(&self, word: u32) -> i64 {
+    pub(super) fn outcome(&self, word: u32) -> (i32, bool) {
         let index = word & self.index_mask & ALIAS_MASK;
         let entry = self.entries[index as usize];
-        let below = word >> ALIAS_BITS < entry >> ALIAS_BITS;
-        let chosen = if below { index } else { entry & ALIAS_MASK };
-        i64::from(chosen) - self.center
+        let upper = word >> ALIAS_BITS & UPPER_MASK;
+        let threshold = entry >> ALIAS_BITS;
+        let chosen = if upper < threshold { index } else { entry & ALIAS_MASK };
+        // Wrapping, as a check would keep the compiler from drawing several at once.
+        (chosen.cast_signed().wrapping_sub(self.center), upper == threshold)
     }
 
     /// Turns a uniform word into an outcome; draws more bits only on a tie.
-    pub(super) fn settled(&self, word: u32, source: &mut (impl Rng + ?Sized)) -> i64 {
-        if !self.is_tie(word) {
-            return self.outcome(word);
+    pub(super) fn settled(&self, word: u32, source: &mut (impl Rng + ?Sized)) -> i32 {
+        let (outcome, tie) = self.outcome(word);
+        if !tie {
+            return outcome;
         }
         let index = word & self.index_mask;
-        let drawn = (u128::from(source.next_u32()) << 64) | u128::from(source.next_u64());
-        let below = drawn < self.ties[index as usize];
+        let drawn = u128::from(source.next_u64()) << 64 | u128::from(source.next_u64());
+        let below = drawn & TIE_MASK < self.ties[index as usize];
         let chosen = if below { index } else { self.entries[index as usize] & ALIAS_MASK };
-        i64::from(chosen) - self.center
+        chosen.cast_signed() - self.center
     }
 }
 
@@ -161,11 +163,11 @@ mod tests {
         for sigma in [0.5, 0.8, 1.0, 2.5, 20.0, 85.0, 169.9_f64] {
             let table = AliasTable::new(sigma * sigma);
             let exponent = |x: f64| -0.5 * (x / sigma).powi(2);
-            let reach = table.center;
+            let reach = i64::from(table.center);
             let total: f64 =
                 (-3 * reach..=3 * reach).map(|x| exponent(x as f64).exp()).sum::<f64>();
             for (index, mass) in exact_masses(&table).into_iter().enumerate() {
-                let x = index as i64 - table.center;
+                let x = index as i64 - reach;
                 if x > reach {
                     assert_eq!(mass, 0.0);
                     continue;
@@ -185,11 +187,11 @@ mod tests {
         let table = AliasTable::new(2.0);
         let mut noise = SeededNoise::from_seed([2; 32]);
         for index in 0..table.ties.len() as u32 {
-            let word = (table.entries[index as usize] & !ALIAS_MASK) | index;
-            assert!(table.is_tie(word));
+            let word = (table.entries[index as usize] & !ALIAS_MASK) | index | 0xab << WORD_BITS;
+            assert!(table.outcome(word).1);
             let alias = table.entries[index as usize] & ALIAS_MASK;
             let own = (0..1000)
-                .filter(|_| table.settled(word, &mut noise) == i64::from(index) - table.center)
+                .filter(|_| table.settled(word, &mut noise) == index.cast_signed() - table.center)
                 .count() as f64;
             let expected = table.ties[index as usize] as f64 / 2.0_f64.powi(TIE_BITS as i32);
             let expected = if alias == index { 1.0 } else { expected };

@@ -53,7 +53,7 @@ pub(super) fn observe(
     let mut scores = vec![0.0; set.canaries()];
     for _ in 0..ROUNDS {
         let task = LocalTask { spec, base: &base, data, train: &train, plan: &training };
-        let update = dp_sgd(&task, &built, noise, &mut |_, _| {})?;
+        let update = dp_sgd(&task, &built, noise, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
         if set.kind().view() == View::WhiteBox {
             let model = Model::new(spec, &base)?;
             for (canary, score) in scores.iter_mut().enumerate() {

@@ -69,7 +69,7 @@ pub(super) fn observe(
             let own = [canary as u32];
             let train = |train, noise: &mut _| {
                 let task = LocalTask { spec, base: &base, data, train, plan: &training };
-                local_sgd(&task, noise, &mut |_, _| {})
+                local_sgd(&task, noise, &mut |_, _| std::ops::ControlFlow::Continue(()))
             };
             // A tenant that is not there counts as the zero update: no record, no step.
             let mut update = train(if is_in { &own[..] } else { &[] }, noise)?;

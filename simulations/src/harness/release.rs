@@ -1,9 +1,7 @@
 //! How updates become what the coordinator sums, and what that costs.
 
 use tributary_privacy::{
-    accountant::{
-        Delta, calibrate_noise_multiplier, distributed_discrete_gaussian_rho, epsilon, zcdp_epsilon,
-    },
+    accountant::{Delta, calibrate_noise_multiplier, epsilon},
     clip::ClippingNorm,
     lattice::{Lattice, LatticeRequest, ModularSum},
     mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
@@ -56,11 +54,6 @@ enum Cost {
     /// One event a round, whoever takes part: the sample is secret.
     Round {
         event: PrivacyEvent,
-        delta: Delta,
-    },
-    /// ρ of one participation (zCDP).
-    Zcdp {
-        rho: f64,
         delta: Delta,
     },
 }
@@ -167,35 +160,36 @@ impl Release {
             PrivacySpec::Distributed { corrupt_max, .. } => {
                 // Whatever the round commits with, so many honest shares are in the sum.
                 let honest_min = cohort.size_min - corrupt_max;
-                let plan = |multiplier: f64| -> Result<(Lattice, f64, f64), HarnessError> {
+                let plan = |multiplier: f64| -> Result<(Lattice, f64, PrivacyEvent), HarnessError> {
                     let share = multiplier / f64::from(honest_min).sqrt();
                     let lattice = lattice(norm, norm * share, LATTICE_BITS)?;
-                    let units = norm / lattice.step();
-                    let rho = distributed_discrete_gaussian_rho(
-                        honest_min,
-                        share * units,
-                        units,
-                        dimension,
-                    )?;
-                    Ok((lattice, share, rho))
+                    let event = PrivacyEvent::LatticeGaussian {
+                        sampling_rate: 1.0,
+                        noise_multiplier: multiplier,
+                        sigma_share: share * norm / lattice.step(),
+                        clients: honest_min,
+                        dimension: dimension as u64,
+                        steps: 1,
+                    };
+                    Ok((lattice, share, event))
                 };
                 let multiplier = match (noise.noise_multiplier, noise.epsilon) {
                     (None, Some(target)) => {
                         let releases = releases();
                         smallest(|multiplier| {
-                            let (.., rho) = plan(multiplier)?;
-                            Ok(zcdp_epsilon(rho * releases as f64, delta)? <= target)
+                            let (.., event) = plan(multiplier)?;
+                            Ok(epsilon(&[event.with_count(releases)], delta)? <= target)
                         })?
                     }
-                    _ => noise.noise_multiplier.unwrap_or_default(),
+                    (given, _) => given.expect("the experiment was checked"),
                 };
-                let (lattice, share, rho) = plan(multiplier)?;
+                let (lattice, share, event) = plan(multiplier)?;
                 let mechanism = NoisyUpdate::new(lattice, clipping_norm, share, dimension)?;
                 Ok(Self {
                     lattice,
                     path: Path::Noised { mechanism },
                     noise_multiplier: Some(multiplier),
-                    cost: Cost::Zcdp { rho, delta },
+                    cost: Cost::Participation { event, per_round: 1, delta },
                 })
             }
         }
@@ -213,7 +207,6 @@ impl Release {
                 Some(epsilon(&[event.with_count(participations * per_round)], *delta)?)
             }
             Cost::Round { event, delta } => Some(epsilon(&[event.with_count(rounds)], *delta)?),
-            Cost::Zcdp { rho, delta } => Some(zcdp_epsilon(rho * participations as f64, *delta)?),
         })
     }
 
@@ -251,7 +244,7 @@ fn multiplier(
     }
 }
 
-/// The smallest multiplier (within a thousandth) that is enough.
+/// The smallest multiplier (up to a thousandth above) that is enough.
 fn smallest(is_enough: impl Fn(f64) -> Result<bool, HarnessError>) -> Result<f64, HarnessError> {
     let (mut low, mut high) = (0.05_f64, 0.1_f64);
     while !is_enough(high)? {
@@ -262,4 +255,55 @@ fn smallest(is_enough: impl Fn(f64) -> Result<bool, HarnessError>) -> Result<f64
         if is_enough(middle)? { high = middle } else { low = middle }
     }
     Ok(high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The share of the noise and the number of shares that are accounted.
+    fn shares(more: &str) -> (f64, u32) {
+        let text = format!(
+            r#"
+            name = "shares"
+            rounds = 2
+            tenants = 9
+            [dataset.synthetic]
+            examples = 90
+            features = 8
+            classes = 4
+            [cohort]
+            size = 8
+            size_min = 5
+            [model.mlp]
+            inputs = 8
+            classes = 4
+            [training.null]
+            [privacy.distributed]
+            clipping_norm = 0.5
+            noise_multiplier = 1.2
+            delta = 1e-5
+            {more}
+            "#
+        );
+        let experiment = Experiment::parse(&text, std::path::Path::new("")).expect("valid");
+        let schedule = Schedule::new(&experiment.cohort, 9, 1);
+        let release = Release::plan(&experiment, &schedule, 9).expect("plans");
+        let Cost::Participation {
+            event: PrivacyEvent::LatticeGaussian { sigma_share, clients, .. },
+            ..
+        } = release.cost
+        else {
+            panic!("shares of lattice noise")
+        };
+        (sigma_share * release.lattice.step(), clients)
+    }
+
+    #[test]
+    fn shares_are_sized_for_the_smallest_honest_set() {
+        let (share, clients) = shares("");
+        assert!((share - 0.5 * 1.2 / 5.0_f64.sqrt()).abs() < 1e-9 && clients == 5);
+        let (share, clients) = shares("corrupt_max = 4");
+        assert!((share - 0.5 * 1.2).abs() < 1e-9 && clients == 1);
+    }
 }

@@ -1,5 +1,7 @@
 //! One run of an experiment, stepped round by round.
 
+use std::ops::ControlFlow;
+
 use ndarray::{Array1, ArrayViewMut1};
 use tributary_agent::{
     data::Dataset,
@@ -123,15 +125,6 @@ impl<'a> Simulation<'a> {
     #[must_use]
     pub const fn noise_multiplier(&self) -> Option<f64> {
         self.population.release.noise_multiplier
-    }
-
-    /// Noise deviation that each tenant adds itself, over clipping norm.
-    #[cfg(test)]
-    pub(super) fn share_multiplier(&self) -> Option<f64> {
-        match &self.population.release.path {
-            Path::Noised { mechanism } => Some(mechanism.noise_multiplier()),
-            _ => None,
-        }
     }
 
     /// Runs the next round.
@@ -310,11 +303,13 @@ impl Population<'_> {
         let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
         let mut update = match &self.release.path {
             Path::Record { mechanism, .. } => {
-                dp_sgd(&task, mechanism, &mut noise, &mut |_, _| {}).map_err(trained)?
+                dp_sgd(&task, mechanism, &mut noise, &mut |_, _| ControlFlow::Continue(()))
+                    .map_err(trained)?
             }
             Path::Plain { .. } | Path::Noised { .. } | Path::Central { .. } => {
                 let mut source = self.seeds.fast(Purpose::Training, round, tenant);
-                local_sgd(&task, &mut source, &mut |_, _| {}).map_err(trained)?
+                local_sgd(&task, &mut source, &mut |_, _| ControlFlow::Continue(()))
+                    .map_err(trained)?
             }
         };
         if attacks && let Some(Attack::SignFlip { scale }) = self.attack() {

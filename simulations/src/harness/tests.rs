@@ -58,7 +58,7 @@ fn modes() -> Vec<(String, &'static str)> {
         (format!("{EPOCHS}[privacy.local]\nunit = \"tenant\"\n{TENANT_NOISE}"), "tenant"),
         (format!("{EPOCHS}[privacy.central]\n{TENANT_NOISE}"), "tenant"),
         (format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}corrupt_max = 1"), "tenant"),
-        (format!("[training.null]\n[privacy.none]"), "none"),
+        ("[training.null]\n[privacy.none]".to_owned(), "none"),
         (
             format!("{EPOCHS}[privacy.none]\n[adversary]\nshare = 0.2\nattack = \"label-flip\""),
             "none",
@@ -87,7 +87,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
             let folder = folder.path().join(format!("{mode}-{threads}"));
             let options = options(&folder, threads);
             let summary = run(&experiment, &records, 1, &options, &mut Silent).expect(&privacy);
-            assert_eq!(summary.unit.unwrap_or("none"), unit);
+            assert_eq!(summary.unit.as_deref().unwrap_or("none"), unit);
             assert_eq!(summary.epsilon.is_some(), unit != "none");
             assert!(summary.epsilon.is_none_or(|epsilon| (10.0..=20.0).contains(&epsilon)));
             files(&folder)
@@ -128,8 +128,11 @@ fn an_interrupted_run_continues_to_the_same_bytes() {
     let resume = RunOptions { resume: true, ..options(&parts, 1) };
     let error = run(&experiment, &records, 2, &resume, &mut Silent).expect_err("other seed");
     assert!(error.to_string().contains("another experiment"), "{error}");
-    run(&experiment, &records, 1, &resume, &mut Silent).expect("finishes");
+    let finished = run(&experiment, &records, 1, &resume, &mut Silent).expect("finishes");
     assert_eq!(files(&parts), files(&whole));
+    assert_eq!(run(&experiment, &records, 1, &resume, &mut Silent).expect("kept"), finished);
+    let other = run(&experiment, &records, 2, &resume, &mut Silent).expect_err("other seed");
+    assert!(matches!(other, HarnessError::Occupied { .. }), "{other}");
 }
 
 #[test]
@@ -147,17 +150,4 @@ fn training_learns_and_attackers_harm() {
     let attack = "[adversary]\nshare = 0.5\nattack = { sign-flip = { scale = 2.0 } }";
     let attacked = accuracy("attacked", attack.to_owned());
     assert!(honest > 0.8 && attacked < honest - 0.1, "{honest} {attacked}");
-}
-
-#[test]
-fn distributed_noise_is_sized_for_the_smallest_honest_set() {
-    let spec = |more: &str| {
-        let text = format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}{more}");
-        let experiment = experiment(&text.replace("epsilon = 20.0", "noise_multiplier = 1.0"));
-        let records = Records::load(&experiment, 1).expect("loads");
-        let simulation = Simulation::new(&experiment, &records, 1, 1).expect("plans");
-        simulation.share_multiplier().expect("shares")
-    };
-    assert!((spec("") - 1.0 / 3.0_f64.sqrt()).abs() < 1e-12);
-    assert!((spec("corrupt_max = 2") - 1.0).abs() < 1e-12);
 }

@@ -12,7 +12,7 @@ use candle_core::{
 
 use super::{
     super::{
-        kernels::{add_assign, elements, with_elements},
+        kernels::{elements, finish_rows, mask, relu, with_elements},
         tape::Record,
     },
     Recording,
@@ -67,7 +67,14 @@ impl Linear {
         let mut product = inputs.matmul(weight, sizes, &flat, &weight_layout.transpose(0, 1)?)?;
         if let CpuStorage::F32(values) = &mut product {
             let bias = bias.map(|(bias, layout)| elements(bias, layout)).transpose()?;
-            finish_rows(values, outputs, bias, self.relu);
+            if let Some(bias) = bias.filter(|bias| bias.len() != outputs) {
+                bail!("a bias of {} on {outputs} outputs", bias.len())
+            }
+            match (bias, self.relu) {
+                (Some(bias), with_relu) => finish_rows(values, bias, with_relu),
+                (None, true) => relu(values),
+                (None, false) => {}
+            }
         }
         dims.pop();
         dims.push(outputs);
@@ -103,40 +110,10 @@ impl Linear {
     }
 }
 
-/// Adds the bias and applies ReLU in one pass over the product.
-fn finish_rows(values: &mut [f32], width: usize, bias: Option<&[f32]>, relu: bool) {
-    match (bias, relu) {
-        (Some(bias), true) => {
-            for row in values.chunks_exact_mut(width) {
-                for (value, bias) in row.iter_mut().zip(bias) {
-                    // Not `max`, which would turn NaN into 0 and hide it from the finite checks.
-                    let sum = *value + bias;
-                    *value = if sum < 0.0 { 0.0 } else { sum };
-                }
-            }
-        }
-        (Some(bias), false) => {
-            for row in values.chunks_exact_mut(width) {
-                add_assign(row, bias);
-            }
-        }
-        (None, true) => {
-            for value in values {
-                *value = if *value < 0.0 { 0.0 } else { *value };
-            }
-        }
-        (None, false) => {}
-    }
-}
-
 /// Zeroes the gradient where the output of the ReLU is zero.
 fn relu_backward(outputs: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    let masked = with_elements(outputs, |outputs| {
-        with_elements(gradient, |gradient| {
-            let pairs = gradient.iter().zip(outputs);
-            pairs.map(|(&g, &y)| if y == 0.0 { 0.0 } else { g }).collect::<Vec<f32>>()
-        })
-    })??;
+    let mut masked = with_elements(gradient, <[f32]>::to_vec)?;
+    with_elements(outputs, |outputs| mask(&mut masked, outputs))?;
     Tensor::from_vec(masked, gradient.shape(), gradient.device())
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::super::kernels::{elements, with_elements};
+use super::super::kernels::{elements, vectorized, with_elements};
 
 /// The largest value of each `size` by `size` square; rows and columns left over are dropped.
 ///
@@ -26,6 +26,7 @@ struct MaxPool {
 }
 
 impl MaxPool {
+    #[inline(always)]
     fn for_each_cell(&self, mut f: impl FnMut(usize, [usize; 2])) {
         let (rows, columns) = (self.height / self.size, self.width / self.size);
         for row in 0..rows {
@@ -36,6 +37,7 @@ impl MaxPool {
         }
     }
 
+    #[inline(always)]
     fn for_each_pixel(&self, [top, left]: [usize; 2], mut f: impl FnMut(usize)) {
         for y in top..top + self.size {
             for x in left..left + self.size {
@@ -62,13 +64,33 @@ impl CustomOp1 for MaxPool {
         let images = elements(images, layout)?;
         let examples = images.len() / self.image_len();
         let mut pooled = vec![f32::NEG_INFINITY; examples * self.pooled_len()];
+        pool(self, images, &mut pooled);
+        let (rows, columns) = (self.height / self.size, self.width / self.size);
+        Ok((CpuStorage::F32(pooled), Shape::from((examples, rows, columns, self.channels))))
+    }
+
+    fn bwd(&self, images: &Tensor, pooled: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let mut sums = vec![0.0; images.elem_count()];
+        with_elements(images, |images| {
+            with_elements(pooled, |pooled| {
+                with_elements(gradient, |gradient| {
+                    unpool(self, images, pooled, gradient, &mut sums)
+                })
+            })
+        })???;
+        Ok(Some(Tensor::from_vec(sums, images.shape(), images.device())?))
+    }
+}
+
+vectorized! {
+    fn pool(of: &'a MaxPool, images: &'a [f32], pooled: &'a mut [f32]) {
         let pairs =
-            images.chunks_exact(self.image_len()).zip(pooled.chunks_exact_mut(self.pooled_len()));
+            images.chunks_exact(of.image_len()).zip(pooled.chunks_exact_mut(of.pooled_len()));
         for (image, pooled) in pairs {
-            self.for_each_cell(|cell, corner| {
-                let largest = &mut pooled[cell..cell + self.channels];
-                self.for_each_pixel(corner, |pixel| {
-                    let pixel = &image[pixel..pixel + self.channels];
+            of.for_each_cell(|cell, corner| {
+                let largest = &mut pooled[cell..cell + of.channels];
+                of.for_each_pixel(corner, |pixel| {
+                    let pixel = &image[pixel..pixel + of.channels];
                     for (largest, &value) in largest.iter_mut().zip(pixel) {
                         // NaN wins, so that it is not hidden from the finite checks.
                         let wins = value > *largest || value.is_nan();
@@ -77,46 +99,37 @@ impl CustomOp1 for MaxPool {
                 });
             });
         }
-        let (rows, columns) = (self.height / self.size, self.width / self.size);
-        Ok((CpuStorage::F32(pooled), Shape::from((examples, rows, columns, self.channels))))
     }
 
-    fn bwd(&self, images: &Tensor, pooled: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let mut sums = vec![0.0; images.elem_count()];
-        let mut rest = vec![0.0; self.channels];
-        let mut example = |image: &[f32], pooled: &[f32], gradient: &[f32], sums: &mut [f32]| {
-            self.for_each_cell(|cell, corner| {
-                let pooled = &pooled[cell..cell + self.channels];
-                rest.copy_from_slice(&gradient[cell..cell + self.channels]);
-                self.for_each_pixel(corner, |pixel| {
-                    let values = &image[pixel..pixel + self.channels];
-                    let sums = &mut sums[pixel..pixel + self.channels];
+    fn unpool(
+        of: &'a MaxPool,
+        images: &'a [f32],
+        pooled: &'a [f32],
+        gradient: &'a [f32],
+        sums: &'a mut [f32]
+    ) {
+        let mut rest = vec![0.0; of.channels];
+        let images = images.chunks_exact(of.image_len());
+        let pooled = pooled.chunks_exact(of.pooled_len());
+        let gradient = gradient.chunks_exact(of.pooled_len());
+        let sums = sums.chunks_exact_mut(of.image_len());
+        for (((image, pooled), gradient), sums) in images.zip(pooled).zip(gradient).zip(sums) {
+            of.for_each_cell(|cell, corner| {
+                let pooled = &pooled[cell..cell + of.channels];
+                rest.copy_from_slice(&gradient[cell..cell + of.channels]);
+                of.for_each_pixel(corner, |pixel| {
+                    let values = &image[pixel..pixel + of.channels];
+                    let sums = &mut sums[pixel..pixel + of.channels];
+                    let lanes = sums.iter_mut().zip(values).zip(pooled).zip(&mut rest);
                     // The first of equal pixels takes it all.
-                    for (channel, sum) in sums.iter_mut().enumerate() {
-                        let is_largest = values[channel] == pooled[channel];
-                        let mask = 0_u32.wrapping_sub(u32::from(is_largest));
-                        let open = rest[channel].to_bits();
+                    for (((sum, value), largest), rest) in lanes {
+                        let mask = 0_u32.wrapping_sub(u32::from(value == largest));
+                        let open = rest.to_bits();
                         *sum = f32::from_bits(open & mask);
-                        rest[channel] = f32::from_bits(open & !mask);
+                        *rest = f32::from_bits(open & !mask);
                     }
                 });
             });
-        };
-        with_elements(images, |images| {
-            with_elements(pooled, |pooled| {
-                with_elements(gradient, |gradient| {
-                    let images = images.chunks_exact(self.image_len());
-                    let pooled = pooled.chunks_exact(self.pooled_len());
-                    let gradient = gradient.chunks_exact(self.pooled_len());
-                    let sums = sums.chunks_exact_mut(self.image_len());
-                    for (((image, pooled), gradient), sums) in
-                        images.zip(pooled).zip(gradient).zip(sums)
-                    {
-                        example(image, pooled, gradient, sums);
-                    }
-                })
-            })
-        })???;
-        Ok(Some(Tensor::from_vec(sums, images.shape(), images.device())?))
+        }
     }
 }

@@ -138,7 +138,7 @@ impl CorrelatedGradientSum {
         if self.step >= steps {
             return Err(MechanismError::RunFinished { steps });
         }
-        self.raw.push_front(Zeroizing::new(self.sums.on_grid(sum)?));
+        self.raw.push_front(Zeroizing::new(self.sums.on_grid(sum, noise)?));
         let mut released = vec![0i64; self.sums.dimension()];
         for (&coefficient, raw) in self.matrix.coefficients().iter().zip(&self.raw) {
             for (value, units) in released.iter_mut().zip(raw.iter()) {

@@ -1,0 +1,276 @@
+//! Training in memory that is kept.
+
+use std::ops::ControlFlow;
+
+use rand::Rng;
+use tributary_privacy::{
+    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum},
+    noise::NoiseSource,
+};
+use tributary_protocol::{model::ModelSpec, tensor_file::check_parameters};
+
+use super::{LocalTask, TrainError, check_data, sampling::poisson_batch};
+use crate::{
+    data::Dataset,
+    model::{Dense, ExampleClip, ModelError},
+};
+
+/// Examples of one physical batch with clipping, at most; a larger one no longer fits the
+/// processor's cache.
+const MICRO_BATCH_MAX: usize = 256;
+/// Examples of one physical batch without clipping, at most: what bounds the memory.
+const PLAIN_BATCH_MAX: usize = 1024;
+
+/// A model in training, with its memory kept from step to step and from task to task.
+///
+/// One is enough for many tenants in turn: [`load`](Self::load) starts the next one. Two trainers of
+/// one specification give the same result to the bit, whatever they did before and whatever
+/// `threads` is.
+///
+/// ```
+/// use tributary_agent::{data::Dataset, train::Trainer};
+/// use tributary_protocol::model::{MlpSpec, ModelSpec};
+///
+/// let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+/// let data = Dataset::from_floats(vec![1.0, 0.5, -1.0, 0.5], 2, vec![0, 1], 2);
+/// let mut trainer = Trainer::new(&spec, 1)?;
+/// let base = [0.0; 6];
+/// trainer.load(&base)?;
+/// trainer.step(&data, &[0, 1], 0.1)?;
+/// let update = trainer.update(&base)?;
+/// assert!((update[0] - 0.05).abs() < 1e-6 && (update[2] + 0.05).abs() < 1e-6);
+/// # Ok::<(), tributary_agent::train::TrainError>(())
+/// ```
+pub struct Trainer {
+    spec: ModelSpec,
+    clip: ExampleClip,
+    dense: Dense,
+    /// Sums of gradients, when there are several physical batches in a step.
+    sum: Vec<f32>,
+    /// Steps since the parameters were loaded.
+    steps: u32,
+}
+
+impl Trainer {
+    /// Makes a trainer whose parameters are all zero.
+    ///
+    /// - `threads`: that a matrix product may use, of the process-wide pool; 1 keeps all work on
+    ///   the calling thread
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] for impossible sizes.
+    pub fn new(spec: &ModelSpec, threads: usize) -> Result<Self, TrainError> {
+        spec.validate().map_err(|error| ModelError::Parameters(error.into()))?;
+        let ModelSpec::Mlp(mlp) = spec;
+        let dense = Dense::new(mlp, threads);
+        let clip = ExampleClip::Flat;
+        Ok(Self { spec: spec.clone(), clip, dense, sum: Vec::new(), steps: 0 })
+    }
+
+    /// Clips each example's gradient in this way from now on; at first flat.
+    #[must_use]
+    pub const fn clipping(mut self, clip: ExampleClip) -> Self {
+        self.clip = clip;
+        self
+    }
+
+    /// Starts from other parameters, in the order of [`ModelSpec::tensors`].
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] for a wrong number of parameters or a non-finite one.
+    pub fn load(&mut self, parameters: &[f32]) -> Result<(), TrainError> {
+        check_parameters(&self.spec, parameters).map_err(ModelError::Parameters)?;
+        self.dense.parameters_mut().copy_from_slice(parameters);
+        self.steps = 0;
+        Ok(())
+    }
+
+    /// The flat parameters as they are now.
+    #[must_use]
+    pub fn parameters(&self) -> &[f32] {
+        self.dense.parameters()
+    }
+
+    /// Takes one plain step: subtracts `rate` times the mean gradient of the records.
+    ///
+    /// No record is no step.
+    ///
+    /// # Errors
+    /// [`TrainError`] for records that do not fit the model, or gradients that are not finite; the
+    /// parameters are then of no use.
+    pub fn step(&mut self, data: &Dataset, indices: &[u32], rate: f64) -> Result<(), TrainError> {
+        check_data(&self.spec, data, indices)?;
+        self.plain_step(data, indices, rate)
+    }
+
+    /// The client update, trained − base.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] if a parameter is not finite.
+    ///
+    /// # Panics
+    /// If `base` has another length than the model.
+    pub fn update(&self, base: &[f32]) -> Result<Vec<f32>, TrainError> {
+        let parameters = self.parameters();
+        assert_eq!(base.len(), parameters.len(), "the base is that of the model");
+        check_parameters(&self.spec, parameters)
+            .map_err(|_| TrainError::Diverged { step: self.steps })?;
+        Ok(parameters.iter().zip(base).map(|(trained, base)| trained - base).collect())
+    }
+
+    /// [`local_sgd`](super::local_sgd()) in this trainer's memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn local_sgd(
+        &mut self,
+        task: &LocalTask<'_>,
+        source: &mut impl Rng,
+        progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, TrainError> {
+        self.start(task)?;
+        for step in 1..=task.plan.local_steps {
+            let batch = poisson_batch(task.train, task.plan.sampling_rate, source);
+            self.steps = step - 1;
+            self.plain_step(task.data, &batch, task.plan.client_learning_rate)?;
+            task.report(step, progress)?;
+        }
+        self.update(task.base)
+    }
+
+    /// [`dp_sgd`](super::dp_sgd()) in this trainer's memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn dp_sgd(
+        &mut self,
+        task: &LocalTask<'_>,
+        mechanism: &NoisyGradientSum,
+        noise: &mut impl NoiseSource,
+        progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, TrainError> {
+        let plan = task.plan;
+        self.check_dimension(mechanism.dimension())?;
+        self.start(task)?;
+        let clipping_norm = mechanism.float_clipping_norm();
+        let rate = plan.client_learning_rate / f64::from(plan.batch_size_expected);
+        let mut memory = Vec::new();
+        for step in 1..=plan.local_steps {
+            self.steps = step;
+            let batch = poisson_batch(task.train, plan.sampling_rate, noise);
+            let mut sum = mechanism.begin_in(memory);
+            self.add_clipped(task.data, &batch, clipping_norm, &mut sum)?;
+            let noisy_sum = mechanism.release(sum, noise)?;
+            self.dense.add_scaled(&noisy_sum, -rate as f32);
+            memory = noisy_sum;
+            task.report(step, progress)?;
+        }
+        self.update(task.base)
+    }
+
+    /// [`clipped_gradient`](super::clipped_gradient()) in this trainer's memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clipped_gradient(
+        &mut self,
+        task: &LocalTask<'_>,
+        clipped: &ClippedGradientSum,
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<i64>, TrainError> {
+        self.check_dimension(clipped.dimension())?;
+        self.start(task)?;
+        self.steps = 1;
+        let batch = poisson_batch(task.train, task.plan.sampling_rate, noise);
+        let mut sum = clipped.begin();
+        self.add_clipped(task.data, &batch, clipped.float_clipping_norm(), &mut sum)?;
+        let mut grid = clipped.quantize(sum, noise)?;
+        for units in &mut grid {
+            *units = -*units;
+        }
+        Ok(grid)
+    }
+
+    fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
+        check_data(task.spec, task.data, task.train)?;
+        self.load(task.base)
+    }
+
+    fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {
+        let model = self.parameters().len();
+        if mechanism == model {
+            Ok(())
+        } else {
+            Err(TrainError::MechanismDimension { mechanism, model })
+        }
+    }
+
+    fn plain_step(&mut self, data: &Dataset, indices: &[u32], rate: f64) -> Result<(), TrainError> {
+        self.steps = self.steps.saturating_add(1);
+        if indices.is_empty() {
+            return Ok(());
+        }
+        let rate = (rate / indices.len() as f64) as f32;
+        let step = self.steps;
+        if indices.len() <= PLAIN_BATCH_MAX {
+            self.fill(data, indices);
+            let finite = self.dense.descend(rate);
+            return if finite { Ok(()) } else { Err(TrainError::NonFiniteGradient { step }) };
+        }
+        let mut sum = std::mem::take(&mut self.sum);
+        sum.clear();
+        sum.resize(self.parameters().len(), 0.0);
+        for indices in indices.chunks(PLAIN_BATCH_MAX) {
+            self.fill(data, indices);
+            self.dense.add_sum(&mut sum);
+        }
+        if sum.iter().any(|value| !value.is_finite()) {
+            return Err(TrainError::NonFiniteGradient { step });
+        }
+        self.dense.add_scaled(&sum, -rate);
+        self.sum = sum;
+        Ok(())
+    }
+
+    /// Adds the clipped gradients of a batch in micro-batches that the mechanism's slack covers.
+    fn add_clipped(
+        &mut self,
+        data: &Dataset,
+        batch: &[u32],
+        clipping_norm: f64,
+        sum: &mut GradientSum,
+    ) -> Result<(), TrainError> {
+        self.add_clipped_in(micro_batch_size(batch.len()), data, batch, clipping_norm, sum)
+    }
+
+    pub(super) fn add_clipped_in(
+        &mut self,
+        micro_batch: usize,
+        data: &Dataset,
+        batch: &[u32],
+        clipping_norm: f64,
+        sum: &mut GradientSum,
+    ) -> Result<(), TrainError> {
+        let (step, clip) = (self.steps, self.clip);
+        for indices in batch.chunks(micro_batch) {
+            self.fill(data, indices);
+            sum.add_in_place(indices.len(), |sum| {
+                self.dense
+                    .add_clipped_sum(clip, clipping_norm, sum)
+                    .map_err(|error| TrainError::from_clipping(error, step))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, data: &Dataset, indices: &[u32]) {
+        let (rows, labels) = self.dense.batch(indices.len());
+        data.fill_batch(indices, rows, labels);
+    }
+}
+
+/// The size of micro-batches of nearly equal size, as large as the mechanism's slack covers.
+pub(super) fn micro_batch_size(batch: usize) -> usize {
+    let largest = ClippedGradientSum::micro_batch_max(batch).clamp(1, MICRO_BATCH_MAX);
+    batch.div_ceil(batch.div_ceil(largest).max(1)).max(1)
+}
