@@ -11,7 +11,7 @@ use crate::{
     codec::{self, CodecError},
     error_code::Refusal,
     id::{DatasetName, Digest, JobId, RoundNumber, TenantId},
-    job::JobSpec,
+    job::{JobSpec, MetricSum},
     model::ModelSpec,
     receipt::Receipt,
 };
@@ -207,7 +207,7 @@ impl std::fmt::Debug for SecaggPayload {
 }
 
 /// The first message on a file stream, from the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TransferRequest {
     /// Asks for a file from `offset` on.
     Download {
@@ -221,7 +221,7 @@ pub enum TransferRequest {
 }
 
 /// What an agent wants to upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UploadOffer {
     /// The job.
     pub job: JobId,
@@ -231,6 +231,9 @@ pub struct UploadOffer {
     pub update: BlobRef,
     /// The ledger head after the debit for this release.
     pub ledger_head: LedgerHead,
+    /// Noisy metrics of the base, where the job asks for them: debited like the update, and the
+    /// same in every offer of it.
+    pub evaluation: Vec<MetricSum>,
 }
 
 /// The coordinator's answer to a [`TransferRequest`], and to a finished upload.
@@ -313,6 +316,7 @@ mod tests {
                 round: RoundNumber(round),
                 update: BlobRef { digest, length },
                 ledger_head: LedgerHead { sequence, hash: digest },
+                evaluation: Vec::new(),
             });
             let bytes = codec::encode(&request).expect("encodes");
             prop_assert_eq!(codec::decode::<TransferRequest>(&bytes).expect("decodes"), request);

@@ -6,7 +6,7 @@ use tributary_protocol::{
     message::{Assignment, LedgerHead},
 };
 
-use super::{Release, ReleaseFiles, UpdateError};
+use super::{Release, ReleaseFiles, UpdateError, evaluation::evaluated};
 use crate::policy::{Approved, unit_name};
 
 /// The ledger, shared by the threads of one agent.
@@ -46,7 +46,7 @@ impl<S: LedgerStore + Clone> SharedLedger<S> {
 
     /// Reads the ledger again after a store failure, which shows whether the last record was
     /// written.
-    fn reopen(&self) -> Result<(), LedgerError> {
+    pub(super) fn reopen(&self) -> Result<(), LedgerError> {
         let mut ledger = self.lock();
         *ledger = Ledger::open(self.store.clone(), &self.tenant)?;
         Ok(())
@@ -96,7 +96,7 @@ pub fn standing<S: LedgerStore + Clone>(
             None => Err(UpdateError::Lost { job, round }),
         };
     }
-    let request = request(assignment, approved, Digest::from_bytes([0; 32]));
+    let request = whole_request(ledger, assignment, approved);
     ledger.lock().quote(&request, &approved.budget, now_ms)?;
     Ok(Standing::Fresh)
 }
@@ -109,8 +109,21 @@ pub fn fits_from<S: LedgerStore + Clone>(
     approved: &Approved,
     now_ms: u64,
 ) -> Option<u64> {
-    let request = request(assignment, approved, Digest::from_bytes([0; 32]));
+    let request = whole_request(ledger, assignment, approved);
     ledger.lock().fits_from(&request, &approved.budget, now_ms).ok().flatten()
+}
+
+/// Everything that a round may still debit, as one request.
+fn whole_request<S: LedgerStore + Clone>(
+    ledger: &SharedLedger<S>,
+    assignment: &Assignment,
+    approved: &Approved,
+) -> DebitRequest {
+    let mut whole = request(assignment, approved, Digest::from_bytes([0; 32]));
+    if evaluated(ledger, &assignment.job.name, assignment.round).is_none() {
+        whole.events.extend(approved.evaluation.iter().cloned());
+    }
+    whole
 }
 
 fn debited<S: LedgerStore + Clone>(
@@ -160,12 +173,12 @@ pub fn release<S: LedgerStore + Clone>(
     Ok(Release { job: assignment.job.name.clone(), round: assignment.round, update })
 }
 
-/// The newest release of every job: older ones are never asked for again.
+/// The newest release of every kind of every job: older ones are never asked for again.
 fn newest_releases<S: LedgerStore + Clone>(ledger: &SharedLedger<S>) -> Vec<Digest> {
     let ledger = ledger.lock();
-    let mut newest = std::collections::BTreeMap::new();
+    let mut newest = std::collections::HashMap::new();
     for entry in ledger.entries() {
-        newest.insert(entry.job.clone(), Digest::from_bytes(entry.release));
+        newest.insert((entry.job.clone(), entry.kind), Digest::from_bytes(entry.release));
     }
     newest.into_values().collect()
 }

@@ -14,7 +14,7 @@ use crate::{
     access::{Principal, Role, TokenRecord},
     registry::ModelVersion,
     round::Phase,
-    scheduler::{Job, JobState, Scheduler},
+    scheduler::{BaseMetrics, Job, JobRecord, JobState, MetricEstimate, Scheduler},
     tenants::{Isolation, Quotas, Standing, TenantContext, TenantRecord, TenantRole},
 };
 
@@ -188,10 +188,40 @@ pub struct JobDocument {
     pub waits_until: Option<Timestamp>,
     /// The newest model.
     pub model: Option<Digest>,
+    /// L2 bound of one unit's contribution; the open round's where it adapts.
+    pub clipping_norm: f64,
+    /// What the cohorts said about the bases, with noise, oldest first; empty unless the job asks.
+    pub metrics: Vec<MetricsDocument>,
     /// What the committed sums revealed; with distributed noise only.
     pub privacy: Option<PrivacyDocument>,
     /// Every tenant that the job's regions allow.
     pub tenants: Vec<TenantState>,
+}
+
+/// What cohorts said about one base.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MetricsDocument {
+    /// The version that was evaluated.
+    pub version: u64,
+    /// Its file.
+    pub base: Digest,
+    /// How many tenants' noisy releases are added up.
+    pub releases: u32,
+    /// One estimate a metric.
+    pub estimates: Vec<MetricEstimate>,
+}
+
+impl MetricsDocument {
+    fn all(record: &JobRecord) -> Vec<Self> {
+        let Some(spec) = &record.spec.evaluation else { return Vec::new() };
+        let document = |metrics: &BaseMetrics| Self {
+            version: metrics.version,
+            base: metrics.base,
+            releases: metrics.releases,
+            estimates: metrics.estimates(spec),
+        };
+        record.metrics.iter().map(document).collect()
+    }
 }
 
 /// The privacy of a job's sums. Neighbours differ by adding or removing one unit.
@@ -245,6 +275,8 @@ impl JobDocument {
             },
             waits_until: job.waits_until(),
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
+            clipping_norm: record.spec.privacy.clipping_norm,
+            metrics: MetricsDocument::all(record),
             privacy: record.revealed.as_ref().map(|revealed| PrivacyDocument {
                 unit: record.spec.privacy.unit,
                 epsilon: revealed.epsilon,

@@ -36,9 +36,9 @@ use tributary_protocol::{
 
 pub use self::{
     documents::{
-        AuditHead, ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewPriority,
-        NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument, TenantState,
-        TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
+        AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
+        NewPriority, NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument,
+        TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };

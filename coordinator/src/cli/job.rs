@@ -10,7 +10,7 @@ use tributary_protocol::id::{Digest, JobId};
 
 use super::{Common, client::Client, date, print, table};
 use tributary_coordinator::{
-    api::{JobDocument, JobSubmitted, NewPriority},
+    api::{JobDocument, JobSubmitted, MetricsDocument, NewPriority},
     scheduler::JobState,
 };
 
@@ -158,9 +158,26 @@ fn rounds(job: &JobDocument) -> String {
 }
 
 fn summary(job: &JobDocument) -> String {
+    let metrics = job.metrics.last().map(newest_metrics).unwrap_or_default();
     let until = job.waits_until.map_or_else(String::new, |at| format!("; until {}", date(at)));
     let JobDocument { job: name, round, phase, waiting_for, .. } = job;
-    format!("{name} {} round {round} {phase}: {waiting_for}{until}", rounds(job))
+    format!("{name} {} round {round} {phase}{metrics}: {waiting_for}{until}", rounds(job))
+}
+
+/// As ` (version 5: accuracy 0.831 ± 0.004)`.
+fn newest_metrics(metrics: &MetricsDocument) -> String {
+    let estimates: Vec<String> = metrics
+        .estimates
+        .iter()
+        .map(|estimate| {
+            let name = estimate.metric.name();
+            match (estimate.value, estimate.standard_error) {
+                (Some(value), Some(error)) => format!("{name} {value:.3} ± {error:.3}"),
+                _ => format!("{name} below the noise"),
+            }
+        })
+        .collect();
+    format!(" (version {}: {})", metrics.version, estimates.join(", "))
 }
 
 fn describe(job: &JobDocument) -> String {

@@ -26,7 +26,9 @@ use crate::{
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
     registry::ModelRegistry,
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
+    scheduler::{
+        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+    },
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -312,7 +314,7 @@ impl Core {
     fn empty_sum(&self, job: &JobId) -> Result<RoundSum, AggregationError> {
         let job = self.scheduler.job(job).expect("offers are checked before");
         let record = job.record();
-        let dimension = record.spec.model.num_parameters();
+        let dimension = record.spec.wire_dimension();
         Ok(RoundSum::new(job.round().number, aggregation::lattice(record.lattice)?, dimension))
     }
 
@@ -431,6 +433,7 @@ impl Core {
                 metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
                 self.scheduler.committed(commit, model, now);
                 let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+                observe(job);
                 if let Some(revealed) = &job.record().revealed {
                     metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
                         .set(revealed.epsilon);
@@ -466,8 +469,30 @@ impl Core {
             .map(|(aggregation, terms)| Unmask { aggregation, terms });
         let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
         let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
-        let (spec, state) = (&job.record().spec, base.optimizer_state);
-        aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)
+        let (record, state) = (job.record(), base.optimizer_state);
+        let (spec, lattice) = (&record.spec, aggregation::lattice(record.lattice)?);
+        let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
+        let model = aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)?;
+        Ok(NextModel { clip_vote, ..model })
+    }
+}
+
+/// Shows what a job's newest round said.
+fn observe(job: &Job) {
+    let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
+    metrics::gauge!("tributary_job_clipping_norm", "job" => name.clone())
+        .set(spec.privacy.clipping_norm);
+    let Some((newest, evaluation)) = job.record().metrics.last().zip(spec.evaluation.as_ref())
+    else {
+        return;
+    };
+    for estimate in newest.estimates(evaluation) {
+        let labels = [("job", name.clone()), ("metric", estimate.metric.name().to_owned())];
+        let (Some(value), Some(error)) = (estimate.value, estimate.standard_error) else {
+            continue;
+        };
+        metrics::gauge!("tributary_job_metric", &labels).set(value);
+        metrics::gauge!("tributary_job_metric_standard_error", &labels).set(error);
     }
 }
 

@@ -7,12 +7,12 @@ use tributary_protocol::{
     codec::CodecError,
     error_code::Refusal,
     id::{Digest, JobId, RoundNumber, TenantId},
-    job::JobSpec,
+    job::{JobSpec, MetricSum},
     message::{Assignment, CoordinatorMessage, LatticeSpec, SecaggPayload},
     time::Timestamp,
 };
 
-use super::{Action, Commit, OfferAnswer, Revealed, SchedulerError};
+use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError};
 use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
@@ -41,9 +41,9 @@ pub enum JobState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobRecord {
-    /// The document.
+    /// The document; where the clipping norm adapts, with the norm of the open round.
     pub spec: JobSpec,
-    /// The lattice of its updates.
+    /// The lattice of the open round's updates.
     pub lattice: LatticeSpec,
     /// Whether it still trains.
     pub state: JobState,
@@ -56,6 +56,9 @@ pub struct JobRecord {
     /// What its sums revealed, with distributed noise.
     #[serde(default)]
     pub revealed: Option<Revealed>,
+    /// What its cohorts said about its bases, oldest first.
+    #[serde(default)]
+    pub metrics: Vec<BaseMetrics>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
     /// When it was submitted.
@@ -132,6 +135,7 @@ impl Job {
             cohort_seed,
             round: round.record().clone(),
             revealed: None,
+            metrics: Vec::new(),
             failure: None,
             submitted: now,
             priority: 0,
@@ -250,8 +254,7 @@ impl Job {
     /// Length of a packed update, in bytes.
     #[must_use]
     pub fn update_bytes(&self) -> u64 {
-        let bits =
-            self.record.spec.model.num_parameters() as u64 * u64::from(self.record.lattice.bits);
+        let bits = self.record.spec.wire_dimension() as u64 * u64::from(self.record.lattice.bits);
         bits.div_ceil(8)
     }
 
@@ -279,6 +282,31 @@ impl Job {
         }
         let counted = self.round.check_report(tenant, update)?;
         Ok(if counted { OfferAnswer::Stored } else { OfferAnswer::Receive })
+    }
+
+    /// Takes in a tenant's noisy metrics of the round's base; durable with the next record.
+    pub(super) fn evaluated(&mut self, base: &ModelVersion, release: &[MetricSum]) {
+        let Some(spec) = self.record.spec.evaluation.as_ref() else { return };
+        if release.is_empty() {
+            return;
+        }
+        let metrics = &mut self.record.metrics;
+        if metrics.last().is_none_or(|newest| newest.version != base.version) {
+            metrics.push(BaseMetrics::new(base.version, base.file.digest, spec));
+        }
+        metrics.last_mut().expect("just added").add(release);
+    }
+
+    /// Moves the clipping norm by the cohort's vote, and the lattice with it.
+    fn follow_vote(&mut self, vote: Option<f64>, contributors: usize) {
+        let norm = aggregation::next_clipping_norm(&self.record.spec, vote, contributors);
+        let mut spec = self.record.spec.clone();
+        spec.privacy.clipping_norm = norm;
+        // A norm that no lattice carries is not taken over.
+        match aggregation::plan_lattice(&spec) {
+            Ok(lattice) => (self.record.spec, self.record.lattice) = (spec, lattice),
+            Err(error) => tracing::warn!(job = %spec.name, norm, %error, "the clipping norm stays"),
+        }
     }
 
     /// Translates the round's outputs, up to a commit.
@@ -340,6 +368,7 @@ impl Job {
         &mut self,
         commit: &Commit,
         version: &ModelVersion,
+        clip_vote: Option<f64>,
         now: Timestamp,
     ) -> Vec<Action> {
         assert!(
@@ -352,6 +381,9 @@ impl Job {
             let JobRecord { spec, lattice, revealed, .. } = &mut self.record;
             let survivors = commit.contributors.len() as u32;
             revealed.get_or_insert_default().add(spec, aggregation.plan(), *lattice, survivors);
+        }
+        if self.record.spec.privacy.adaptive().is_some() {
+            self.follow_vote(clip_vote, commit.contributors.len());
         }
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;

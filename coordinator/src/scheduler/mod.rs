@@ -10,6 +10,7 @@ mod job;
 mod life_cycle;
 #[cfg(test)]
 mod life_cycle_tests;
+mod metrics;
 mod revealed;
 mod tenancy;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use tributary_protocol::{
 
 pub use self::{
     job::{Job, JobControl, JobRecord, JobState, RoundSummary},
+    metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
 };
 use crate::{
@@ -139,6 +141,12 @@ pub enum SchedulerError {
         #[source]
         source: Arc<CodecError>,
     },
+    /// The metrics are not those that the job asks for in this round.
+    #[error("the metrics with the update are not those that job {job} asks for in this round")]
+    Metrics {
+        /// The job.
+        job: JobId,
+    },
     /// The round refused the input.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -214,6 +222,7 @@ impl SchedulerError {
             Self::JobUnknown { .. } => ErrorCode::JobUnknown,
             Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
             Self::UpdateLength { .. } => ErrorCode::UpdateLength,
+            Self::Metrics { .. } => ErrorCode::UpdateMalformed,
             Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
@@ -521,6 +530,7 @@ impl Scheduler {
         if self.offered(tenant, offer)? == OfferAnswer::Stored {
             return Ok(());
         }
+        self.take_metrics(offer)?;
         self.count_bytes(tenant, offer.update.length, now);
         self.step(
             &offer.job,
@@ -551,7 +561,7 @@ impl Scheduler {
         let event = AuditEvent::done(Actor::coordinator(), Act::RoundCommit, subject, detail);
         self.actions.push_back(Action::Audit(event));
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
-        let actions = job.committed(commit, &version, now);
+        let actions = job.committed(commit, &version, model.clip_vote, now);
         let announcement = version.announcement(&job.record().spec);
         let superseded =
             parent.optimizer_state.filter(|state| version.optimizer_state != Some(*state));
@@ -612,6 +622,18 @@ impl Scheduler {
         let states = self.jobs.keys().filter_map(|job| self.models.latest(job)?.optimizer_state);
         let updates = self.jobs.values().flat_map(|job| job.round().updates().into_values());
         models.chain(states).chain(updates).collect()
+    }
+
+    /// Adds the metrics of an update that is about to be counted: both become durable together.
+    fn take_metrics(&mut self, offer: &UploadOffer) -> Result<(), SchedulerError> {
+        let base = self.models.latest(&offer.job).expect("every job has version 0");
+        let job = self.jobs.get_mut(&offer.job).expect("the offer was checked");
+        let spec = job.record().spec.evaluation.as_ref();
+        if !metrics::is_usable(&offer.evaluation, spec, base.version) {
+            return Err(SchedulerError::Metrics { job: offer.job.clone() });
+        }
+        job.evaluated(base, &offer.evaluation);
+        Ok(())
     }
 
     fn step(

@@ -8,8 +8,8 @@ use crate::{
 };
 
 /// The largest total variation distance, per release, between the noise and a rounded continuous
-/// Gaussian: the grid is finer than that.
-const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
+/// Gaussian: below it the event is accounted as continuous.
+pub(super) const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
 
 /// The largest dimension, in coordinates.
 const DIMENSION_MAX: usize = 1 << 32;
@@ -96,13 +96,28 @@ impl NoisyUpdate {
     /// - returns: [`Lattice::packed_len`] bytes
     ///
     /// # Errors
-    /// [`MechanismError::Dimension`], [`MechanismError::Clip`] on NaN or infinity,
-    /// [`MechanismError::Lattice`] if the norm is too many grid units. Nothing is released then.
+    /// As for [`noised`](Self::noised).
     pub fn release(
         &self,
         update: &mut [f32],
         noise: &mut impl NoiseSource,
     ) -> Result<Vec<u8>, MechanismError> {
+        Ok(self.lattice.pack(&self.noised(update, noise)?))
+    }
+
+    /// The same before packing, for a vector with further coordinates.
+    ///
+    /// - `update`: shape `[dimension]`, model units
+    /// - returns: shape `[dimension]`, grid units
+    ///
+    /// # Errors
+    /// [`MechanismError::Dimension`], [`MechanismError::Clip`] on NaN or infinity,
+    /// [`MechanismError::Lattice`] if the norm is too many grid units. Nothing is released then.
+    pub fn noised(
+        &self,
+        update: &mut [f32],
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<i64>, MechanismError> {
         let (length, dimension) = (update.len(), self.dimension);
         if length != dimension {
             return Err(MechanismError::Dimension { length, dimension });
@@ -110,7 +125,7 @@ impl NoisyUpdate {
         clip_l2(update, self.clipping_norm)?;
         let mut grid = self.lattice.quantize(update, self.clipping_norm)?;
         self.gaussian.add_to(noise, &mut grid);
-        Ok(self.lattice.pack(&grid))
+        Ok(grid)
     }
 }
 
