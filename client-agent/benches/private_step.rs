@@ -297,7 +297,7 @@ fn transformer(source: &mut Xoshiro256PlusPlus) -> Step {
         let x = embedding(&ids, &v[0], p.record(tape, 0, None))?;
         let normal = layer_norm(&x, &v[1], &v[2], 1e-5, p.record(tape, 1, Some(2)))?;
         let project = |of: &Tensor, index: usize| {
-            linear(of, v[index].as_tensor(), None, false, p.record(tape, index, None))
+            linear(of, &v[index], None, false, p.record(tape, index, None))
         };
         let (query, key) = (project(&normal, 3)?, project(&normal, 4)?);
         let low = project(&project(&normal, 7)?, 8)?;

@@ -133,7 +133,7 @@ impl LedgerStore for FileLedgerStore {
 #[cfg(test)]
 mod tests {
     use tributary_privacy::{
-        ledger::{Budget, DebitRequest, Ledger, LedgerError},
+        ledger::{Budget, DebitRequest, Ledger, LedgerError, ReleaseKind},
         mechanism::PrivacyEvent,
     };
 
@@ -146,6 +146,7 @@ mod tests {
             dataset: "adult".to_owned(),
             job: "census".to_owned(),
             round,
+            kind: ReleaseKind::Update,
             unit: "record".to_owned(),
             events: vec![PrivacyEvent::Gaussian { noise_multiplier: 2.0, count: 1 }],
             release: [round as u8; 32],

@@ -8,8 +8,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`site`], [`config`], [`policy`], [`identity`] | the files of a tenant's directory |
-//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
-//! | [`ledger_file`], [`update`] | the durable path of a release |
+//! | [`data`], [`text`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
+//! | [`ledger_file`], [`receipt_file`], [`update`] | the durable path of a release |
+//! | [`refusals`], [`statement`], [`calendar`] | what was declined and spent, for people |
 //! | [`session`], [`driver`] | rounds with the coordinator |
 //! | [`api`], [`cli`] | the tenant's own interfaces |
 //!
@@ -34,6 +35,7 @@
 
 pub mod adapter;
 pub mod api;
+pub mod calendar;
 pub mod cli;
 pub mod compute;
 pub mod config;
@@ -45,8 +47,12 @@ pub mod identity;
 pub mod ledger_file;
 pub mod model;
 pub mod policy;
+pub mod receipt_file;
+pub mod refusals;
 pub mod secagg;
 pub mod session;
 pub mod site;
+pub mod statement;
+pub mod text;
 pub mod train;
 pub mod update;

@@ -47,6 +47,18 @@ impl Site {
         self.directory.join("ledger.jsonl")
     }
 
+    /// The coordinator's newest word on the ledger.
+    #[must_use]
+    pub fn receipt(&self) -> PathBuf {
+        self.directory.join("receipt.json")
+    }
+
+    /// Why the last assignments were declined.
+    #[must_use]
+    pub fn refusals(&self) -> PathBuf {
+        self.directory.join("refusals.json")
+    }
+
     /// Packed updates that may leave, named by their digest.
     #[must_use]
     pub fn releases(&self) -> PathBuf {

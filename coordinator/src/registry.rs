@@ -39,6 +39,20 @@ pub struct ModelVersion {
 }
 
 impl ModelVersion {
+    /// Version 0 of another job that starts from this model. The server optimizer starts anew.
+    #[must_use]
+    pub fn starting_from(start: &Self, job: JobId, now: Timestamp) -> Self {
+        Self {
+            job,
+            version: 0,
+            round: RoundNumber::default(),
+            file: start.file,
+            parent: Some(start.file.digest),
+            optimizer_state: None,
+            created: now,
+        }
+    }
+
     /// The form in which agents hear of it.
     #[must_use]
     pub fn announcement(&self, job: &JobSpec) -> BaseModel {
@@ -57,10 +71,29 @@ impl ModelVersion {
     }
 }
 
+/// Which version of a job's model agents serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promotion {
+    /// The job.
+    pub job: JobId,
+    /// The version; `None` follows the newest.
+    pub version: Option<u64>,
+}
+
+impl Promotion {
+    /// Adds the record to a batch.
+    pub fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Promotions, self.job.as_str(), self);
+    }
+}
+
 /// All model versions, by job.
 #[derive(Debug, Clone, Default)]
 pub struct ModelRegistry {
     versions: BTreeMap<JobId, Vec<ModelVersion>>,
+    /// Versions that agents serve instead of the newest.
+    promoted: BTreeMap<JobId, u64>,
 }
 
 impl ModelRegistry {
@@ -77,6 +110,36 @@ impl ModelRegistry {
     /// Adds a version.
     pub fn insert(&mut self, version: ModelVersion) {
         self.versions.entry(version.job.clone()).or_default().push(version);
+    }
+
+    /// Takes over which version agents serve.
+    pub fn promote(&mut self, promotion: Promotion) {
+        let Promotion { job, version } = promotion;
+        match version {
+            Some(version) => self.promoted.insert(job, version),
+            None => self.promoted.remove(&job),
+        };
+    }
+
+    /// The version of a job's model that agents serve: the promoted one, else the newest.
+    #[must_use]
+    pub fn served(&self, job: &JobId) -> Option<&ModelVersion> {
+        match self.promoted.get(job) {
+            Some(&version) => self.version(job, version),
+            None => self.latest(job),
+        }
+    }
+
+    /// Whether a version was promoted, so that newer ones are not announced.
+    #[must_use]
+    pub fn is_pinned(&self, job: &JobId) -> bool {
+        self.promoted.contains_key(job)
+    }
+
+    /// One version of a job's model.
+    #[must_use]
+    pub fn version(&self, job: &JobId, version: u64) -> Option<&ModelVersion> {
+        self.versions.get(job)?.iter().find(|known| known.version == version)
     }
 
     /// The newest version of a job.

@@ -92,7 +92,7 @@ impl DistributedNoise {
     /// probability.
     ///
     /// # Errors
-    /// [`DistributedError`] naming the cohort that has no plan or does not fit.
+    /// [`DistributedError`] if the full cohort has no plan, or naming the cohort that does not fit.
     pub fn lattice(
         &self,
         bits: u8,
@@ -101,7 +101,12 @@ impl DistributedNoise {
         let smallest = self.survivors_min.max(COHORT_MIN);
         let mut coarsest: Option<Lattice> = None;
         for cohort_size in smallest..=self.cohort_size_max.max(smallest) {
-            let plan = self.plan(cohort_size)?;
+            let plan = match self.plan(cohort_size) {
+                Ok(plan) => plan,
+                // A smaller cohort that withstands too little never gets as far as a sum.
+                Err(_) if cohort_size < self.cohort_size_max => continue,
+                Err(error) => return Err(error),
+            };
             let request = LatticeRequest {
                 dimension: self.dimension as usize,
                 norm_max: self.norm_max,
@@ -116,7 +121,7 @@ impl DistributedNoise {
                 coarsest = Some(lattice);
             }
         }
-        Ok(coarsest.expect("the range is not empty"))
+        Ok(coarsest.expect("the full cohort has a plan"))
     }
 
     /// The largest magnitude of a coordinate of one member's noisy update, in grid units: what

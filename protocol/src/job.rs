@@ -1,14 +1,20 @@
 //! What a job trains, how, and under which privacy: the document that a researcher submits, that
 //! the coordinator schedules and that every agent checks against its own policy.
 
+mod clipping;
+mod evaluation;
 mod server_optimizer;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::server_optimizer::ServerOptimizerSpec;
+pub use self::{
+    clipping::{AdaptiveClipping, Clipping},
+    evaluation::{EvaluationSpec, Metric, MetricSum},
+    server_optimizer::ServerOptimizerSpec,
+};
 use crate::{
-    id::{DatasetName, JobId, Region},
+    id::{DatasetName, JobId, Region, RoundNumber},
     model::{ModelSpec, ModelSpecError},
 };
 
@@ -38,6 +44,9 @@ pub struct JobSpec {
     /// there.
     #[serde(default)]
     pub secagg: Option<SecaggSpec>,
+    /// Which metrics of the base leave the sites, with noise; absent, none.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationSpec>,
 }
 
 /// Local training within one round.
@@ -109,6 +118,20 @@ pub struct PrivacyPlan {
     pub noise_multiplier: f64,
     /// The δ at which ε is reported.
     pub delta: f64,
+    /// How contributions are clipped to the norm.
+    #[serde(default)]
+    pub clipping: Clipping,
+    /// Whether updates are rotated by a public random rotation before they go on the grid, which
+    /// spreads them evenly over the coordinates.
+    #[serde(default)]
+    pub rotation: bool,
+    /// Width of the modulus of a sum with trust `local`, in bits, 8 to 32.
+    #[serde(default = "lattice_bits_default")]
+    pub lattice_bits: u8,
+}
+
+const fn lattice_bits_default() -> u8 {
+    24
 }
 
 /// What secure aggregation must withstand.
@@ -211,6 +234,14 @@ pub enum JobSpecError {
         /// `round.cohort_size`.
         cohort_size: u32,
     },
+    /// Two choices do not go together.
+    #[error("{what} cannot be: {reason}")]
+    Combination {
+        /// The choices.
+        what: &'static str,
+        /// Why they do not go together.
+        reason: &'static str,
+    },
     /// The model cannot be built.
     #[error("`model` is not usable")]
     Model(#[source] ModelSpecError),
@@ -259,6 +290,22 @@ impl JobSpec {
         }
     }
 
+    /// Number of coordinates of an update on the wire: the parameters, and one for the vote where
+    /// the clipping norm adapts.
+    #[must_use]
+    pub fn wire_dimension(&self) -> usize {
+        self.model.num_parameters() + usize::from(self.privacy.adaptive().is_some())
+    }
+
+    /// The public seed of a round's rotation; `None` if updates are not rotated.
+    #[must_use]
+    pub fn rotation_seed(&self, round: RoundNumber) -> Option<[u8; 32]> {
+        const CONTEXT: &str = "tributary 2026 rotation of a round's updates, version 1";
+        let name = self.name.as_str().as_bytes();
+        let material = [name, &[0], &round.0.to_le_bytes()].concat();
+        self.privacy.rotation.then(|| blake3::derive_key(CONTEXT, &material))
+    }
+
     /// Model units of a client update per unit of what is on the wire.
     ///
     /// With trust `distributed` and unit `record`, the negated sum of one batch's clipped gradients
@@ -283,7 +330,7 @@ impl JobSpec {
         self.server_optimizer.validate()?;
         let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
         let positive = "a finite number above 0";
-        let checks: [(&'static str, f64, bool, &'static str); 10] = [
+        let checks: [(&'static str, f64, bool, &'static str); 11] = [
             (
                 "training.local_steps",
                 training.local_steps.into(),
@@ -332,6 +379,12 @@ impl JobSpec {
                 privacy.delta > 0.0 && privacy.delta < 1.0,
                 "between 0 and 1",
             ),
+            (
+                "privacy.lattice_bits",
+                privacy.lattice_bits.into(),
+                (8..=32).contains(&privacy.lattice_bits),
+                "between 8 and 32",
+            ),
             ("round.rounds", round.rounds as f64, round.rounds > 0, "at least 1"),
             (
                 "round.report_timeout_ms",
@@ -355,6 +408,8 @@ impl JobSpec {
                 cohort_size: round.cohort_size,
             });
         }
+        privacy.validate_clipping()?;
+        self.evaluation.as_ref().map_or(Ok(()), EvaluationSpec::validate)?;
         self.validate_secagg()
     }
 
@@ -510,16 +565,108 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
+        let evaluation = "report_goal = 3\n[evaluation]\nevery_rounds = 2\n\
+             metrics = [\"accuracy\"]\nnoise_multiplier = 20.0\n";
+        let with = |from: &str, to: &str| evaluation.replace(from, to);
+        let adaptive = |field: &str| {
+            format!("delta = 1e-5\nclipping.adaptive = {{ count_noise_multiplier = 5.0, {field} }}")
+        };
+        let counts = |text: &str| format!("delta = 1e-5\nclipping.adaptive = {{ {text} }}");
         for (from, to, field) in [
             ("sampling_rate = 0.02", "sampling_rate = nan", "training.sampling_rate"),
+            ("sampling_rate = 0.02", "sampling_rate = 0.0", "training.sampling_rate"),
+            ("sampling_rate = 0.02", "sampling_rate = -0.1", "training.sampling_rate"),
+            ("sampling_rate = 0.02", "sampling_rate = 1.01", "training.sampling_rate"),
+            ("local_steps = 10", "local_steps = 0", "training.local_steps"),
+            ("batch_size_expected = 64", "batch_size_expected = 0", "batch_size_expected"),
+            ("client_learning_rate = 0.1", "client_learning_rate = inf", "client_learning_rate"),
             ("noise_multiplier = 1.0", "noise_multiplier = 0.0", "privacy.noise_multiplier"),
+            ("noise_multiplier = 1.0", "noise_multiplier = -1.0", "privacy.noise_multiplier"),
+            ("noise_multiplier = 1.0", "noise_multiplier = inf", "privacy.noise_multiplier"),
             ("delta = 1e-5", "delta = 1.0", "privacy.delta"),
+            ("delta = 1e-5", "delta = 0.0", "privacy.delta"),
+            ("delta = 1e-5", "delta = nan", "privacy.delta"),
+            ("delta = 1e-5", "delta = 1e-5\nlattice_bits = 7", "privacy.lattice_bits"),
+            ("delta = 1e-5", "delta = 1e-5\nlattice_bits = 33", "privacy.lattice_bits"),
             ("report_goal = 3", "report_goal = 5", "cohort_size"),
+            ("report_goal = 3", "report_goal = 1", "cohort_size"),
+            ("rounds = 3", "rounds = 0", "round.rounds"),
             ("clipping_norm = 1.0", "clipping_norm = inf", "privacy.clipping_norm"),
+            ("clipping_norm = 1.0", "clipping_norm = 0.0", "privacy.clipping_norm"),
+            ("clipping_norm = 1.0", "clipping_norm = -2.0", "privacy.clipping_norm"),
+            ("inputs = 104", "inputs = 4000000000", "`model` is not usable"),
+            ("hidden = [32]", "hidden = [0]", "`model` is not usable"),
+            ("classes = 2", "classes = 1", "`model` is not usable"),
+            ("report_goal = 3", &with("= 20.0", "= 0.0"), "evaluation.noise_multiplier"),
+            ("report_goal = 3", &with("= 20.0", "= nan"), "evaluation.noise_multiplier"),
+            ("report_goal = 3", &with("every_rounds = 2", "every_rounds = 0"), "every_rounds"),
+            ("report_goal = 3", &with("\"accuracy\"", ""), "evaluation.metrics"),
+            ("report_goal = 3", &with("\"accuracy\"", "\"loss\", \"loss\""), "evaluation.metrics"),
+            (
+                "report_goal = 3",
+                &with("every_rounds", "loss_max = -1.0\nevery_rounds"),
+                "evaluation.loss_max",
+            ),
+            ("delta = 1e-5", &adaptive("target_quantile = 1.0"), "target_quantile"),
+            ("delta = 1e-5", &adaptive("learning_rate = nan"), "learning_rate"),
+            ("delta = 1e-5", &counts("count_noise_multiplier = 0.0"), "count_noise_multiplier"),
         ] {
-            let job: JobSpec = toml::from_str(&EXAMPLE.replace(from, to)).expect("parses");
+            let text = EXAMPLE.replace(from, to);
+            // Adaptive clipping is for the other unit.
+            let text = if to.contains("adaptive") {
+                text.replace("unit = \"record\"", "unit = \"tenant\"")
+            } else {
+                text
+            };
+            let job: JobSpec =
+                toml::from_str(&text).unwrap_or_else(|error| panic!("{to}: {error}"));
             let error = job.validate().expect_err(to).to_string();
-            assert!(error.contains(field), "{error}");
+            assert!(error.contains(field), "{to}: {error}");
         }
+    }
+
+    /// Every clipping with every unit and trust, with and without rotation and evaluation: it is
+    /// valid, or refused with the choices and the reason.
+    #[test]
+    fn every_combination_works_or_says_why_not() {
+        let secagg = "[secagg]\nadversary = \"semi-honest\"\ndropout_max = 0.3\n\
+             corrupt_max = 0.1\n[evaluation]\nevery_rounds = 2\nmetrics = [\"accuracy\"]\n\
+             noise_multiplier = 20.0\n";
+        let (mut valid, mut refused) = (0, 0);
+        for unit in ["record", "tenant"] {
+            for trust in ["local", "distributed"] {
+                for clipping in
+                    ["\"flat\"", "\"per-layer\"", "{ adaptive = { count_noise_multiplier = 9.0 } }"]
+                {
+                    for rotation in [false, true] {
+                        let text = EXAMPLE
+                            .replace("unit = \"record\"", &format!("unit = \"{unit}\""))
+                            .replace("trust = \"local\"", &format!("trust = \"{trust}\""))
+                            .replace(
+                                "delta = 1e-5",
+                                &format!(
+                                    "delta = 1e-5\nclipping = {clipping}\nrotation = {rotation}"
+                                ),
+                            );
+                        let text = if trust == "distributed" {
+                            text.replace("local_steps = 10", "local_steps = 1")
+                                .replace("cohort_size_min = 2", "cohort_size_min = 3")
+                                + secagg
+                        } else {
+                            text
+                        };
+                        match toml::from_str::<JobSpec>(&text).expect("parses").validate() {
+                            Ok(()) => valid += 1,
+                            Err(JobSpecError::Combination { what, reason }) => {
+                                assert!(what.contains("privacy.") && reason.len() > 20);
+                                refused += 1;
+                            }
+                            Err(error) => panic!("{text}: {error}"),
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!((valid, refused), (12, 12));
     }
 }

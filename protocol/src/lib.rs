@@ -14,6 +14,7 @@
 //! | [`tensor_stream`] | chunked, checksummed, resumable files |
 //! | [`error_code`], [`version`] | numbered refusals, ALPN |
 //! | [`enrollment`] | the one-time token |
+//! | [`receipt`] | countersigned ledger heads |
 //! | [`transport`] | mutual TLS and QUIC |
 //!
 //! ```
@@ -32,6 +33,7 @@ pub mod id;
 pub mod job;
 pub mod message;
 pub mod model;
+pub mod receipt;
 pub mod tensor_file;
 pub mod tensor_stream;
 pub mod time;

@@ -11,8 +11,9 @@ use crate::{
     codec::{self, CodecError},
     error_code::Refusal,
     id::{DatasetName, Digest, JobId, RoundNumber, TenantId},
-    job::JobSpec,
+    job::{JobSpec, MetricSum},
     model::ModelSpec,
+    receipt::Receipt,
 };
 
 /// The tip of an agent's privacy ledger, as far as the coordinator needs to know it.
@@ -117,13 +118,9 @@ pub enum AgentMessage {
 /// From the coordinator, on the control stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CoordinatorMessage {
-    /// Answers [`AgentMessage::Hello`].
-    Welcome {
-        /// The tenant that the certificate names.
-        tenant: TenantId,
-        /// The last ledger head that the coordinator acknowledged for this tenant.
-        acknowledged_head: LedgerHead,
-    },
+    /// Answers [`AgentMessage::Hello`] with the last ledger head that the coordinator acknowledged
+    /// before it, for the tenant that the certificate names.
+    Welcome(Box<Receipt>),
     /// Invites the tenant to a round.
     Configure(Box<Assignment>),
     /// A round ended; its work is no longer wanted.
@@ -161,6 +158,8 @@ pub enum CoordinatorMessage {
         /// What the coordinator's part of the protocol says.
         payload: SecaggPayload,
     },
+    /// Acknowledges a newer ledger head, durably.
+    Receipt(Box<Receipt>),
 }
 
 /// A message of the secure aggregation protocol, opaque to the transport.
@@ -208,7 +207,7 @@ impl std::fmt::Debug for SecaggPayload {
 }
 
 /// The first message on a file stream, from the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TransferRequest {
     /// Asks for a file from `offset` on.
     Download {
@@ -222,7 +221,7 @@ pub enum TransferRequest {
 }
 
 /// What an agent wants to upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UploadOffer {
     /// The job.
     pub job: JobId,
@@ -232,6 +231,9 @@ pub struct UploadOffer {
     pub update: BlobRef,
     /// The ledger head after the debit for this release.
     pub ledger_head: LedgerHead,
+    /// Noisy metrics of the base, where the job asks for them: debited like the update, and the
+    /// same in every offer of it.
+    pub evaluation: Vec<MetricSum>,
 }
 
 /// The coordinator's answer to a [`TransferRequest`], and to a finished upload.
@@ -314,6 +316,7 @@ mod tests {
                 round: RoundNumber(round),
                 update: BlobRef { digest, length },
                 ledger_head: LedgerHead { sequence, hash: digest },
+                evaluation: Vec::new(),
             });
             let bytes = codec::encode(&request).expect("encodes");
             prop_assert_eq!(codec::decode::<TransferRequest>(&bytes).expect("decodes"), request);

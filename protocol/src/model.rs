@@ -102,6 +102,22 @@ impl ModelSpec {
         }
     }
 
+    /// Number of elements of each layer in the flat parameter order: tensors whose names differ in
+    /// their last part only, as weight and bias, are one layer.
+    #[must_use]
+    pub fn layer_lengths(&self) -> Vec<usize> {
+        let mut layers: Vec<(String, usize)> = Vec::new();
+        for tensor in self.tensors() {
+            let name =
+                tensor.name.rsplit_once('.').map_or(tensor.name.as_str(), |(layer, _)| layer);
+            match layers.last_mut() {
+                Some((last, length)) if last == name => *length += tensor.num_elements(),
+                _ => layers.push((name.to_owned(), tensor.num_elements())),
+            }
+        }
+        layers.into_iter().map(|(_, length)| length).collect()
+    }
+
     /// Total number of parameters, the dimension of a client update.
     #[must_use]
     pub fn num_parameters(&self) -> usize {
@@ -191,6 +207,7 @@ mod tests {
     fn parameters_are_counted_with_biases() {
         assert_eq!(mlp(784, &[200, 200], 10).num_parameters(), 199_210);
         assert_eq!(mlp(4, &[], 3).num_parameters(), 15);
+        assert_eq!(mlp(4, &[5], 3).layer_lengths(), [25, 18]);
     }
 
     #[test]

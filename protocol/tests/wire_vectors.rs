@@ -10,13 +10,16 @@ use tributary_protocol::{
     codec,
     error_code::{ErrorCode, Refusal},
     id::{Digest, RoundNumber},
-    job::JobSpec,
+    job::{JobSpec, Metric, MetricSum},
     message::{
         AgentMessage, Assignment, BaseModel, BlobRef, CoordinatorMessage, EnrollmentRequest,
         EnrollmentResponse, LatticeSpec, LedgerHead, SecaggPayload, TransferRequest,
         TransferResponse, UploadOffer,
     },
     model::{MlpSpec, ModelSpec},
+    receipt::Receipt,
+    time::Timestamp,
+    transport::signature::Signature,
 };
 
 /// Checks that `message` encodes to the concatenated fields, and decodes from them.
@@ -81,11 +84,17 @@ fn agent_messages() {
 
 #[test]
 fn coordinator_messages() {
-    let welcome = CoordinatorMessage::Welcome {
+    let receipt = Receipt {
         tenant: "alpha".parse().expect("valid"),
-        acknowledged_head: LedgerHead::EMPTY,
+        head: LedgerHead { sequence: 9, hash: digest(0xbb) },
+        signed: Timestamp(250),
+        certificate: vec![0x30, 0x31],
+        signature: Signature { scheme: 0x0403, bytes: vec![7] },
     };
-    check(&welcome, &["00", "05 616c706861", "00", &hash(0)]);
+    // Tenant, sequence, hash, time, certificate, scheme, signature.
+    let fields = ["05 616c706861", "09", &hash(0xbb), "fa", "02 3031", "fb 0304", "01 07"];
+    check(&CoordinatorMessage::Welcome(receipt.clone().into()), &[&["00"], &fields[..]].concat());
+    check(&CoordinatorMessage::Receipt(receipt.into()), &[&["06"], &fields[..]].concat());
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
     check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);
@@ -121,7 +130,12 @@ fn job(privacy: &str, secagg: &str) -> JobSpec {
 #[test]
 fn an_assignment_carries_the_whole_job() {
     let assignment = Assignment {
-        job: job("trust = 'local'", ""),
+        job: job(
+            "trust = 'local', rotation = true, clipping.adaptive = { target_quantile = 0.5, \
+             learning_rate = 1.0, count_noise_multiplier = 2.0 }",
+            "evaluation = { every_rounds = 5, metrics = ['accuracy', 'loss'], \
+             noise_multiplier = 2.0, loss_max = 1.0 }",
+        ),
         round: RoundNumber(6),
         base: base(),
         lattice: LatticeSpec { step: 0.25, bits: 24 },
@@ -134,12 +148,14 @@ fn an_assignment_carries_the_whole_job() {
         "03 6a6f62 04 64617461 00 00 02 01 08 03".to_owned(),
         // Training.
         format!("04 {half} 10 {one} {two}"),
-        // Privacy: local, tenant, norm, multiplier, delta.
-        format!("00 01 {one} {two} {half}"),
+        // Privacy: local, tenant, norm, multiplier, delta, adaptive clipping (quantile, rate,
+        // noise), rotation, 24 bits.
+        format!("00 01 {one} {two} {half} 02 {half} {one} {two} 01 18"),
         // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts.
         "09 04 02 03 0a 14 1e".to_owned(),
-        // Server optimizer: SGD, rate, momentum; no secure aggregation.
-        format!("00 {one} {half} 00"),
+        // Server optimizer: SGD, rate, momentum; no secure aggregation; an evaluation every 5
+        // rounds of accuracy and loss, its noise and the largest loss.
+        format!("00 {one} {half} 00 01 05 02 00 01 {two} {one}"),
         "06".to_owned(),
     ];
     fields.extend(base_hex());
@@ -155,15 +171,15 @@ fn distributed_trust_adds_the_table_of_secure_aggregation() {
                   corrupt_max = 0.5, bits = 20, step_timeout_ms = 1000 }";
     let local = codec::encode(&job("trust = 'local'", "")).expect("encodes");
     let distributed = codec::encode(&job("trust = 'distributed'", secagg)).expect("encodes");
-    // The trust is a byte in the middle; the last byte says that there is no table.
-    let (common, _) = local.split_at(local.len() - 1);
+    // The trust is a byte in the middle; the last bytes say that there is no table, no evaluation.
+    let (common, _) = local.split_at(local.len() - 2);
     let differing: Vec<_> = (0..common.len()).filter(|&i| common[i] != distributed[i]).collect();
     assert_eq!(differing.len(), 1);
     assert_eq!((common[differing[0]], distributed[differing[0]]), (0, 1));
     let table: String =
         distributed[common.len()..].iter().map(|byte| format!("{byte:02x}")).collect();
-    // Present, adversary 1, two fractions, bits, milliseconds.
-    assert_eq!(table, "0101000000000000d03f000000000000e03f14fbe803");
+    // Present, adversary 1, two fractions, bits, milliseconds; no evaluation.
+    assert_eq!(table, "0101000000000000d03f000000000000e03f14fbe80300");
 }
 
 #[test]
@@ -177,10 +193,12 @@ fn transfers() {
         round: RoundNumber(3),
         update: BlobRef { digest: digest(2), length: 150 },
         ledger_head: LedgerHead { sequence: 1, hash: digest(3) },
+        evaluation: vec![MetricSum { metric: Metric::Loss, centred_sum: 0.5, count: 2.0 }],
     };
+    let metrics = "01 01 000000000000e03f 0000000000000040";
     check(
         &TransferRequest::Upload(offer),
-        &["01", "03 6a6f62", "03", &hash(2), "96", "01", &hash(3)],
+        &["01", "03 6a6f62", "03", &hash(2), "96", "01", &hash(3), metrics],
     );
     check(&TransferResponse::Sending { length: 251 }, &["00", "fb fb00"]);
     check(&TransferResponse::SendFrom { offset: 0 }, &["01", "00"]);

@@ -56,3 +56,30 @@ fn a_quick_demo_trains_adapts_and_accounts() {
     }
     assert!(progress.contains("round"), "{progress}");
 }
+
+#[test]
+fn a_quick_demo_with_secure_aggregation_goes_on_without_a_killed_agent() {
+    if let Some(reason) = missing() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(BINARY)
+        .args(["demo", "--secagg", "--quick", "--json", "--dir"])
+        .arg(folder.path().join("demo"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts");
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{progress}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["rounds"], 5);
+    assert_eq!(report["tenants"].as_array().expect("an array").len(), 5);
+    assert!(report["killed"]["round"].as_u64().expect("a number") >= 2, "{report}");
+    assert!(progress.contains("kill -9"), "{progress}");
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    assert!(number(&report["base_accuracy"]) > number(&report["initial_accuracy"]), "{report}");
+    for tenant in report["tenants"].as_array().expect("an array") {
+        assert!((0.01..8.0).contains(&number(&tenant["epsilon"])), "{tenant}");
+    }
+}

@@ -1,8 +1,5 @@
 //! Secure aggregation over real QUIC: the coordinator learns the sum of the survivors, or nothing.
 
-use std::collections::BTreeSet;
-
-use serde_json::Value;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     message::AgentMessage,
@@ -122,5 +119,173 @@ async fn dropouts_at_each_step_leave_exactly_the_sum_of_the_survivors() {
         coordinator.submit(&masked_job(1, adversary, 30_000));
         let (step, updates) = play(&coordinator, &cohort, dropouts).await;
         assert_committed(&coordinator, step, &updates);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_killed_while_unmasking_commits_the_same_sum() {
+    let mut coordinator = Coordinator::start();
+    let cohort = cohort(&coordinator).await;
+    coordinator.submit(&masked_job(1, "malicious-coordinator", 30_000));
+    // All have uploaded; two have confirmed the survivors before the crash, three have not.
+    let peers = all_until(&cohort, &coordinator, |index| {
+        if index < 2 { Until::Confirmed } else { Until::Uploaded }
+    });
+    let peers = peers.await;
+    until("unmasking", 30, || {
+        (coordinator.get("/v1/jobs/points")["phase"] == "unmasking").then_some(())
+    });
+    coordinator.kill();
+    coordinator.serve();
+
+    let step = peers[0].lattice().step();
+    let updates: Vec<_> =
+        peers.iter().zip(0..).map(|(peer, index)| known_update(peer, index)).collect();
+    let mut rejoining = tokio::task::JoinSet::new();
+    for (peer, update) in peers.into_iter().zip(updates.clone()) {
+        let address = coordinator.quic();
+        rejoining.spawn(async move {
+            let mut peer = peer.rejoin(address).await;
+            peer.play(&update, Until::Unmasked).await.expect("an honest coordinator");
+            peer
+        });
+    }
+    let _still_connected = rejoining.join_all().await;
+    coordinator.finish("points", 30);
+    assert_committed(&coordinator, step, &updates);
+}
+
+/// Lets all members play at once.
+async fn all_until(
+    cohort: &[Credentials],
+    coordinator: &Coordinator,
+    how_far: impl Fn(usize) -> Until,
+) -> Vec<SecaggPeer> {
+    let mut members = tokio::task::JoinSet::new();
+    for (index, credentials) in cohort.iter().enumerate() {
+        let (address, credentials, until) =
+            (coordinator.quic(), credentials.clone(), how_far(index));
+        members.spawn(async move {
+            let mut peer = SecaggPeer::join(address, &credentials).await;
+            let update = known_update(&peer, index as i64);
+            peer.play(&update, until).await.expect("an honest coordinator");
+            (index, peer)
+        });
+    }
+    let mut played = members.join_all().await;
+    played.sort_by_key(|(index, _)| *index);
+    played.into_iter().map(|(_, peer)| peer).collect()
+}
+
+/// What a coordinator that records everything has of single updates: uniformly random bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_uploads_are_not_the_updates_and_look_uniform() {
+    let coordinator = Coordinator::start();
+    let cohort = cohort(&coordinator).await;
+    let large = masked_job(1, "semi-honest", 30_000).replace("hidden = [8]", "hidden = [2000]");
+    coordinator.submit(&large);
+    // The last member keeps the round open, so that the files are still there.
+    let peers =
+        all_until(
+            &cohort,
+            &coordinator,
+            |index| {
+                if index < 4 { Until::Uploaded } else { Until::Shared }
+            },
+        );
+    let mut counts = [0_u32; 256];
+    let peers = peers.await;
+    for (index, peer) in peers[..4].iter().enumerate() {
+        let plain = peer.lattice().pack(&known_update(peer, index as i64));
+        let digest = tributary_protocol::id::Digest::of(peer.masked());
+        let stored = std::fs::read(coordinator.path(&format!("blobs/{digest}"))).expect("stored");
+        assert_eq!(stored, peer.masked());
+        let (plain, masked) = (peer.unpacked(&plain), peer.unpacked(&stored));
+        let same = plain.iter().zip(&masked).filter(|(plain, masked)| plain == masked).count();
+        assert!(same <= 1, "{same} coordinates of {} are not masked", plain.len());
+        for byte in &stored {
+            counts[usize::from(*byte)] += 1;
+        }
+    }
+    // Chi-square with 255 degrees of freedom: mean 255, deviation 22.6; eight deviations.
+    let expected = f64::from(counts.iter().sum::<u32>()) / 256.0;
+    let chi_square: f64 =
+        counts.iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum();
+    assert!(chi_square < 436.0, "the stored uploads are not uniform: {chi_square}");
+}
+
+const TRUSTING: &str = "trusts = [\"distributed\"]\n[secagg]\ncohort_size_min = 3\n";
+
+#[test]
+fn five_agents_finish_a_round_in_which_one_is_killed() {
+    let coordinator = Coordinator::start();
+    let mut agents = TENANTS.map(|tenant| {
+        let policy = POLICY.to_owned() + TRUSTING;
+        Agent::enroll(&coordinator, tenant, &policy)
+    });
+    for agent in &mut agents {
+        agent.run();
+    }
+    // Long enough a training to be killed in.
+    let slow = masked_job(3, "malicious-coordinator", 60_000)
+        .replace("local_steps = 4", "local_steps = 2000");
+    coordinator.submit(&slow);
+    until("a round that waits for masked updates", 120, || {
+        let document = coordinator.get("/v1/jobs/points");
+        let masked = document["phase"] == "reporting" || document["phase"] == "unmasking";
+        (document["round"] == 2 && masked).then_some(())
+    });
+    // Back at once, it says that its keys are lost (or sends what it had debited, byte for byte), so
+    // nobody waits for a deadline.
+    let victim = 4;
+    agents[victim].kill();
+    agents[victim].run();
+    coordinator.finish("points", 180);
+
+    let history = coordinator.get("/v1/jobs/points/rounds");
+    let history = history.as_array().expect("a list");
+    let second = &history[1];
+    assert!(second["abandoned"].is_null(), "{second}");
+    let survivors = second["contributors"].as_object().expect("a table");
+    assert!(survivors.len() >= 4, "{second}");
+    let shown = coordinator.get("/v1/jobs/points");
+    let (epsilon, worst) = (&shown["privacy"]["epsilon"], &shown["privacy"]["epsilon_worst_case"]);
+    let (epsilon, worst) = (epsilon.as_f64().expect("known"), worst.as_f64().expect("known"));
+    assert!(epsilon > 0.0 && epsilon <= worst, "{shown}");
+    for (tenant, agent) in TENANTS.iter().zip(&mut agents) {
+        agent.kill();
+        let ledger = agent.ledger();
+        let entries = ledger["entries"].as_array().expect("a list").clone();
+        for round in history {
+            let Some(update) = round["contributors"][tenant].as_str() else { continue };
+            let debits = entries.iter().filter(|entry| entry["release"] == update).count();
+            assert_eq!(debits, 1, "{tenant} released {update} with {debits} debits");
+        }
+    }
+}
+
+#[test]
+fn cohorts_that_hide_nobody_are_refused_by_coordinator_and_agent() {
+    let coordinator = Coordinator::start();
+    let file = coordinator.path("alone.toml");
+    let alone = masked_job(1, "semi-honest", 5_000)
+        .replace("cohort_size_min = 3", "cohort_size_min = 1")
+        .replace("cohort_size = 5", "cohort_size = 1")
+        .replace("report_goal = 5", "report_goal = 1");
+    std::fs::write(&file, &alone).expect("writes");
+    let submitted = coordinator.command(&["job", "submit", file.to_str().expect("text")]);
+    let message = String::from_utf8_lossy(&submitted.stderr).into_owned();
+    assert!(!submitted.status.success() && message.contains("cohort_size_min"), "{message}");
+
+    let careful = POLICY.to_owned() + &TRUSTING.replace("= 3", "= 5");
+    let agent = Agent::enroll(&coordinator, "alpha", &careful);
+    for (job, word) in [(alone, "at least 3"), (masked_job(1, "semi-honest", 5_000), "is 5")] {
+        agent.write("job.toml", &job);
+        let path = agent.path("job.toml");
+        let checked = agent.command(&["check", "--job", path.to_str().expect("text")]);
+        let report = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(!checked.status.success(), "{report}");
+        let flat = report.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("cohort_size_min"), "{word}: {report}");
     }
 }

@@ -175,5 +175,6 @@ pub fn offer(job: &JobId, round: RoundNumber, update: &[u8], sequence: u64) -> U
         round,
         update: BlobRef { digest: Digest::of(update), length: update.len() as u64 },
         ledger_head: LedgerHead { sequence, hash: Digest::of(update) },
+        evaluation: Vec::new(),
     }
 }

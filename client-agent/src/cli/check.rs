@@ -130,8 +130,11 @@ fn identity(site: &Site) -> Finding {
 }
 
 fn ledger(site: &Site) -> Finding {
-    let outcome =
-        privacy::copy(site).map(|(ledger, _)| format!("{} entries, whole", ledger.entries().len()));
+    let outcome = privacy::Copy::read(site).and_then(|copy| {
+        let receipt = copy.receipt()?;
+        let signed = receipt.map_or(0, |receipt| receipt.head.sequence);
+        Ok(format!("{} entries, whole, {signed} countersigned", copy.ledger.entries().len()))
+    });
     Finding::new("ledger", outcome)
 }
 

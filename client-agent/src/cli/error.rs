@@ -9,8 +9,10 @@ use crate::{
     config::ConfigError,
     driver::AgentError,
     durable_file::FileError,
+    engine::language::LanguageError,
     identity::{EnrollError, IdentityError},
     policy::PolicyError,
+    receipt_file::ReceiptFileError,
 };
 
 /// Says why a command failed.
@@ -41,6 +43,9 @@ pub enum CliError {
     /// The ledger is damaged.
     #[error("the privacy ledger cannot be used")]
     Ledger(#[from] LedgerError),
+    /// The ledger is not the countersigned one.
+    #[error("the privacy ledger cannot be relied on")]
+    Receipt(#[from] ReceiptFileError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -55,6 +60,12 @@ pub enum CliError {
     /// The result cannot be printed.
     #[error("cannot print")]
     Print(#[source] std::io::Error),
+    /// The language model cannot be served.
+    #[error(transparent)]
+    Language(#[from] LanguageError),
+    /// Adapters without a language model.
+    #[error("--adapter needs --language-model or [language] in agent.toml")]
+    AdapterWithoutModel,
     /// The HTTP interface failed.
     #[error("the HTTP interface failed")]
     Api(#[source] std::io::Error),

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tributary_privacy::ledger::LedgerError;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{DatasetName, TenantId},
-    message::{Assignment, BlobRef, LedgerHead},
+    id::DatasetName,
+    message::{Assignment, BlobRef},
+    receipt::Receipt,
     transport::process,
 };
 
@@ -21,14 +22,18 @@ use super::{
     transfer::{DownloadError, download},
 };
 use crate::{
+    calendar::date,
     config::Config,
     durable_file::{FileError, create_directory},
     engine::Engine,
+    identity::Identity,
     ledger_file::{FileLedgerStore, LedgerFileError},
     policy::{Approved, Policy},
+    receipt_file::{ReceiptFile, ReceiptFileError},
+    refusals::{Declined, RefusalFile},
     session::Phase,
     site::Site,
-    update::{ReleaseFiles, SharedLedger, Standing, standing},
+    update::{ReleaseFiles, SharedLedger, Standing, UpdateError, fits_from, standing},
 };
 
 /// One tenant's agent: its files, ledger, records and engine.
@@ -37,6 +42,8 @@ pub struct Agent {
     pub(super) config: Config,
     pub(super) policy: Policy,
     pub(super) ledger: SharedLedger<FileLedgerStore>,
+    pub(super) receipts: ReceiptFile,
+    pub(super) refusals: RefusalFile,
     pub(super) releases: ReleaseFiles,
     pub(super) engine: Arc<Engine>,
     pub(super) status: Arc<SharedStatus>,
@@ -87,10 +94,17 @@ impl Agent {
         site: Site,
         config: Config,
         policy: Policy,
-        tenant: &TenantId,
+        identity: &Identity,
     ) -> Result<Self, AgentError> {
+        let tenant = &identity.coordinator.tenant;
         let store = FileLedgerStore::open(&site.ledger())?;
         let ledger = SharedLedger::open(store, tenant.as_str())?;
+        let refusals = RefusalFile::new(site.refusals());
+        let receipts = ReceiptFile::new(site.receipt(), tenant.clone(), &identity.authority);
+        if let Err(error) = receipts.check(&ledger.lock()) {
+            let text = Refusal::from_error(ErrorCode::LedgerDiverged, &error).message;
+            tracing::error!(error = text, "no round will be trained");
+        }
         let releases = ReleaseFiles::open(site.releases())?;
         create_directory(&site.models())?;
         let engine = Arc::new(Engine::new());
@@ -102,6 +116,8 @@ impl Agent {
             config,
             policy,
             ledger,
+            receipts,
+            refusals,
             releases,
             engine,
             status,
@@ -134,20 +150,34 @@ impl Agent {
         self.records.load(&self.config, name, examples_max)
     }
 
-    pub(super) fn compare_ledger(&self, acknowledged: LedgerHead) -> Result<(), Refusal> {
-        self.ledger
-            .compare(acknowledged)
-            .map_err(|error| Refusal::from_error(ErrorCode::LedgerDiverged, &error))
+    /// Compares the ledger with a receipt of the coordinator and with the newest one kept, and
+    /// keeps the newer durably.
+    pub(super) fn compare_ledger(&self, receipt: &Receipt) -> Result<(), Refusal> {
+        self.receipts.take(receipt, &self.ledger.lock()).map_err(|error| {
+            let code = match error {
+                ReceiptFileError::File(_) => ErrorCode::Internal,
+                _ => ErrorCode::LedgerDiverged,
+            };
+            Refusal::from_error(code, &error)
+        })
     }
 
     pub(super) fn examine(
         &self,
         assignment: &Assignment,
         approved: &Approved,
-    ) -> Result<Standing, Refusal> {
+    ) -> Result<Standing, Declined> {
         let now_ms = process::now().0;
-        standing(&self.ledger, &self.releases, assignment, approved, now_ms)
-            .map_err(|error| error.refusal())
+        standing(&self.ledger, &self.releases, assignment, approved, now_ms).map_err(|error| {
+            let refusal = error.refusal();
+            match &error {
+                UpdateError::Ledger(LedgerError::BudgetExceeded { epsilon_after, .. }) => {
+                    let fits = fits_from(&self.ledger, assignment, approved, now_ms);
+                    Declined { remedy: budget_remedy(*epsilon_after, fits), refusal }
+                }
+                _ => refusal.into(),
+            }
+        })
     }
 
     /// Waits until a base is on this machine.
@@ -197,4 +227,21 @@ pub(super) fn restore(site: &Site, engine: &Engine, status: &SharedStatus) -> Se
         status.serving(current.base, current.adapter);
     }
     served
+}
+
+/// What would make room for a round that does not fit the budget.
+fn budget_remedy(epsilon_after: f64, fits_from_ms: Option<u64>) -> String {
+    let larger = format!(
+        "an `epsilon_max` of at least {} in policy.toml, or a job with more noise",
+        (epsilon_after * 100.0).ceil() / 100.0
+    );
+    match fits_from_ms {
+        Some(moment) => {
+            format!(
+                "waiting until {}, when older releases have left the window; or {larger}",
+                date(moment)
+            )
+        }
+        None => larger,
+    }
 }

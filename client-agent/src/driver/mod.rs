@@ -28,7 +28,7 @@ use crate::{
     identity::Identity,
     secagg::{Cohort, TenantKeys},
     session::{Input, Output, RoundKey, Seed, Session, UploadEnd},
-    update::Release,
+    update::{Release, released_evaluation},
 };
 
 /// What tasks report to the loop.
@@ -168,9 +168,16 @@ impl Driver {
                         link.send(message);
                     }
                 }
-                Output::CompareLedger(acknowledged) => {
-                    let outcome = self.agent.compare_ledger(acknowledged);
+                Output::CompareLedger(receipt) => {
+                    let outcome = self.agent.compare_ledger(&receipt);
                     self.step(Input::LedgerCompared(outcome));
+                }
+                Output::RecordDecline(key, declined) => {
+                    let RoundKey { job, round } = &key;
+                    let added = self.agent.refusals.add(job, *round, &declined, process::now());
+                    if let Err(error) = added {
+                        tracing::warn!(%error, "the refusal is not on record");
+                    }
                 }
                 Output::Examine(assignment, approved) => {
                     let (agent, events) = (self.agent.clone(), self.events.clone());
@@ -238,7 +245,10 @@ impl Driver {
         let Some(link) = &self.link else { return };
         let Release { job, round, update } = release;
         let key = RoundKey { job: job.clone(), round };
-        let offer = UploadOffer { job, round, update, ledger_head: self.agent.ledger.head() };
+        let (ledger, releases) = (&self.agent.ledger, &self.agent.releases);
+        let evaluation = released_evaluation(ledger, releases, &job, round);
+        let ledger_head = ledger.head();
+        let offer = UploadOffer { job, round, update, ledger_head, evaluation };
         let (agent, connection) = (self.agent.clone(), link.connection.clone());
         let (number, events) = (self.connection, self.events.clone());
         self.link_tasks.spawn(async move {

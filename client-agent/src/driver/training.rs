@@ -8,12 +8,20 @@ use tributary_protocol::{
     transport::process,
 };
 
-use super::{agent::Agent, cancel::Cancellation, records::RecordsError, serving::load_base};
+use super::{
+    agent::Agent,
+    cancel::Cancellation,
+    records::{Records, RecordsError},
+    serving::load_base,
+};
 use crate::{
     policy::Approved,
     secagg::Exchange,
     session::TrainingEnd,
-    update::{Release, RoundData, Standing, UpdateError, masked_update, noisy_update, release},
+    update::{
+        Release, RoundData, Standing, UpdateError, masked_update, noisy_evaluation, noisy_update,
+        release, release_evaluation,
+    },
 };
 
 /// Carries out an approved assignment up to its debited release.
@@ -55,7 +63,9 @@ fn train(
     let _entered = span.enter();
     // Another round may have been debited since this one was examined.
     let failed = TrainingEnd::Failed;
-    if let Standing::Released(release) = agent.examine(assignment, approved).map_err(failed)? {
+    let standing =
+        agent.examine(assignment, approved).map_err(|declined| failed(declined.refusal))?;
+    if let Standing::Released(release) = standing {
         return Ok(release);
     }
     let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)
@@ -78,6 +88,10 @@ fn train(
         }),
     };
     let outcome = update.and_then(|(packed, approved)| {
+        if cancellation.is_cancelled() {
+            return Err(UpdateError::Cancelled);
+        }
+        evaluate(agent, assignment, &approved, &base, &records)?;
         release(
             &agent.ledger,
             &agent.releases,
@@ -105,6 +119,24 @@ fn train(
             Err(failed(error.refusal()))
         }
     }
+}
+
+/// Measures the base and debits its noisy metrics, where the job asks for them in this round.
+fn evaluate(
+    agent: &Agent,
+    assignment: &Assignment,
+    approved: &Approved,
+    base: &[f32],
+    records: &Records,
+) -> Result<(), UpdateError> {
+    let job = &assignment.job;
+    let Some(spec) = job.evaluation.as_ref().filter(|_| !approved.evaluation.is_empty()) else {
+        return Ok(());
+    };
+    let held_out = &records.split.held_out;
+    let metrics = noisy_evaluation(job, spec, base, &records.data, held_out)?;
+    let now_ms = process::now().0;
+    release_evaluation(&agent.ledger, &agent.releases, assignment, approved, &metrics, now_ms)
 }
 
 fn records_refusal(error: &RecordsError) -> Refusal {

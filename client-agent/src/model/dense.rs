@@ -26,6 +26,21 @@ struct Layer {
     bias: Range<usize>,
 }
 
+/// How each example's gradient is clipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExampleClip {
+    /// All parameters jointly.
+    #[default]
+    Flat,
+    /// Every layer, weight and bias together, to an equal share of the norm: of n layers, each to
+    /// `norm / sqrt(n)`, so the whole gradient stays within the norm. The float slack of the
+    /// mechanism holds as for flat clipping: each of its terms is one per coordinate, and adds up
+    /// over layers in squares.
+    ///
+    /// Source: McMahan et al. 2018, arXiv:1710.06963 (per-layer clipping).
+    PerLayer,
+}
+
 /// A multi-layer perceptron and the memory that its training needs.
 pub(crate) struct Dense {
     layers: Vec<Layer>,
@@ -121,28 +136,36 @@ impl Dense {
     /// [`ClippingError::NonFinite`] naming the example; `sum` is then unchanged.
     pub(crate) fn add_clipped_sum(
         &mut self,
+        clip: ExampleClip,
         norm_max: f64,
         sum: &mut [f32],
     ) -> Result<(), ClippingError> {
         self.forward();
         self.backward();
         let Self { layers, activations, gradients, rows, threads, squares, .. } = self;
-        let mut norms = vec![0.0; *rows];
+        let groups = if clip == ExampleClip::PerLayer { layers.len() } else { 1 };
+        let mut norms = vec![vec![0.0; *rows]; groups];
         let [of_activations, of_gradients] = squares;
         of_activations.resize(*rows, 0.0);
         of_gradients.resize(*rows, 0.0);
-        for (layer, (gradient, activation)) in
-            layers.iter().zip(gradients.iter().zip(&*activations))
+        for (index, (layer, (gradient, activation))) in
+            layers.iter().zip(gradients.iter().zip(&*activations)).enumerate()
         {
             squares_of_rows(activation, layer.inputs, of_activations);
             squares_of_rows(gradient, layer.outputs, of_gradients);
-            add_squares_of_products(of_activations, of_gradients, true, &mut norms);
+            let squares = &mut norms[index.min(groups - 1)];
+            add_squares_of_products(of_activations, of_gradients, true, squares);
         }
-        let factors = clip_factors(&mut norms, norm_max)?;
-        for (layer, (gradient, activation)) in
-            layers.iter().zip(gradients.iter_mut().zip(&*activations))
+        // All factors are known before the sum changes; the squares of equal shares add up.
+        let share = norm_max / (groups as f64).sqrt();
+        let factors = norms
+            .iter_mut()
+            .map(|norms| clip_factors(norms, share))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (index, (layer, (gradient, activation))) in
+            layers.iter().zip(gradients.iter_mut().zip(&*activations)).enumerate()
         {
-            scale_rows_in_place(gradient, layer.outputs, &factors);
+            scale_rows_in_place(gradient, layer.outputs, &factors[index.min(groups - 1)]);
             layer.add_sum(gradient, activation, 1.0, sum, *rows, *threads);
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
+pub mod checkpoint;
 mod clipping;
+pub mod decoder;
 mod dense;
 mod kernels;
 pub mod layer;
@@ -17,7 +19,7 @@ use tributary_protocol::{
     tensor_file::{TensorFileError, check_parameters},
 };
 
-pub use self::{clipping::ClippingError, loss::cross_entropy_sum, tape::Tape};
+pub use self::{clipping::ClippingError, dense::ExampleClip, loss::cross_entropy_sum, tape::Tape};
 pub(crate) use self::{
     dense::Dense,
     kernels::{fractions, with_elements},

@@ -3,16 +3,16 @@ use tributary_privacy::{
     distributed::DistributedNoise,
     lattice::{Lattice, LatticeRequest},
     ledger::Budget,
-    mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+    mechanism::{ClippedGradientSum, NoisyGradientSum, NoisyUpdate, PrivacyEvent},
 };
 use tributary_protocol::{
     id::{DatasetName, Region},
-    job::{JobSpec, PrivacyUnit, UpdateBound},
+    job::{JobSpec, PrivacyPlan, PrivacyUnit, UpdateBound},
     message::Assignment,
 };
 
 use super::{DatasetPolicy, Policy, PolicyRefusal};
-use crate::secagg;
+use crate::{secagg, update::clip_vote};
 
 /// How likely the sum of a cohort may be to wrap on a lattice that is still accepted. Wrapping
 /// spoils the shared model, never privacy, so the planner of the coordinator may be stricter.
@@ -29,8 +29,10 @@ pub struct Approved {
     pub dataset: DatasetName,
     /// What it may spend.
     pub budget: Budget,
-    /// What one round's release costs.
+    /// What one round's update costs.
     pub events: Vec<PrivacyEvent>,
+    /// What the round's evaluation of its base costs; empty if none is due.
+    pub evaluation: Vec<PrivacyEvent>,
     /// The most records that may be used.
     pub examples_max: Option<usize>,
 }
@@ -48,7 +50,10 @@ impl Policy {
         configured: &[DatasetName],
     ) -> Result<Approved, PolicyRefusal> {
         let job = &assignment.job;
-        let approved = self.check_job(job, configured)?;
+        let mut approved = self.check_job(job, configured)?;
+        if job.evaluation.as_ref().is_some_and(|spec| !spec.is_due(assignment.base.version)) {
+            approved.evaluation.clear();
+        }
         let base = &assignment.base;
         if base.job != job.name || base.dataset != job.dataset || base.model != job.model {
             return Err(PolicyRefusal::BaseMismatch);
@@ -57,7 +62,8 @@ impl Policy {
         Ok(approved)
     }
 
-    /// Decides about a job document alone, as `check --job` does.
+    /// Decides about a job document alone, as `check --job` does; its rounds are taken to be ones
+    /// that evaluate the base, if any do.
     ///
     /// # Errors
     /// [`PolicyRefusal`] naming the key, what was asked and what is allowed.
@@ -83,6 +89,7 @@ impl Policy {
             dataset: job.dataset.clone(),
             budget: dataset.budget(),
             events: events(job)?,
+            evaluation: evaluation_events(job),
             examples_max: dataset.examples_max,
         })
     }
@@ -114,6 +121,13 @@ impl DatasetPolicy {
             return not_allowed("trusts", format!("trust {:?}", trust.name()), allowed);
         }
         let family = job.model.family();
+        if job.evaluation.is_some() && self.evaluation_noise_multiplier_min.is_none() {
+            return not_allowed(
+                "evaluation_noise_multiplier_min",
+                "noisy metrics of the base".to_owned(),
+                "none unless it is set".to_owned(),
+            );
+        }
         if !self.families.iter().any(|allowed| allowed == family) {
             let allowed = listed(self.families.iter().map(String::as_str));
             return not_allowed("families", format!("model family {family:?}"), allowed);
@@ -136,10 +150,30 @@ impl DatasetPolicy {
         };
         at_least(
             "privacy.noise_multiplier",
-            privacy.noise_multiplier,
+            combined_noise_multiplier(privacy),
             "noise_multiplier_min",
             self.noise_multiplier_min,
         )?;
+        at_least(
+            "privacy.clipping_norm",
+            privacy.clipping_norm,
+            "clipping_norm_min",
+            self.clipping_norm_min.unwrap_or(0.0),
+        )?;
+        at_most(
+            "privacy.clipping_norm",
+            privacy.clipping_norm,
+            "clipping_norm_max",
+            self.clipping_norm_max,
+        )?;
+        if let (Some(spec), Some(min)) = (&job.evaluation, self.evaluation_noise_multiplier_min) {
+            at_least(
+                "evaluation.noise_multiplier",
+                spec.noise_multiplier,
+                "evaluation_noise_multiplier_min",
+                min,
+            )?;
+        }
         at_most("privacy.delta", privacy.delta, "delta", Some(self.delta))?;
         at_most(
             "training.sampling_rate",
@@ -168,6 +202,27 @@ impl DatasetPolicy {
     }
 }
 
+/// The noise multiplier of the one Gaussian release that costs as much as a round's update and its
+/// vote on the clipping norm together.
+fn combined_noise_multiplier(privacy: &PrivacyPlan) -> f64 {
+    match privacy.adaptive() {
+        None => privacy.noise_multiplier,
+        Some(adaptive) => {
+            let precision = |multiplier: f64| multiplier.powi(-2);
+            let votes = precision(adaptive.count_noise_multiplier);
+            (precision(privacy.noise_multiplier) + votes).powf(-0.5)
+        }
+    }
+}
+
+/// What releasing the metrics of a base costs one tenant: each is one Gaussian release on all of
+/// its held-out records.
+fn evaluation_events(job: &JobSpec) -> Vec<PrivacyEvent> {
+    let Some(spec) = &job.evaluation else { return Vec::new() };
+    let (noise_multiplier, count) = (spec.noise_multiplier, spec.metrics.len() as u64);
+    vec![PrivacyEvent::Gaussian { noise_multiplier, count }]
+}
+
 /// What one round of the job costs one tenant: with distributed noise, in the worst case that the
 /// protocol allows a full cohort.
 fn events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
@@ -178,14 +233,19 @@ fn events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
             noise.lattice(spec.bits, WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed)?;
         return Ok(vec![secagg::event(job, &noise, &plan, lattice)]);
     }
-    Ok(vec![match job.privacy.unit {
+    let mut events = vec![match job.privacy.unit {
         PrivacyUnit::Record => PrivacyEvent::PoissonGaussian {
             sampling_rate: job.training.sampling_rate,
             noise_multiplier,
             steps: job.training.local_steps.into(),
         },
         PrivacyUnit::Tenant => PrivacyEvent::Gaussian { noise_multiplier, count: 1 },
-    }])
+    }];
+    if let Some(adaptive) = job.privacy.adaptive() {
+        let noise_multiplier = adaptive.count_noise_multiplier;
+        events.push(PrivacyEvent::Gaussian { noise_multiplier, count: 1 });
+    }
+    Ok(events)
 }
 
 /// Whether the mechanism exists and the cohort's sum fits the lattice.
@@ -208,10 +268,11 @@ fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
         }
     }
     .map_err(PolicyRefusal::Mechanism)?;
+    clip_vote(job, lattice).map_err(PolicyRefusal::Mechanism)?;
     let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let cohort_size = job.round.cohort_size;
     let request = LatticeRequest {
-        dimension,
+        dimension: job.wire_dimension(),
         norm_max,
         noise_sigma,
         contributors_max: cohort_size,
@@ -243,6 +304,12 @@ fn check_masked_lattice(
         return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
     }
     let plan = noise.plan(cohort_size).map_err(PolicyRefusal::Distributed)?;
+    if job.privacy.unit == PrivacyUnit::Record {
+        let norm = ClippingNorm::new(job.privacy.clipping_norm)
+            .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
+        ClippedGradientSum::new(norm, step, job.model.num_parameters())
+            .map_err(PolicyRefusal::Mechanism)?;
+    }
     // Below this many grid units the shares do not add up to what they are accounted as.
     let share = noise.share_sigma(&plan);
     if share / step < SHARE_UNITS_MIN {

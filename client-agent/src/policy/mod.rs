@@ -57,6 +57,13 @@ pub struct DatasetPolicy {
     pub families: Vec<String>,
     /// The least noise multiplier.
     pub noise_multiplier_min: f64,
+    /// The least noise multiplier of metrics of the base that leave the site; absent, none leave.
+    pub evaluation_noise_multiplier_min: Option<f64>,
+    /// The smallest clipping norm, in model units; absent, any. A job whose norm adapts is held to
+    /// it in every round.
+    pub clipping_norm_min: Option<f64>,
+    /// The largest clipping norm, in model units; absent, any.
+    pub clipping_norm_max: Option<f64>,
     /// The most records that are used: the first of the file; absent, all.
     pub examples_max: Option<usize>,
     /// The largest sampling rate; absent, any.
@@ -149,6 +156,9 @@ impl DatasetPolicy {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let rate = self.sampling_rate_max.unwrap_or(1.0);
         let examples = self.examples_max.unwrap_or(usize::MAX);
+        let evaluation = self.evaluation_noise_multiplier_min.unwrap_or(1.0);
+        let norm_min = self.clipping_norm_min.unwrap_or(f64::MIN_POSITIVE);
+        let norm_max = self.clipping_norm_max.unwrap_or(f64::MAX);
         let window = self.window_days.unwrap_or(u32::MAX);
         let (above_zero, at_least_one) = ("a finite number above 0", "at least 1");
         let checks = [
@@ -159,6 +169,14 @@ impl DatasetPolicy {
                 self.noise_multiplier_min,
                 positive(self.noise_multiplier_min),
                 above_zero,
+            ),
+            ("evaluation_noise_multiplier_min", evaluation, positive(evaluation), above_zero),
+            ("clipping_norm_min", norm_min, positive(norm_min), above_zero),
+            (
+                "clipping_norm_max",
+                norm_max,
+                positive(norm_max) && norm_max >= norm_min,
+                "at least `clipping_norm_min`",
             ),
             ("sampling_rate_max", rate, rate > 0.0 && rate <= 1.0, "in (0, 1]"),
             ("examples_max", examples as f64, examples > 0, at_least_one),

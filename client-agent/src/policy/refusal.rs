@@ -8,6 +8,8 @@ use tributary_protocol::{
     job::JobSpecError,
 };
 
+use crate::refusals::Declined;
+
 /// Says which key of the policy, or of the job itself, keeps the tenant out of a job.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
@@ -119,6 +121,41 @@ impl PolicyRefusal {
             | Self::BelowMin { .. }
             | Self::AboveMax { .. } => ErrorCode::PolicyForbids,
         }
+    }
+
+    /// What the policy, or the agent, would accept instead.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::DatasetUnknown { dataset, .. } => {
+                format!("a section `datasets.{dataset}` in policy.toml, if the tenant wants this")
+            }
+            Self::DatasetMissing { dataset, .. } => {
+                format!("a section `data.{dataset}` with its files in agent.toml")
+            }
+            Self::NotAllowed { key, allowed, .. } => {
+                format!(
+                    "a job that asks for one of {allowed}, or a longer list `{key}` in policy.toml"
+                )
+            }
+            Self::BelowMin { asked_key, key, min, .. } => {
+                format!(
+                    "a job with `{asked_key}` of at least {min}, or a lower `{key}` in policy.toml"
+                )
+            }
+            Self::AboveMax { asked_key, key, max, .. } => {
+                format!(
+                    "a job with `{asked_key}` of at most {max}, or a higher `{key}` in policy.toml"
+                )
+            }
+            _ => "a job that its author corrects; no policy would accept this one".to_owned(),
+        }
+    }
+
+    /// The refusal with what would work, for the tenant.
+    #[must_use]
+    pub fn declined(&self) -> Declined {
+        Declined { refusal: self.refusal(), remedy: self.remedy() }
     }
 
     /// The refusal as it is sent and shown.

@@ -249,3 +249,57 @@ fn mistakes_in_the_policy_name_the_key() {
         assert!(error.contains(word) && error.contains("policy.toml"), "{word}: {error}");
     }
 }
+
+const ADAPTIVE: &str = "clipping.adaptive = { count_noise_multiplier = 4.0 }";
+
+fn adaptive_job() -> String {
+    JOB.replace("unit = \"record\"", "unit = \"tenant\"")
+        .replace("delta = 1e-5", &format!("delta = 1e-5\n{ADAPTIVE}"))
+}
+
+#[test]
+fn the_vote_on_the_norm_is_part_of_the_cost_and_of_the_least_noise() {
+    let approved = policy(POLICY).check(&assignment(&adaptive_job()), &configured()).unwrap();
+    let gaussian = |noise_multiplier| PrivacyEvent::Gaussian { noise_multiplier, count: 1 };
+    assert_eq!(approved.events, [gaussian(1.0), gaussian(4.0)]);
+    // Update and vote together are like one release with 0.97 times the noise.
+    let strict = POLICY.replace("noise_multiplier_min = 0.5", "noise_multiplier_min = 0.98");
+    let refusal = policy(&strict).check(&assignment(&adaptive_job()), &configured()).unwrap_err();
+    assert!(refusal.to_string().contains("noise_multiplier_min"), "{refusal}");
+    assert!(refusal.remedy().contains("at least 0.98"), "{}", refusal.remedy());
+}
+
+#[test]
+fn the_norm_of_an_assignment_is_held_to_the_policys_bounds() {
+    let bounded = POLICY.to_owned() + "clipping_norm_min = 0.5\nclipping_norm_max = 2.0\n";
+    let check = |norm: f64| {
+        let mut assignment = assignment(&adaptive_job());
+        assignment.job.privacy.clipping_norm = norm;
+        policy(&bounded).check(&assignment, &configured())
+    };
+    check(1.9).unwrap();
+    for (norm, key) in [(0.4, "clipping_norm_min"), (2.1, "clipping_norm_max")] {
+        let refusal = check(norm).unwrap_err();
+        assert!(refusal.to_string().contains(key), "{refusal}");
+    }
+}
+
+#[test]
+fn metrics_leave_only_where_the_policy_says_so_and_in_due_rounds() {
+    let table = "[evaluation]\nevery_rounds = 3\nmetrics = [\"accuracy\", \"loss\"]\n\
+        noise_multiplier = 20.0\n";
+    let job = JOB.to_owned() + table;
+    let refusal = policy(POLICY).check(&assignment(&job), &configured()).unwrap_err();
+    assert!(refusal.to_string().contains("evaluation_noise_multiplier_min"), "{refusal}");
+    let least =
+        |least: f64| policy(&format!("{POLICY}evaluation_noise_multiplier_min = {least:?}\n"));
+    let refusal = least(30.0).check(&assignment(&job), &configured()).unwrap_err();
+    assert!(refusal.to_string().contains("20"), "{refusal}");
+    for (version, due) in [(0, true), (1, false), (2, false), (3, true)] {
+        let mut assignment = assignment(&job);
+        assignment.base.version = version;
+        let approved = least(10.0).check(&assignment, &configured()).unwrap();
+        let cost = PrivacyEvent::Gaussian { noise_multiplier: 20.0, count: 2 };
+        assert_eq!(approved.evaluation, if due { vec![cost] } else { vec![] });
+    }
+}

@@ -4,10 +4,12 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber},
     message::{AgentMessage, Assignment, BaseModel, CoordinatorMessage, LedgerHead},
+    receipt::Receipt,
 };
 
 use crate::{
     policy::Approved,
+    refusals::Declined,
     secagg::{Cohort, Exchange},
     update::{Release, Standing},
 };
@@ -110,7 +112,7 @@ pub enum Input {
         /// Which round.
         key: RoundKey,
         /// What the ledger says.
-        outcome: Result<Standing, Refusal>,
+        outcome: Result<Standing, Declined>,
     },
     /// Answers [`Output::Train`]; a release is debited.
     Trained {
@@ -146,8 +148,10 @@ pub enum Output {
     Disconnect,
     /// Say something on the control stream.
     Send(AgentMessage),
-    /// Compare the ledger with what the coordinator acknowledged.
-    CompareLedger(LedgerHead),
+    /// Compare the ledger with what the coordinator acknowledged, and keep its receipt.
+    CompareLedger(Box<Receipt>),
+    /// Keep on record that an assignment was declined, and why.
+    RecordDecline(RoundKey, Declined),
     /// Ask the ledger about a round.
     Examine(Box<Assignment>, Approved),
     /// Train a round, mask its update if it has an exchange, store its release and debit it.

@@ -18,6 +18,8 @@ mod event;
 mod link;
 mod rounds;
 mod secagg;
+#[cfg(test)]
+mod secagg_tests;
 mod view;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -174,12 +176,16 @@ impl Session {
 
     fn message(&mut self, now: Timestamp, message: CoordinatorMessage) {
         match message {
-            CoordinatorMessage::Welcome { acknowledged_head, .. } => {
+            CoordinatorMessage::Welcome(receipt) => {
                 if matches!(self.link, Link::Greeting { .. }) {
                     self.link = Link::Established;
-                    self.outputs.push_back(Output::CompareLedger(acknowledged_head));
+                    self.outputs.push_back(Output::CompareLedger(receipt));
                 }
             }
+            CoordinatorMessage::Receipt(receipt) if self.link.is_established() => {
+                self.outputs.push_back(Output::CompareLedger(receipt));
+            }
+            CoordinatorMessage::Receipt(_) => {}
             CoordinatorMessage::Configure(assignment) => self.configure(now, assignment),
             CoordinatorMessage::RoundClosed { job, round, abandoned } => {
                 let key = RoundKey { job, round };
@@ -211,12 +217,11 @@ impl Session {
         self.outputs.push_back(Output::Stop);
     }
 
-    /// Notes a base to serve and adapt to; only the newest counts.
+    /// Notes a base to serve and adapt to; only the last announced counts, which may be an older version
+    /// that was promoted.
     fn want(&mut self, now: Timestamp, base: BaseModel) {
         let known = self.wanted.as_ref().or(self.adapting.as_ref().map(|adapting| &adapting.base));
-        let stale =
-            known.is_some_and(|known| known.job == base.job && known.version >= base.version);
-        if stale {
+        if known == Some(&base) {
             return;
         }
         if !self.is_overdue(now) {

@@ -11,6 +11,7 @@ use tributary_protocol::{
 use super::{Failure, Output, RoundKey, Session, TrainingEnd, UploadEnd};
 use crate::{
     policy::Approved,
+    refusals::Declined,
     update::{Release, Standing},
 };
 
@@ -216,7 +217,7 @@ impl Session {
             Some(_) => return self.accept(&key),
         }
         match self.policy.check(&assignment, &self.configured) {
-            Err(refusal) => self.decline(&key, refusal.refusal()),
+            Err(refusal) => self.decline(&key, refusal.declined()),
             Ok(approved) => {
                 let deadline = now.after_ms(assignment.report_within_ms);
                 let arrival = self.rounds.arrivals;
@@ -228,13 +229,13 @@ impl Session {
         }
     }
 
-    pub(super) fn examined(&mut self, key: &RoundKey, outcome: Result<Standing, Refusal>) {
+    pub(super) fn examined(&mut self, key: &RoundKey, outcome: Result<Standing, Declined>) {
         let Some(Round::Examining { work }) = self.rounds.rounds.get(key) else { return };
         let work = work.clone();
         match outcome {
-            Err(refusal) => {
+            Err(declined) => {
                 self.rounds.rounds.remove(key);
-                self.decline(key, refusal);
+                self.decline(key, declined);
             }
             Ok(standing) => {
                 let round = match standing {
@@ -315,7 +316,10 @@ impl Session {
         self.send(AgentMessage::Accept { job, round });
     }
 
-    pub(super) fn decline(&mut self, key: &RoundKey, refusal: Refusal) {
+    pub(super) fn decline(&mut self, key: &RoundKey, declined: impl Into<Declined>) {
+        let declined = declined.into();
+        let refusal = declined.refusal.clone();
+        self.outputs.push_back(Output::RecordDecline(key.clone(), declined));
         tracing::warn!(job = %key.job, round = %key.round, %refusal, "declined");
         self.refused = Some(refusal.clone());
         let RoundKey { job, round } = key.clone();

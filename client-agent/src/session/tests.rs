@@ -4,6 +4,8 @@ use tributary_protocol::{
     id::{DatasetName, Digest, JobId, RoundNumber},
     job::JobSpec,
     message::{Assignment, BlobRef, LatticeSpec, LedgerHead},
+    receipt::Receipt,
+    transport::signature::Signature,
 };
 
 use super::*;
@@ -62,6 +64,17 @@ fn release(round: u64) -> Release {
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
+/// The driver checks signatures; a session only passes receipts on.
+pub(super) fn receipt() -> Box<Receipt> {
+    Box::new(Receipt {
+        tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
+        head: LedgerHead::EMPTY,
+        signed: Timestamp(1),
+        certificate: Vec::new(),
+        signature: Signature { scheme: 0, bytes: Vec::new() },
+    })
+}
+
 struct Stage {
     session: Session,
     now: Timestamp,
@@ -87,11 +100,8 @@ impl Stage {
     fn connect(&mut self) {
         let outputs = self.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
         assert!(matches!(outputs[..], [Output::Send(AgentMessage::Hello { .. })]));
-        let outputs = self.give(Input::Message(CoordinatorMessage::Welcome {
-            tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
-            acknowledged_head: LedgerHead::EMPTY,
-        }));
-        assert_eq!(outputs[0], Output::CompareLedger(LedgerHead::EMPTY));
+        let outputs = self.give(Input::Message(CoordinatorMessage::Welcome(receipt())));
+        assert_eq!(outputs[0], Output::CompareLedger(receipt()));
     }
 
     fn give(&mut self, input: Input) -> Vec<Output> {
@@ -158,7 +168,9 @@ fn a_round_goes_from_check_to_stored_and_then_the_new_base_is_adapted_to() {
 fn a_forbidden_job_is_declined_before_the_ledger_is_even_asked() {
     let mut stage = Stage::welcomed();
     let outputs = stage.give(Input::Message(CoordinatorMessage::Configure(assignment(1, 0.1))));
-    let [Output::Send(AgentMessage::Decline { refusal, .. })] = &outputs[..] else {
+    let [Output::RecordDecline(..), Output::Send(AgentMessage::Decline { refusal, .. })] =
+        &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     assert_eq!(refusal.code, ErrorCode::PolicyForbids);
@@ -170,8 +182,11 @@ fn an_exhausted_budget_declines_before_training() {
     let mut stage = Stage::welcomed();
     stage.configure(1);
     let refusal = Refusal::new(ErrorCode::BudgetExhausted, "spent");
-    let outputs = stage.give(Input::Examined { key: key(1), outcome: Err(refusal) });
-    assert!(matches!(outputs[..], [Output::Send(AgentMessage::Decline { .. })]));
+    let outputs = stage.give(Input::Examined { key: key(1), outcome: Err(refusal.into()) });
+    assert!(matches!(
+        outputs[..],
+        [Output::RecordDecline(..), Output::Send(AgentMessage::Decline { .. })]
+    ));
 }
 
 #[test]
@@ -222,16 +237,21 @@ fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
 }
 
 #[test]
-fn only_the_newest_base_is_adapted_to() {
+fn only_the_last_announced_base_is_adapted_to() {
     let mut stage = Stage::welcomed();
     stage.give(Input::Message(CoordinatorMessage::NewBase(base(1))));
     assert_eq!(stage.rest(), [Output::Adapt(base(1))]);
     let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
     assert_eq!(outputs, [Output::CancelAdapting]);
     assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
-    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(2)))), []);
+    assert_eq!(stage.give(Input::Message(CoordinatorMessage::NewBase(base(3)))), []);
     assert_eq!(stage.give(Input::Adapted { base: base(1).file.digest, complete: false }), []);
     assert_eq!(stage.rest(), [Output::Adapt(base(3))]);
+    // A rollback: an older version is announced last.
+    let outputs = stage.give(Input::Message(CoordinatorMessage::NewBase(base(2))));
+    assert_eq!(outputs, [Output::CancelAdapting]);
+    assert_eq!(stage.give(Input::Adapted { base: base(3).file.digest, complete: false }), []);
+    assert_eq!(stage.rest(), [Output::Adapt(base(2))]);
 }
 
 #[test]
@@ -247,10 +267,7 @@ fn training_goes_on_across_a_disconnect_and_is_uploaded_after_it() {
     stage.session.handle_timeout(retry);
     assert_eq!(stage.outputs(), [Output::Connect]);
     stage.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
-    let welcome = CoordinatorMessage::Welcome {
-        tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
-        acknowledged_head: LedgerHead::EMPTY,
-    };
+    let welcome = CoordinatorMessage::Welcome(receipt());
     assert!(stage.give(Input::Message(welcome)).contains(&Output::Upload(release(1))));
     assert_eq!(stage.configure(1), [accept(1)], "invited again: nothing is trained twice");
 }
@@ -281,7 +298,9 @@ fn a_diverged_ledger_refuses_all_training() {
     let refusal = Refusal::new(ErrorCode::LedgerDiverged, "restored backup");
     stage.give(Input::LedgerCompared(Err(refusal)));
     let outputs = stage.configure(1);
-    let [Output::Send(AgentMessage::Decline { refusal, .. })] = &outputs[..] else {
+    let [Output::RecordDecline(..), Output::Send(AgentMessage::Decline { refusal, .. })] =
+        &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     assert_eq!(refusal.code, ErrorCode::LedgerDiverged);
@@ -322,10 +341,8 @@ fn any_input() -> impl Strategy<Value = Input> {
     let round = 1..4_u64;
     prop_oneof![
         Just(Input::Connected { ledger_head: LedgerHead::EMPTY }),
-        Just(Input::Message(CoordinatorMessage::Welcome {
-            tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
-            acknowledged_head: LedgerHead::EMPTY,
-        })),
+        Just(Input::Message(CoordinatorMessage::Welcome(receipt()))),
+        Just(Input::Message(CoordinatorMessage::Receipt(receipt()))),
         any::<bool>().prop_map(|lasting| Input::ConnectionFailed(Failure {
             reason: "gone".to_owned(),
             lasting,

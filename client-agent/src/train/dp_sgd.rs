@@ -70,7 +70,7 @@ mod tests {
     use super::{super::trainer::micro_batch_size, *};
     use crate::{
         data::Dataset,
-        model::{Model, Tape, cross_entropy_sum},
+        model::{ExampleClip, Model, Tape, cross_entropy_sum},
     };
 
     #[test]
@@ -174,5 +174,39 @@ mod tests {
         one.step(&data, &[3], 9.0).expect("finite");
         assert_eq!(first, trained(&mut one));
         assert_eq!(first, trained(&mut Trainer::new(&spec, 2).expect("valid")));
+    }
+
+    #[test]
+    fn per_layer_clipping_bounds_every_layer_of_every_example() {
+        let spec = ModelSpec::Mlp(MlpSpec { inputs: 6, hidden: vec![5], classes: 3 });
+        let flat: Vec<f32> = (0..spec.num_parameters()).map(|i| (i as f32).cos()).collect();
+        let features = (0..6 * 9).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+        let data = Dataset::from_floats(features, 6, (0..9).map(|i| i % 3).collect(), 3);
+        let layers = spec.layer_lengths();
+        let norm = ClippingNorm::new(1.0).expect("positive");
+        let sums = ClippedGradientSum::new(norm, 1e-9, flat.len()).expect("valid");
+        let mut noise = SecureNoise::new().expect("entropy");
+        let mut clipped = |clip, example: u32| -> Vec<f64> {
+            let mut trainer = Trainer::new(&spec, 1).expect("valid").clipping(clip);
+            trainer.load(&flat).expect("finite");
+            let mut sum = sums.begin();
+            trainer.add_clipped_in(1, &data, &[example], 0.5, &mut sum).expect("finite");
+            let grid = sums.quantize(sum, &mut noise).expect("in bounds");
+            grid.iter().map(|&units| units as f64 * 1e-9).collect()
+        };
+        let length = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+        for example in 0..9 {
+            let plain = clipped(ExampleClip::Flat, example);
+            let split = clipped(ExampleClip::PerLayer, example);
+            assert!(length(&split) <= 0.5 * (1.0 + 1e-6));
+            let share = 0.5 / 2.0_f64.sqrt();
+            for range in [0..layers[0], layers[0]..flat.len()] {
+                let (layer, of_flat) = (&split[range.clone()], &plain[range]);
+                assert!(length(layer) <= share * (1.0 + 1e-6));
+                // The direction of a layer does not depend on how it is clipped.
+                let dot: f64 = layer.iter().zip(of_flat).map(|(a, b)| a * b).sum();
+                assert!((dot - length(layer) * length(of_flat)).abs() < 1e-6);
+            }
+        }
     }
 }

@@ -38,29 +38,63 @@ pub(crate) fn evaluate_model(
     data: &Dataset,
     indices: &[u32],
 ) -> Result<Evaluation, TrainError> {
-    const BATCH: usize = 512;
-    check_data(model.spec(), data, indices)?;
     if indices.is_empty() {
         return Err(TrainError::NoRecords);
     }
-    let (mut correct, mut loss) = (0_usize, 0.0);
-    for batch in indices.chunks(BATCH) {
-        let (inputs, _) = data.batch(batch)?;
-        let probabilities = model.predict(&inputs)?;
-        let rows = probabilities.chunks_exact(model.spec().num_classes());
-        for (row, &index) in rows.zip(batch) {
-            let label = data.labels()[index as usize] as usize;
-            correct += usize::from(most_probable(row) == label);
-            // A probability that underflows to 0 counts as the smallest positive number.
-            loss -= f64::from(row[label].max(f32::MIN_POSITIVE)).ln();
-        }
-    }
+    let outcomes = model_outcomes(model, data, indices)?;
+    let correct = outcomes.iter().filter(|outcome| outcome.correct).count();
+    let loss: f64 = outcomes.iter().map(|outcome| outcome.loss).sum();
     let count = indices.len() as f64;
     Ok(Evaluation {
         accuracy: correct as f64 / count,
         loss: loss / count,
         num_examples: indices.len(),
     })
+}
+
+/// How well a model does on one record; it stays at the site.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Whether the most probable class is right.
+    pub correct: bool,
+    /// Cross-entropy, in nats.
+    pub loss: f64,
+}
+
+/// Measures a base model record by record, in the order of `indices`.
+///
+/// # Errors
+/// [`TrainError`] for parameters or records that do not fit.
+pub fn outcomes(
+    spec: &ModelSpec,
+    parameters: &[f32],
+    data: &Dataset,
+    indices: &[u32],
+) -> Result<Vec<Outcome>, TrainError> {
+    model_outcomes(&Model::new(spec, parameters)?, data, indices)
+}
+
+fn model_outcomes(
+    model: &Model,
+    data: &Dataset,
+    indices: &[u32],
+) -> Result<Vec<Outcome>, TrainError> {
+    const BATCH: usize = 512;
+    check_data(model.spec(), data, indices)?;
+    let mut outcomes = Vec::with_capacity(indices.len());
+    for batch in indices.chunks(BATCH) {
+        let (inputs, _) = data.batch(batch)?;
+        let probabilities = model.predict(&inputs)?;
+        let rows = probabilities.chunks_exact(model.spec().num_classes());
+        for (row, &index) in rows.zip(batch) {
+            let label = data.labels()[index as usize] as usize;
+            let correct = most_probable(row) == label;
+            // A probability that underflows to 0 counts as the smallest positive number.
+            let loss = -f64::from(row[label].max(f32::MIN_POSITIVE)).ln();
+            outcomes.push(Outcome { correct, loss });
+        }
+    }
+    Ok(outcomes)
 }
 
 /// The class with the largest probability; the first of equals.

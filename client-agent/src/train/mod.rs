@@ -16,7 +16,7 @@ use crate::model::{ClippingError, ModelError};
 
 pub use self::{
     dp_sgd::{clipped_gradient, dp_sgd},
-    evaluate::{Evaluation, evaluate},
+    evaluate::{Evaluation, Outcome, evaluate, outcomes},
     local_sgd::local_sgd,
     task::LocalTask,
     trainer::Trainer,

@@ -12,7 +12,7 @@ use tributary_protocol::{model::ModelSpec, tensor_file::check_parameters};
 use super::{LocalTask, TrainError, check_data, sampling::poisson_batch};
 use crate::{
     data::Dataset,
-    model::{Dense, ModelError},
+    model::{Dense, ExampleClip, ModelError},
 };
 
 /// Examples of one physical batch with clipping, at most; a larger one no longer fits the
@@ -43,6 +43,7 @@ const PLAIN_BATCH_MAX: usize = 1024;
 /// ```
 pub struct Trainer {
     spec: ModelSpec,
+    clip: ExampleClip,
     dense: Dense,
     /// Sums of gradients, when there are several physical batches in a step.
     sum: Vec<f32>,
@@ -62,7 +63,15 @@ impl Trainer {
         spec.validate().map_err(|error| ModelError::Parameters(error.into()))?;
         let ModelSpec::Mlp(mlp) = spec;
         let dense = Dense::new(mlp, threads);
-        Ok(Self { spec: spec.clone(), dense, sum: Vec::new(), steps: 0 })
+        let clip = ExampleClip::Flat;
+        Ok(Self { spec: spec.clone(), clip, dense, sum: Vec::new(), steps: 0 })
+    }
+
+    /// Clips each example's gradient in this way from now on; at first flat.
+    #[must_use]
+    pub const fn clipping(mut self, clip: ExampleClip) -> Self {
+        self.clip = clip;
+        self
     }
 
     /// Starts from other parameters, in the order of [`ModelSpec::tensors`].
@@ -242,12 +251,12 @@ impl Trainer {
         clipping_norm: f64,
         sum: &mut GradientSum,
     ) -> Result<(), TrainError> {
-        let step = self.steps;
+        let (step, clip) = (self.steps, self.clip);
         for indices in batch.chunks(micro_batch) {
             self.fill(data, indices);
             sum.add_in_place(indices.len(), |sum| {
                 self.dense
-                    .add_clipped_sum(clipping_norm, sum)
+                    .add_clipped_sum(clip, clipping_norm, sum)
                     .map_err(|error| TrainError::from_clipping(error, step))
             })?;
         }

@@ -39,8 +39,14 @@ impl ReleaseFiles {
     /// The stored release, if its file is there and unchanged.
     #[must_use]
     pub fn find(&self, digest: Digest) -> Option<BlobRef> {
+        self.read(digest).map(|bytes| BlobRef { digest, length: bytes.len() as u64 })
+    }
+
+    /// The bytes of a stored release, if its file is there and unchanged.
+    #[must_use]
+    pub fn read(&self, digest: Digest) -> Option<Vec<u8>> {
         let bytes = fs::read(self.path(digest)).ok()?;
-        (Digest::of(&bytes) == digest).then_some(BlobRef { digest, length: bytes.len() as u64 })
+        (Digest::of(&bytes) == digest).then_some(bytes)
     }
 
     /// Deletes every file that is not among `kept`.

@@ -6,7 +6,7 @@ use tributary_privacy::{
     clip::{ClippingNorm, clip_l2},
     distributed::DistributedNoise,
     lattice::Lattice,
-    mechanism::PrivacyEvent,
+    mechanism::{ClippedGradientSum, PrivacyEvent},
     noise::SecureNoise,
     secagg::SecaggError,
 };
@@ -15,7 +15,7 @@ use tributary_protocol::{job::PrivacyUnit, message::Assignment};
 use super::{RoundData, UpdateError};
 use crate::{
     secagg::{self, Exchange},
-    train::{LocalTask, local_sgd},
+    train::{LocalTask, clipped_gradient, local_sgd},
 };
 
 /// A masked update, and what the sum that it goes into reveals at most.
@@ -29,6 +29,8 @@ pub struct Masked {
 
 /// Trains one round and returns its update with a share of the cohort's noise, masked and packed.
 ///
+/// - `record` unit: the clipped gradients of one Poisson batch, summed on the lattice; the
+///   coordinator takes the step.
 /// - `tenant` unit: plain SGD; the whole update is clipped on the lattice.
 /// - The share is sized for the fewest honest members that any committed sum of this cohort has.
 /// - Randomness: the operating system's CSPRNG.
@@ -62,7 +64,11 @@ pub fn masked_update(
             clip_l2(&mut update, clipping_norm)?;
             lattice.quantize(&update, clipping_norm)?
         }
-        PrivacyUnit::Record => unimplemented!("the clipped gradient sum on the lattice"),
+        PrivacyUnit::Record => {
+            let dimension = job.model.num_parameters();
+            let clipped = ClippedGradientSum::new(clipping_norm, lattice.step(), dimension)?;
+            clipped_gradient(&task, &clipped, &mut noise)?
+        }
     };
     let terms = secagg::noise(job).ok_or(SecaggError::Context)?;
     mask(assignment, &terms, lattice, grid, exchange, &mut noise)

@@ -6,6 +6,7 @@
 //! crash after it leaves bytes that are sent again as they are ([`standing`]). No path debits one
 //! round twice, and none sends bytes that the ledger does not hold.
 
+mod evaluation;
 mod files;
 mod masked;
 mod noisy;
@@ -17,16 +18,19 @@ use tributary_privacy::{
     noise::NoiseError, secagg::SecaggError,
 };
 use tributary_protocol::{
+    codec::CodecError,
     error_code::{ErrorCode, Refusal},
     id::{JobId, RoundNumber},
     message::BlobRef,
 };
 
+pub(crate) use self::noisy::clip_vote;
 pub use self::{
+    evaluation::{noisy_evaluation, release_evaluation, released_evaluation},
     files::ReleaseFiles,
     masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, request, standing},
 };
 use crate::{durable_file::FileError, train::TrainError};
 
@@ -69,6 +73,9 @@ pub enum UpdateError {
     /// The ledger refuses.
     #[error("the privacy ledger does not allow the release")]
     Ledger(#[from] LedgerError),
+    /// The metrics cannot be written (our bug).
+    #[error("the metrics cannot be encoded")]
+    Encode(#[source] CodecError),
     /// The release cannot be stored.
     #[error("the release cannot be stored")]
     File(#[from] FileError),
@@ -111,7 +118,9 @@ impl UpdateError {
                 ErrorCode::TrainingFailed
             }
             Self::Cancelled => ErrorCode::TimedOut,
-            Self::Noise(_) | Self::Ledger(_) | Self::File(_) => ErrorCode::Internal,
+            Self::Noise(_) | Self::Ledger(_) | Self::File(_) | Self::Encode(_) => {
+                ErrorCode::Internal
+            }
         }
     }
 

@@ -3,17 +3,22 @@
 use std::ops::ControlFlow;
 
 use tributary_privacy::{
-    clip::{ClippingNorm, clip_l2},
-    lattice::Lattice,
-    mechanism::{NoisyGradientSum, NoisyUpdate},
+    clip::{ClippingNorm, LayerNorms, clip_l2, l2_norm},
+    lattice::{Lattice, Rotation},
+    mechanism::{ClipVote, MechanismError, NoisyGradientSum, NoisyUpdate},
     noise::SecureNoise,
 };
-use tributary_protocol::{job::PrivacyUnit, message::Assignment};
+use tributary_protocol::{
+    job::{Clipping, JobSpec, PrivacyUnit},
+    message::Assignment,
+};
 
 use super::UpdateError;
 use crate::{
+    compute,
     data::Dataset,
-    train::{LocalTask, dp_sgd, local_sgd},
+    model::ExampleClip,
+    train::{LocalTask, Trainer, local_sgd},
 };
 
 /// What a round trains from and on.
@@ -31,7 +36,9 @@ pub struct RoundData<'a> {
 ///
 /// - `record` unit: DP-SGD; the private update is then clipped to `training.update_norm_max` and
 ///   put on the lattice, which is post-processing.
-/// - `tenant` unit: plain SGD; the whole update is clipped and noised on the lattice.
+/// - `tenant` unit: plain SGD; the whole update is clipped and noised on the lattice. Where the
+///   clipping norm adapts, a noisy vote on it is one more coordinate.
+/// - Clipping is flat or per layer, and the clipped update is rotated, as the job says.
 /// - Randomness: the operating system's CSPRNG.
 /// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
 ///   the training
@@ -58,20 +65,57 @@ pub fn noisy_update(
     let lattice = Lattice::new(assignment.lattice.step, assignment.lattice.bits)?;
     let clipping_norm = ClippingNorm::new(privacy.clipping_norm)?;
     let mut noise = SecureNoise::new()?;
+    let rotation = job.rotation_seed(assignment.round).map(|seed| Rotation::new(seed, dimension));
+    let rotate = |update: &mut [f32]| {
+        if let Some(rotation) = &rotation {
+            rotation.apply(update);
+        }
+    };
     match privacy.unit {
         PrivacyUnit::Record => {
+            let clip = match privacy.clipping {
+                Clipping::PerLayer => ExampleClip::PerLayer,
+                Clipping::Flat | Clipping::Adaptive(_) => ExampleClip::Flat,
+            };
             let mechanism =
                 NoisyGradientSum::new(clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut update = dp_sgd(&task, &mechanism, &mut noise, progress)?;
+            let mut trainer = Trainer::new(&job.model, compute::threads())?.clipping(clip);
+            let mut update = trainer.dp_sgd(&task, &mechanism, &mut noise, progress)?;
             let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
             clip_l2(&mut update, norm_max)?;
+            rotate(&mut update);
             Ok(lattice.pack(&lattice.quantize(&update, norm_max)?))
         }
         PrivacyUnit::Tenant => {
             let mechanism =
                 NoisyUpdate::new(lattice, clipping_norm, privacy.noise_multiplier, dimension)?;
             let mut update = local_sgd(&task, &mut noise, progress)?;
-            Ok(mechanism.release(&mut update, &mut noise)?)
+            let norm = l2_norm(&update)?;
+            if privacy.clipping == Clipping::PerLayer {
+                LayerNorms::even(&job.model.layer_lengths(), clipping_norm)?.clip(&mut update)?;
+            } else {
+                clip_l2(&mut update, clipping_norm)?;
+            }
+            rotate(&mut update);
+            let mut grid = mechanism.noised(&mut update, &mut noise)?;
+            if let Some(vote) = clip_vote(job, lattice)? {
+                grid.push(vote.cast(norm <= clipping_norm.value(), &mut noise));
+            }
+            Ok(lattice.pack(&grid))
         }
     }
+}
+
+/// The vote on the clipping norm, where it adapts.
+///
+/// # Errors
+/// [`MechanismError`] if the lattice cannot carry it.
+pub(crate) fn clip_vote(
+    job: &JobSpec,
+    lattice: Lattice,
+) -> Result<Option<ClipVote>, MechanismError> {
+    let Some(adaptive) = job.privacy.adaptive() else { return Ok(None) };
+    let clipping_norm = ClippingNorm::new(job.privacy.clipping_norm)?;
+    let multiplier = job.privacy.noise_multiplier;
+    ClipVote::new(lattice, clipping_norm, multiplier, adaptive.count_noise_multiplier).map(Some)
 }

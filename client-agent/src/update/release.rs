@@ -1,12 +1,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore};
+use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore, ReleaseKind};
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber},
     message::{Assignment, LedgerHead},
 };
 
-use super::{Release, ReleaseFiles, UpdateError};
+use super::{Release, ReleaseFiles, UpdateError, evaluation::evaluated};
 use crate::policy::{Approved, unit_name};
 
 /// The ledger, shared by the threads of one agent.
@@ -44,22 +44,9 @@ impl<S: LedgerStore + Clone> SharedLedger<S> {
         }
     }
 
-    /// Compares with the head that the coordinator acknowledged.
-    ///
-    /// # Errors
-    /// [`LedgerError::RestoredBackup`] or [`LedgerError::Forked`].
-    pub fn compare(&self, acknowledged: LedgerHead) -> Result<(), LedgerError> {
-        if acknowledged == LedgerHead::EMPTY {
-            return Ok(());
-        }
-        let LedgerHead { sequence, hash } = acknowledged;
-        self.lock()
-            .compare(tributary_privacy::ledger::LedgerHead { sequence, hash: *hash.as_bytes() })
-    }
-
     /// Reads the ledger again after a store failure, which shows whether the last record was
     /// written.
-    fn reopen(&self) -> Result<(), LedgerError> {
+    pub(super) fn reopen(&self) -> Result<(), LedgerError> {
         let mut ledger = self.lock();
         *ledger = Ledger::open(self.store.clone(), &self.tenant)?;
         Ok(())
@@ -82,6 +69,7 @@ pub fn request(assignment: &Assignment, approved: &Approved, release: Digest) ->
         dataset: approved.dataset.to_string(),
         job: assignment.job.name.to_string(),
         round: assignment.round.0,
+        kind: ReleaseKind::Update,
         unit: unit_name(assignment.job.privacy.unit).to_owned(),
         events: approved.events.clone(),
         release: *release.as_bytes(),
@@ -108,9 +96,34 @@ pub fn standing<S: LedgerStore + Clone>(
             None => Err(UpdateError::Lost { job, round }),
         };
     }
-    let request = request(assignment, approved, Digest::from_bytes([0; 32]));
+    let request = whole_request(ledger, assignment, approved);
     ledger.lock().quote(&request, &approved.budget, now_ms)?;
     Ok(Standing::Fresh)
+}
+
+/// When a round that the budget does not cover fits it, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn fits_from<S: LedgerStore + Clone>(
+    ledger: &SharedLedger<S>,
+    assignment: &Assignment,
+    approved: &Approved,
+    now_ms: u64,
+) -> Option<u64> {
+    let request = whole_request(ledger, assignment, approved);
+    ledger.lock().fits_from(&request, &approved.budget, now_ms).ok().flatten()
+}
+
+/// Everything that a round may still debit, as one request.
+fn whole_request<S: LedgerStore + Clone>(
+    ledger: &SharedLedger<S>,
+    assignment: &Assignment,
+    approved: &Approved,
+) -> DebitRequest {
+    let mut whole = request(assignment, approved, Digest::from_bytes([0; 32]));
+    if evaluated(ledger, &assignment.job.name, assignment.round).is_none() {
+        whole.events.extend(approved.evaluation.iter().cloned());
+    }
+    whole
 }
 
 fn debited<S: LedgerStore + Clone>(
@@ -160,12 +173,12 @@ pub fn release<S: LedgerStore + Clone>(
     Ok(Release { job: assignment.job.name.clone(), round: assignment.round, update })
 }
 
-/// The newest release of every job: older ones are never asked for again.
+/// The newest release of every kind of every job: older ones are never asked for again.
 fn newest_releases<S: LedgerStore + Clone>(ledger: &SharedLedger<S>) -> Vec<Digest> {
     let ledger = ledger.lock();
-    let mut newest = std::collections::BTreeMap::new();
+    let mut newest = std::collections::HashMap::new();
     for entry in ledger.entries() {
-        newest.insert(entry.job.clone(), Digest::from_bytes(entry.release));
+        newest.insert((entry.job.clone(), entry.kind), Digest::from_bytes(entry.release));
     }
     newest.into_values().collect()
 }

@@ -38,6 +38,7 @@ fn approved(epsilon_max: f64) -> Approved {
         dataset: DatasetName::new("adult").unwrap(),
         budget: tributary_privacy::ledger::Budget { epsilon_max, delta: 1e-5, window_days: None },
         events: vec![PrivacyEvent::Gaussian { noise_multiplier: 1.0, count: 1 }],
+        evaluation: Vec::new(),
         examples_max: None,
     }
 }
@@ -214,4 +215,168 @@ fn a_disk_that_cannot_hold_the_bytes_debits_nothing() {
     let error = release(&ledger, &files, &asked, &allowed, b"bytes", &|| false, 1).unwrap_err();
     assert!(matches!(error, UpdateError::File(_)), "{error}");
     assert_eq!(ledger.head(), LedgerHead::EMPTY);
+}
+
+fn changed(unit: &str, privacy: &str) -> Assignment {
+    let mut assignment = assignment(1, unit);
+    let text = toml::to_string(&assignment.job).unwrap();
+    let text = text.replace("lattice_bits = 24", privacy);
+    let text =
+        if privacy.contains("clipping") { text.replace("clipping = \"flat\"\n", "") } else { text };
+    let text =
+        if privacy.contains("rotation") { text.replace("rotation = false\n", "") } else { text };
+    assignment.job = toml::from_str(&text).unwrap();
+    assignment.job.validate().unwrap();
+    assignment
+}
+
+#[test]
+fn every_clipping_with_and_without_rotation_gives_a_vector_of_the_jobs_dimension() {
+    let (data, train) = (records(), (0..20).collect::<Vec<_>>());
+    let base = [0.1; 8];
+    for (unit, privacy, coordinates) in [
+        ("record", "clipping = \"per-layer\"", 8),
+        ("record", "rotation = true", 8),
+        ("tenant", "clipping = \"per-layer\"\nrotation = true", 8),
+        ("tenant", "clipping.adaptive = { count_noise_multiplier = 3.0 }", 9),
+        ("tenant", "rotation = true\nclipping.adaptive = { count_noise_multiplier = 3.0 }", 9),
+    ] {
+        let assignment = changed(unit, privacy);
+        assert_eq!(assignment.job.wire_dimension(), coordinates, "{privacy}");
+        let round = RoundData { base: &base, data: &data, train: &train };
+        let packed =
+            noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert_eq!(packed.len(), coordinates * 4, "{unit} {privacy}");
+    }
+}
+
+/// Bad input at the agent: nothing that is empty, zero or broken panics, and what is released of it
+/// is noise.
+#[test]
+fn empty_batches_and_zero_updates_release_noise_and_broken_numbers_nothing() {
+    let (data, base) = (records(), [0.1; 8]);
+    for unit in ["record", "tenant"] {
+        // Nobody is sampled, or there is nobody.
+        for train in [(0..20).collect::<Vec<_>>(), Vec::new()] {
+            let mut rare = assignment(1, unit);
+            rare.job.training.sampling_rate = 1e-12;
+            let round = RoundData { base: &base, data: &data, train: &train };
+            let packed = noisy_update(&rare, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            assert!(packed.iter().any(|&byte| byte != 0), "{unit}: a zero update without noise");
+        }
+        let broken: [fn(&mut Assignment); 6] = [
+            |job| job.job.privacy.clipping_norm = 0.0,
+            |job| job.job.privacy.clipping_norm = f64::NAN,
+            |job| job.job.privacy.noise_multiplier = 0.0,
+            |job| job.job.privacy.noise_multiplier = f64::INFINITY,
+            |job| job.lattice.step = f64::NAN,
+            |job| job.lattice.bits = 99,
+        ];
+        for (index, break_it) in broken.into_iter().enumerate() {
+            let mut assignment = assignment(1, unit);
+            break_it(&mut assignment);
+            let train: Vec<u32> = (0..20).collect();
+            let round = RoundData { base: &base, data: &data, train: &train };
+            noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(()))
+                .expect_err(&format!("{unit}: number {index} is broken"));
+        }
+    }
+}
+
+fn evaluating() -> (Assignment, Approved) {
+    let mut asked = assignment(1, "record");
+    asked.job.evaluation = Some(tributary_protocol::job::EvaluationSpec {
+        every_rounds: 1,
+        metrics: vec![
+            tributary_protocol::job::Metric::Accuracy,
+            tributary_protocol::job::Metric::Loss,
+        ],
+        noise_multiplier: 5.0,
+        loss_max: 4.0,
+    });
+    let evaluation = vec![PrivacyEvent::Gaussian { noise_multiplier: 5.0, count: 2 }];
+    (asked, Approved { evaluation, ..approved(100.0) })
+}
+
+#[test]
+fn metrics_are_debited_once_and_the_same_in_every_offer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryLedgerStore::new();
+    let (ledger, files) = open(&store, directory.path());
+    let (asked, allowed) = evaluating();
+    let spec = asked.job.evaluation.clone().unwrap();
+    let (data, held_out) = (records(), (0..20).collect::<Vec<_>>());
+    let measure = || noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out).unwrap();
+    let (job, round) = (&asked.job.name, asked.round);
+    assert!(released_evaluation(&ledger, &files, job, round).is_empty());
+    let first = measure();
+    release_evaluation(&ledger, &files, &asked, &allowed, &first, 1).unwrap();
+    let second = measure();
+    assert_ne!(first, second, "fresh noise");
+    release_evaluation(&ledger, &files, &asked, &allowed, &second, 2).unwrap();
+    release(&ledger, &files, &asked, &allowed, b"update", &|| false, 3).unwrap();
+    assert_eq!(released_evaluation(&ledger, &files, job, round), first);
+    assert_eq!(ledger.head().sequence, 2);
+    drop((ledger, files));
+    let (ledger, files) = open(&store, directory.path());
+    assert_eq!(released_evaluation(&ledger, &files, job, round), first, "after a restart too");
+    // No record, no error: that there are none is private.
+    let empty = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &[]).unwrap();
+    assert_eq!(empty.len(), 2);
+    // Records that do not fit are one.
+    let error = noisy_evaluation(&asked.job, &spec, &[0.1; 7], &data, &held_out).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::BaseModelInvalid);
+}
+
+#[test]
+fn a_tenants_metrics_count_once_under_the_tenant_unit() {
+    let (mut asked, _) = evaluating();
+    asked.job.privacy.unit = tributary_protocol::job::PrivacyUnit::Tenant;
+    let mut spec = asked.job.evaluation.clone().unwrap();
+    spec.noise_multiplier = 0.01;
+    let (data, held_out) = (records(), (0..20).collect::<Vec<_>>());
+    let sums = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out).unwrap();
+    for sum in sums {
+        assert!((sum.count - 1.0).abs() < 0.2 && sum.centred_sum.abs() < 1.2, "{sum:?}");
+    }
+}
+
+/// Crashes at every byte of both debits of a round.
+#[test]
+fn no_crash_gives_metrics_without_debit_or_a_second_debit() {
+    let (asked, allowed) = evaluating();
+    let (job, round) = (&asked.job.name, asked.round);
+    let metrics = |value| {
+        let metric = tributary_protocol::job::Metric::Accuracy;
+        vec![tributary_protocol::job::MetricSum { metric, centred_sum: value, count: 1.0 }]
+    };
+    let both = |ledger: &SharedLedger<MemoryLedgerStore>, files: &ReleaseFiles, value: f64| {
+        release_evaluation(ledger, files, &asked, &allowed, &metrics(value), 1)?;
+        release(ledger, files, &asked, &allowed, b"trained", &|| false, 1)
+    };
+    let length = {
+        let directory = tempfile::tempdir().unwrap();
+        let store = MemoryLedgerStore::new();
+        let (ledger, files) = open(&store, directory.path());
+        both(&ledger, &files, 1.0).unwrap();
+        store.bytes().len()
+    };
+    for crash_after in 0..=length {
+        let directory = tempfile::tempdir().unwrap();
+        let store = MemoryLedgerStore::new();
+        let (ledger, files) = open(&store, directory.path());
+        store.crash_after(crash_after);
+        both(&ledger, &files, 1.0).expect_err("the store is gone, so nothing may leave");
+        drop((ledger, files));
+        store.restart();
+
+        let (ledger, files) = open(&store, directory.path());
+        let before = released_evaluation(&ledger, &files, job, round);
+        if let Standing::Fresh = standing(&ledger, &files, &asked, &allowed, 2).unwrap() {
+            both(&ledger, &files, 2.0).unwrap();
+        }
+        let after = released_evaluation(&ledger, &files, job, round);
+        assert!(before.is_empty() || before == after, "crash after {crash_after}");
+        assert_eq!((ledger.head().sequence, after.len()), (2, 1), "crash after {crash_after}");
+    }
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer,
-    KeyPair,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tributary_protocol::{
@@ -15,7 +15,9 @@ use tributary_protocol::{
         AgentMessage, CoordinatorMessage, EnrollmentRequest, EnrollmentResponse, LedgerHead,
         TransferRequest, TransferResponse,
     },
+    receipt::Receipt,
     tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, HEADER_BYTES},
+    time::Timestamp,
     transport::{
         endpoint,
         stream::{expect_message, read_message, write_message},
@@ -26,6 +28,7 @@ use tributary_protocol::{
 /// The listening side, with its authority.
 pub(crate) struct Coordinator {
     endpoint: Endpoint,
+    identity: tls::Identity,
     authority: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -39,13 +42,26 @@ impl Coordinator {
         let authority = parameters.self_signed(&key).unwrap().der().clone();
         let issuer = Issuer::new(parameters, key);
         let key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let mut server = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = server.signed_by(&key, &issuer).unwrap().der().clone();
         let chain = vec![leaf, authority.clone()];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let tls = tls::server(tls::Identity { chain, key }, &authority).unwrap();
+        let identity = tls::Identity { chain, key };
+        let tls = tls::server(identity.clone(), &authority).unwrap();
         let endpoint = endpoint::listen(SocketAddr::from(([127, 0, 0, 1], 0)), tls).unwrap();
-        Self { endpoint, authority, issuer }
+        Self { endpoint, identity, authority, issuer }
+    }
+
+    /// Acknowledges a ledger head.
+    pub(crate) fn receipt(&self, head: LedgerHead) -> CoordinatorMessage {
+        CoordinatorMessage::Receipt(self.sign(head))
+    }
+
+    fn sign(&self, head: LedgerHead) -> Box<Receipt> {
+        let tenant = TenantId::new("ash").unwrap();
+        let now = Timestamp(1_700_000_000_000);
+        Box::new(Receipt::sign(&self.identity, tenant, head, now).unwrap())
     }
 
     pub(crate) fn address(&self) -> String {
@@ -88,8 +104,7 @@ impl Coordinator {
         let (mut send, mut receive) = connection.accept_bi().await.unwrap();
         let hello: AgentMessage = expect_message(&mut receive).await.unwrap();
         let AgentMessage::Hello { ledger_head, .. } = hello else { panic!("{hello:?}") };
-        let tenant = TenantId::new("ash").unwrap();
-        let welcome = CoordinatorMessage::Welcome { tenant, acknowledged_head };
+        let welcome = CoordinatorMessage::Welcome(self.sign(acknowledged_head));
         write_message(&mut send, &welcome).await.unwrap();
         Session { connection, send, receive, ledger_head }
     }

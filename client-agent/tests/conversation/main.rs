@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod coordinator;
+mod secagg;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -110,8 +111,7 @@ impl Stage {
         let config = Config::load(&site, &Overrides::default()).unwrap();
         let policy = Policy::load(&site).unwrap();
         let identity = Identity::load(&site).unwrap();
-        let tenant = &identity.coordinator.tenant;
-        let agent = Arc::new(Agent::open(site, config, policy, tenant).unwrap());
+        let agent = Arc::new(Agent::open(site, config, policy, &identity).unwrap());
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             let _ = stopped.await;
@@ -270,6 +270,58 @@ async fn a_restored_backup_trains_nothing() {
         running.shows(|status| status.phase == Phase::Halted).await;
         running.stop().await;
         assert_eq!(stage.ledger_lines(), 0);
+    };
+    timeout(LIMIT, conversation).await.expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_is_kept_and_names_an_older_ledger_without_the_coordinators_help() {
+    let conversation = async {
+        let stage = Stage::enrolled().await;
+        let running = stage.run();
+        let mut session = stage.coordinator.welcome(LedgerHead::EMPTY).await;
+        session.tell(configure(1)).await;
+        assert!(matches!(session.hear().await, AgentMessage::Accept { .. }));
+        session.transfer().await.send_file(&base_file(0), 9).await;
+        let first = take_upload(&session).await;
+        session.tell(stage.coordinator.receipt(first.ledger_head)).await;
+        let kept = Site::new(stage.directory.path()).receipt();
+        while !kept.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        running.stop().await;
+
+        // The ledger is lost, and the coordinator does not mention it.
+        std::fs::write(stage.directory.path().join("ledger.jsonl"), "").unwrap();
+        let running = stage.run();
+        let mut session = stage.coordinator.welcome(LedgerHead::EMPTY).await;
+        session.tell(configure(2)).await;
+        let answer = session.hear().await;
+        let AgentMessage::Decline { refusal, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(refusal.code, ErrorCode::LedgerDiverged);
+        assert!(refusal.message.contains("restored backup"), "{refusal}");
+        running.stop().await;
+    };
+    timeout(LIMIT, conversation).await.expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_with_a_forged_signature_stops_training() {
+    let conversation = async {
+        let stage = Stage::enrolled().await;
+        let running = stage.run();
+        let mut session = stage.coordinator.welcome(LedgerHead::EMPTY).await;
+        let CoordinatorMessage::Receipt(mut forged) = stage.coordinator.receipt(LedgerHead::EMPTY)
+        else {
+            unreachable!()
+        };
+        forged.head.sequence = 5;
+        session.tell(CoordinatorMessage::Receipt(forged)).await;
+        session.tell(configure(1)).await;
+        let answer = session.hear().await;
+        let AgentMessage::Decline { refusal, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(refusal.code, ErrorCode::LedgerDiverged);
+        running.stop().await;
     };
     timeout(LIMIT, conversation).await.expect("in time");
 }

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, ArrayViewMut1};
 use thiserror::Error;
 use tributary_privacy::{
+    clip::{ClippingNorm, next_norm},
     distributed::DistributedError,
-    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum},
+    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum, Rotation},
+    mechanism::{ClipVote, MechanismError},
     secagg::{Implausible, SecaggError},
 };
 use tributary_protocol::{
@@ -29,9 +31,6 @@ use crate::{
     round::{Aggregation, SecaggTerms},
 };
 
-/// Width of the modulus of every job, in bits.
-const LATTICE_BITS: u8 = 24;
-
 /// The accepted probability that any coordinate of a round's sum wraps.
 const WRAP_PROBABILITY_MAX: f64 = 1.0 / (1_u64 << 40) as f64;
 
@@ -40,7 +39,7 @@ const WRAP_PROBABILITY_MAX: f64 = 1.0 / (1_u64 << 40) as f64;
 #[non_exhaustive]
 pub enum AggregationError {
     /// The job's numbers have no lattice.
-    #[error("the job's norms and noise do not fit a lattice of {LATTICE_BITS} bits")]
+    #[error("the job's norms and noise do not fit a lattice of `privacy.lattice_bits`")]
     Plan(#[source] LatticeError),
     /// The job's cohorts have no secure sum.
     #[error("no secure aggregation fits the job")]
@@ -51,6 +50,9 @@ pub enum AggregationError {
     /// Honest updates alone cannot have made a sum.
     #[error("the sum of the updates is implausible: {0}")]
     Implausible(Implausible),
+    /// The lattice does not carry the vote on the clipping norm.
+    #[error("the votes on the clipping norm do not go on the job's lattice")]
+    Vote(#[from] MechanismError),
     /// An update is not a vector of this lattice.
     #[error("update {update} is not a lattice vector of this job")]
     Update {
@@ -89,15 +91,59 @@ pub fn plan_lattice(job: &JobSpec) -> Result<LatticeSpec, AggregationError> {
     }
     let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     let request = LatticeRequest {
-        dimension: job.model.num_parameters(),
+        dimension: job.wire_dimension(),
         norm_max,
         noise_sigma,
         contributors_max: job.round.cohort_size,
-        bits: LATTICE_BITS,
+        bits: job.privacy.lattice_bits,
         wrap_probability_max: WRAP_PROBABILITY_MAX,
     };
     let lattice = Lattice::plan(&request).map_err(AggregationError::Plan)?;
+    // Refused at submission, not by every agent.
+    clip_vote(job, lattice)?;
     Ok(LatticeSpec { step: lattice.step(), bits: lattice.bits() })
+}
+
+/// The vote on the clipping norm, where it adapts.
+fn clip_vote(job: &JobSpec, lattice: Lattice) -> Result<Option<ClipVote>, AggregationError> {
+    let Some(adaptive) = job.privacy.adaptive() else { return Ok(None) };
+    let clipping_norm =
+        ClippingNorm::new(job.privacy.clipping_norm).map_err(MechanismError::from)?;
+    let multiplier = job.privacy.noise_multiplier;
+    Ok(Some(ClipVote::new(lattice, clipping_norm, multiplier, adaptive.count_noise_multiplier)?))
+}
+
+/// Turns the sum of a round's lattice vectors into the sum of client updates, in model units, and
+/// the noisy vote on the clipping norm where it adapts.
+///
+/// - `job`: with the clipping norm of the round
+///
+/// # Errors
+/// [`AggregationError`] if the lattice does not carry the vote, which submission would have shown.
+pub fn open_sum(
+    job: &JobSpec,
+    round: RoundNumber,
+    lattice: Lattice,
+    mut sum: Vec<f64>,
+) -> Result<(Vec<f64>, Option<f64>), AggregationError> {
+    let dimension = job.model.num_parameters();
+    let vote = clip_vote(job, lattice)?.map(|vote| vote.count(lattice, sum[dimension]));
+    sum.truncate(dimension);
+    if let Some(seed) = job.rotation_seed(round) {
+        Rotation::new(seed, dimension).invert(&mut sum);
+    }
+    Ok((sum, vote))
+}
+
+/// The clipping norm of the round after one with this noisy vote; the same if the job's does not
+/// adapt.
+#[must_use]
+pub fn next_clipping_norm(job: &JobSpec, vote: Option<f64>, contributors: usize) -> f64 {
+    let norm = job.privacy.clipping_norm;
+    let (Some(adaptive), Some(vote)) = (job.privacy.adaptive(), vote) else { return norm };
+    let Ok(checked) = ClippingNorm::new(norm) else { return norm };
+    let (rate, target) = (adaptive.learning_rate, adaptive.target_quantile);
+    next_norm(checked, vote, contributors as f64, rate, target).value()
 }
 
 /// The lattice of a job, from its wire form.
@@ -195,12 +241,14 @@ impl Unmask<'_> {
 }
 
 /// The files of a new base model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NextModel {
     /// The safetensors file.
     pub file: BlobRef,
     /// What the server optimizer keeps for the next round.
     pub optimizer_state: Option<Digest>,
+    /// The cohort's noisy vote on the clipping norm, where it adapts.
+    pub clip_vote: Option<f64>,
 }
 
 /// Applies the server optimizer to the base and stores the new model, durably.
@@ -236,7 +284,7 @@ pub fn next_model(
         optimizer.moments().into_iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
     let optimizer_state = if state.is_empty() { None } else { Some(blobs.put(&state)?) };
     let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
-    Ok(NextModel { file, optimizer_state })
+    Ok(NextModel { file, optimizer_state, clip_vote: None })
 }
 
 /// Reads the vectors that the server optimizer keeps: one after the other, little endian.

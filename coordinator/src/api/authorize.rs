@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tracing::{info, warn};
+use tributary_protocol::transport::process;
 
 use super::{
     ApiError, ApiState,
@@ -66,7 +67,7 @@ pub(super) async fn authorize(
 
 /// Who asks, if the token and its rate allow a request at all.
 fn admit(state: &ApiState, request: &Request) -> Result<Principal, ApiError> {
-    let now = tributary_protocol::transport::process::now();
+    let now = process::now();
     let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.strip_prefix("Bearer "));
     let admitted = state.keyring.authenticate(token, now);

@@ -14,7 +14,7 @@ use crate::{
     access::{Principal, Role, TokenRecord},
     registry::ModelVersion,
     round::Phase,
-    scheduler::{Job, JobState, Scheduler},
+    scheduler::{BaseMetrics, Job, JobRecord, JobState, MetricEstimate, Scheduler},
     tenants::{Isolation, Quotas, Standing, TenantContext, TenantRecord, TenantRole},
 };
 
@@ -150,6 +150,14 @@ pub struct TenantTerms {
     pub isolation: Isolation,
 }
 
+/// Changes a job's priority.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPriority {
+    /// From -1000 to 1000.
+    pub priority: i32,
+}
+
 /// Answers a submission.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobSubmitted {
@@ -164,6 +172,8 @@ pub struct JobDocument {
     pub job: JobId,
     /// Whether it still trains.
     pub state: JobState,
+    /// Jobs of higher priority get tenants first.
+    pub priority: i32,
     /// Rounds that became models.
     pub rounds_committed: u64,
     /// Rounds in all.
@@ -178,10 +188,40 @@ pub struct JobDocument {
     pub waits_until: Option<Timestamp>,
     /// The newest model.
     pub model: Option<Digest>,
+    /// L2 bound of one unit's contribution; the open round's where it adapts.
+    pub clipping_norm: f64,
+    /// What the cohorts said about the bases, with noise, oldest first; empty unless the job asks.
+    pub metrics: Vec<MetricsDocument>,
     /// What the committed sums revealed; with distributed noise only.
     pub privacy: Option<PrivacyDocument>,
     /// Every tenant that the job's regions allow.
     pub tenants: Vec<TenantState>,
+}
+
+/// What cohorts said about one base.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MetricsDocument {
+    /// The version that was evaluated.
+    pub version: u64,
+    /// Its file.
+    pub base: Digest,
+    /// How many tenants' noisy releases are added up.
+    pub releases: u32,
+    /// One estimate a metric.
+    pub estimates: Vec<MetricEstimate>,
+}
+
+impl MetricsDocument {
+    fn all(record: &JobRecord) -> Vec<Self> {
+        let Some(spec) = &record.spec.evaluation else { return Vec::new() };
+        let document = |metrics: &BaseMetrics| Self {
+            version: metrics.version,
+            base: metrics.base,
+            releases: metrics.releases,
+            estimates: metrics.estimates(spec),
+        };
+        record.metrics.iter().map(document).collect()
+    }
 }
 
 /// The privacy of a job's sums. Neighbours differ by adding or removing one unit.
@@ -223,6 +263,7 @@ impl JobDocument {
         Self {
             job: record.spec.name.clone(),
             state: record.state,
+            priority: record.priority,
             rounds_committed: record.rounds_committed,
             rounds: record.spec.round.rounds,
             round: round.number.0,
@@ -234,6 +275,8 @@ impl JobDocument {
             },
             waits_until: job.waits_until(),
             model: scheduler.models().latest(&record.spec.name).map(|model| model.file.digest),
+            clipping_norm: record.spec.privacy.clipping_norm,
+            metrics: MetricsDocument::all(record),
             privacy: record.revealed.as_ref().map(|revealed| PrivacyDocument {
                 unit: record.spec.privacy.unit,
                 epsilon: revealed.epsilon,
@@ -297,10 +340,22 @@ pub struct ModelDocument {
     pub parent: Option<Digest>,
     /// When it was committed.
     pub created_ms: Timestamp,
+    /// Whether agents serve it.
+    pub served: bool,
 }
 
-impl From<&ModelVersion> for ModelDocument {
-    fn from(version: &ModelVersion) -> Self {
+/// Chooses the version that agents serve.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPromotion {
+    /// The version; null follows the newest.
+    pub version: Option<u64>,
+}
+
+impl ModelDocument {
+    /// Describes a version.
+    #[must_use]
+    pub fn new(version: &ModelVersion, served: bool) -> Self {
         Self {
             job: version.job.clone(),
             version: version.version,
@@ -309,6 +364,7 @@ impl From<&ModelVersion> for ModelDocument {
             bytes: version.file.length,
             parent: version.parent,
             created_ms: version.created,
+            served,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod authorize;
 mod documents;
+mod jobs;
 mod openapi;
 mod people;
 mod routes;
@@ -35,9 +36,9 @@ use tributary_protocol::{
 
 pub use self::{
     documents::{
-        AuditHead, ErrorDocument, JobDocument, JobSubmitted, ModelDocument, NewTenant, NewToken,
-        StopTenant, TenantAdded, TenantDocument, TenantState, TenantTerms, TokenAdded,
-        TokenDocument, UsedDocument, Whoami,
+        AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
+        NewPriority, NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument,
+        TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };
@@ -78,6 +79,12 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
         .route("/v1/jobs/{job}/rounds", get(routes::rounds))
+        .route("/v1/jobs/{job}/pause", post(jobs::pause))
+        .route("/v1/jobs/{job}/resume", post(jobs::resume))
+        .route("/v1/jobs/{job}/stop", post(jobs::stop))
+        .route("/v1/jobs/{job}/priority", post(jobs::priority))
+        .route("/v1/jobs/{job}/promote", post(jobs::promote))
+        .route("/v1/jobs/{job}/rollback", post(jobs::rollback))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
         .route("/v1/audit", get(people::audit))

@@ -54,6 +54,7 @@ fn operation(rule: &Rule) -> Value {
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
         })
         .chain((rule.path == "/v1/audit").then(last_parameter))
+        .chain(matches!(rule.body, Body::Toml).then(start_parameter))
         .collect();
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -81,6 +82,14 @@ fn last_parameter() -> Value {
         "name": "last", "in": "query", "required": false,
         "description": "How many entries at most.",
         "schema": { "type": "integer", "minimum": 0, "maximum": 10_000, "default": 100 },
+    })
+}
+
+fn start_parameter() -> Value {
+    json!({
+        "name": "start_from", "in": "query", "required": false,
+        "description": "Digest of a registered model of the same shape to start from.",
+        "schema": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
     })
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::TokenName,
+    transport::process,
 };
 
 use super::{ApiError, ApiState, AuditHead, NewToken, TokenAdded, TokenDocument, Whoami};
@@ -25,7 +26,7 @@ pub(super) async fn whoami(Extension(who): Extension<Principal>) -> Json<Whoami>
 }
 
 pub(super) async fn tokens(State(state): State<ApiState>) -> Json<Vec<TokenDocument>> {
-    let now = tributary_protocol::transport::process::now();
+    let now = process::now();
     let tokens = state.keyring.tokens();
     Json(tokens.iter().map(|record| TokenDocument::new(record, now)).collect())
 }

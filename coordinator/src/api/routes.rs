@@ -3,10 +3,11 @@
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::{StatusCode, header},
     response::IntoResponse,
 };
+use serde::Deserialize;
 use tributary_protocol::{
     id::{Digest, JobId},
     job::JobSpec,
@@ -17,8 +18,8 @@ use crate::{
     access::Principal,
     aggregation,
     audit::Act,
-    registry,
-    scheduler::{RoundSummary, SchedulerError},
+    registry::{self, ModelVersion},
+    scheduler::{RoundSummary, Scheduler, SchedulerError},
 };
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> String {
@@ -69,10 +70,20 @@ pub(super) async fn rounds(
     Ok(Json(rounds))
 }
 
+/// What a submission may say beside the job file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubmitQuery {
+    start_from: Option<Digest>,
+}
+
 /// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.
+///
+/// With `?start_from=DIGEST` it begins with a registered model instead of a new one.
 pub(super) async fn submit_job(
     State(state): State<ApiState>,
     Extension(who): Extension<Principal>,
+    Query(query): Query<SubmitQuery>,
     body: String,
 ) -> Result<Json<JobSubmitted>, ApiError> {
     let spec: JobSpec = toml::from_str(&body)
@@ -98,8 +109,14 @@ pub(super) async fn submit_job(
             error => refuse(&error),
         })?;
         let lattice = aggregation::plan_lattice(&spec).map_err(|error| refuse(&error))?;
-        let initial = registry::initial_model(&spec, model_seed, now, &core.blobs)
-            .map_err(|error| refuse(&error))?;
+        let initial = match query.start_from {
+            Some(file) => {
+                let start = starting_model(&core.scheduler, &spec, file)?;
+                ModelVersion::starting_from(start, spec.name.clone(), now)
+            }
+            None => registry::initial_model(&spec, model_seed, now, &core.blobs)
+                .map_err(|error| refuse(&error))?,
+        };
         let job = spec.name.clone();
         let detail = format!("dataset {}, {} rounds", spec.dataset, spec.round.rounds);
         core.scheduler
@@ -113,9 +130,11 @@ pub(super) async fn submit_job(
 pub(super) async fn models(
     State(state): State<ApiState>,
 ) -> Result<Json<Vec<ModelDocument>>, ApiError> {
-    let list = state
-        .core
-        .call(|core, _| core.scheduler.models().iter().map(ModelDocument::from).collect());
+    let list = state.core.call(|core, _| {
+        let models = core.scheduler.models();
+        let served = |version: &ModelVersion| models.served(&version.job) == Some(version);
+        models.iter().map(|version| ModelDocument::new(version, served(version))).collect()
+    });
     list.await.map(Json).map_err(ApiError::stopping)
 }
 
@@ -138,6 +157,24 @@ pub(super) async fn model_file(
         .expect("reading a file does not panic")
         .map_err(|error| ApiError::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Bytes::from(bytes)))
+}
+
+/// A registered model that fits a job.
+fn starting_model<'a>(
+    scheduler: &'a Scheduler,
+    spec: &JobSpec,
+    file: Digest,
+) -> Result<&'a ModelVersion, ApiError> {
+    let found = scheduler.models().find(file).ok_or_else(|| {
+        let message = format!("there is no model file {file} here; `model list` shows digests");
+        ApiError::new(StatusCode::NOT_FOUND, "blob-unknown", message)
+    })?;
+    let origin = scheduler.job(&found.job).map_err(|error| not_found(&error))?;
+    if origin.record().spec.model == spec.model {
+        return Ok(found);
+    }
+    let message = format!("the model of job {} has another shape than this job's", found.job);
+    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "job-invalid", message))
 }
 
 fn not_found(error: &SchedulerError) -> ApiError {

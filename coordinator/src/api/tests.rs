@@ -11,7 +11,7 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tributary_protocol::id::Digest;
+use tributary_protocol::{id::Digest, transport::process};
 
 use super::{ApiState, openapi, router, rules::rules};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     blobs::BlobStore,
     driver::Core,
     store::MemoryStore,
-    tenants::authority::Authority,
+    tenants::authority::{self, Authority},
 };
 
 const ADMIN: &str = "the-administrators-own-token";
@@ -32,12 +32,16 @@ struct Bench {
 impl Bench {
     fn new(requests_per_minute: u32) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let pair =
-            Authority::generate(tributary_protocol::transport::process::now()).expect("makes");
+        let pair = Authority::generate(process::now()).expect("makes");
+        let authority = Authority::load(&pair).expect("loads");
+        let server =
+            authority.issue_server(&["localhost".to_owned()], process::now()).expect("issues");
+        let identity = authority::server_identity(&server, &authority).expect("fits");
         let core = Core::restore(
             Box::new(MemoryStore::default()),
             BlobStore::open(folder.path()).expect("opens"),
-            Authority::load(&pair).expect("loads"),
+            authority,
+            identity,
             Digest::of(ADMIN.as_bytes()),
             folder.path(),
         )
@@ -108,6 +112,12 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("POST", "/v1/jobs", "o"),
     ("GET", "/v1/jobs/{job}", "vota"),
     ("GET", "/v1/jobs/{job}/rounds", "vota"),
+    ("POST", "/v1/jobs/{job}/pause", "o"),
+    ("POST", "/v1/jobs/{job}/resume", "o"),
+    ("POST", "/v1/jobs/{job}/stop", "o"),
+    ("POST", "/v1/jobs/{job}/priority", "o"),
+    ("POST", "/v1/jobs/{job}/promote", "o"),
+    ("POST", "/v1/jobs/{job}/rollback", "o"),
     ("GET", "/v1/models", "vota"),
     ("GET", "/v1/models/{digest}", "o"),
     ("GET", "/v1/audit", "oa"),
@@ -309,6 +319,33 @@ async fn every_act_is_in_the_audit_log_with_who_and_outcome() {
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(error["error"]["code"], "audit-damaged");
     assert!(error["error"]["message"].as_str().expect("text").contains("line 2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_paused_resumed_reordered_and_stopped() {
+    let bench = Bench::new(1000);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/jobs/census.toml");
+    let job = std::fs::read_to_string(file).expect("a sample");
+    bench.send(Some(ADMIN), Method::POST, "/v1/jobs", &job).await;
+    let token = bench.token("ops", Role::Operator).await;
+    let post = |what: &'static str, body: Value| {
+        let (bench, token) = (&bench, &token);
+        async move { bench.post(token, &format!("/v1/jobs/census/{what}"), &body).await }
+    };
+    assert_eq!(post("pause", Value::Null).await.1["state"], "paused");
+    assert_eq!(post("resume", Value::Null).await.1["state"], "running");
+    assert_eq!(post("priority", json!({ "priority": 7 })).await.1["priority"], 7);
+    let (status, _) = post("priority", json!({ "priority": 1001 })).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let (_, served) = post("promote", json!({ "version": 0 })).await;
+    assert_eq!((&served["version"], &served["served"]), (&json!(0), &json!(true)));
+    assert_eq!(post("promote", json!({ "version": 3 })).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(post("rollback", Value::Null).await.0, StatusCode::CONFLICT);
+    assert_eq!(post("promote", json!({ "version": null })).await.0, StatusCode::OK);
+    assert_eq!(post("stop", Value::Null).await.1["state"], "stopped");
+    assert_eq!(post("resume", Value::Null).await.0, StatusCode::CONFLICT);
+    let (status, error) = bench.post(&token, "/v1/jobs/nothing/stop", &Value::Null).await;
+    assert_eq!((status, &error["error"]["code"]), (StatusCode::NOT_FOUND, &json!("job-unknown")));
 }
 
 #[test]

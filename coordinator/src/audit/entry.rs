@@ -54,6 +54,18 @@ pub enum Act {
     TenantConnect,
     /// A job was submitted.
     JobSubmit,
+    /// A job was paused.
+    JobPause,
+    /// A paused job was resumed.
+    JobResume,
+    /// A job was ended by somebody.
+    JobStop,
+    /// A job's priority was changed.
+    JobPriority,
+    /// A model version was chosen for agents to serve.
+    ModelPromote,
+    /// Agents went back to the version before.
+    ModelRollback,
     /// A model was handed out over the HTTP API.
     ModelExport,
     /// An access token was made.

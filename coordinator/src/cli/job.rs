@@ -4,11 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Subcommand;
-use tributary_protocol::id::JobId;
+use serde::Serialize;
+use serde_json::Value;
+use tributary_protocol::id::{Digest, JobId};
 
 use super::{Common, client::Client, date, print, table};
 use tributary_coordinator::{
-    api::{JobDocument, JobSubmitted},
+    api::{JobDocument, JobSubmitted, MetricsDocument, NewPriority},
     scheduler::JobState,
 };
 
@@ -21,6 +23,9 @@ pub(super) enum JobCommand {
     Submit {
         /// The file.
         file: PathBuf,
+        /// Begin with this model (a digest that `model list` shows) instead of a new one.
+        #[arg(long)]
+        start_from: Option<Digest>,
     },
     /// List jobs.
     List,
@@ -28,6 +33,30 @@ pub(super) enum JobCommand {
     Show {
         /// The job.
         job: JobId,
+    },
+    /// Finish the open round and begin no further one.
+    Pause {
+        /// The job.
+        job: JobId,
+    },
+    /// Go on with a paused job.
+    Resume {
+        /// The job.
+        job: JobId,
+    },
+    /// End a job; an open round is given up.
+    Stop {
+        /// The job.
+        job: JobId,
+    },
+    /// Change who gets tenants first: a tenant that owes a report to one job is not invited by jobs of
+    /// lower priority.
+    Priority {
+        /// The job.
+        job: JobId,
+        /// From -1000 to 1000; 0 unless changed.
+        #[arg(allow_negative_numbers = true)]
+        priority: i32,
     },
     /// Follow a job until it ends; one line (or JSON object) for each change.
     Watch {
@@ -40,11 +69,15 @@ impl JobCommand {
     pub(super) fn run(self, common: &Common) -> anyhow::Result<()> {
         let client = Client::connect(common)?;
         match self {
-            Self::Submit { file } => {
+            Self::Submit { file, start_from } => {
                 let text = std::fs::read_to_string(&file)
                     .with_context(|| format!("cannot read {}", file.display()))?;
+                let path = match start_from {
+                    Some(digest) => format!("/v1/jobs?start_from={digest}"),
+                    None => "/v1/jobs".to_owned(),
+                };
                 let submitted: JobSubmitted = client
-                    .post_text("/v1/jobs", &text)
+                    .post_text(&path, &text)
                     .with_context(|| format!("{} was not accepted", file.display()))?;
                 print(common, &submitted, |submitted| format!("submitted job {}", submitted.job));
             }
@@ -68,10 +101,28 @@ impl JobCommand {
                 let job: JobDocument = client.get(&format!("/v1/jobs/{job}"))?;
                 print(common, &job, describe);
             }
+            Self::Pause { job } => control(common, &client, &job, "pause", &Value::Null)?,
+            Self::Resume { job } => control(common, &client, &job, "resume", &Value::Null)?,
+            Self::Stop { job } => control(common, &client, &job, "stop", &Value::Null)?,
+            Self::Priority { job, priority } => {
+                control(common, &client, &job, "priority", &NewPriority { priority })?;
+            }
             Self::Watch { job } => watch(common, &client, &job)?,
         }
         Ok(())
     }
+}
+
+fn control<B: Serialize>(
+    common: &Common,
+    client: &Client,
+    job: &JobId,
+    what: &str,
+    body: &B,
+) -> anyhow::Result<()> {
+    let changed: JobDocument = client.post_json(&format!("/v1/jobs/{job}/{what}"), body)?;
+    print(common, &changed, |job| format!("{} ({})", summary(job), state(job)));
+    Ok(())
 }
 
 fn watch(common: &Common, client: &Client, job: &JobId) -> anyhow::Result<()> {
@@ -84,8 +135,9 @@ fn watch(common: &Common, client: &Client, job: &JobId) -> anyhow::Result<()> {
             last = line;
         }
         match document.state {
-            JobState::Running => std::thread::sleep(WATCH_INTERVAL),
+            JobState::Running | JobState::Paused => std::thread::sleep(WATCH_INTERVAL),
             JobState::Finished => return Ok(()),
+            JobState::Stopped => anyhow::bail!("job {job} was stopped"),
             JobState::Failed => anyhow::bail!("job {job} failed: {}", document.waiting_for),
         }
     }
@@ -94,6 +146,8 @@ fn watch(common: &Common, client: &Client, job: &JobId) -> anyhow::Result<()> {
 const fn state(job: &JobDocument) -> &'static str {
     match job.state {
         JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Stopped => "stopped",
         JobState::Finished => "finished",
         JobState::Failed => "failed",
     }
@@ -104,9 +158,26 @@ fn rounds(job: &JobDocument) -> String {
 }
 
 fn summary(job: &JobDocument) -> String {
+    let metrics = job.metrics.last().map(newest_metrics).unwrap_or_default();
     let until = job.waits_until.map_or_else(String::new, |at| format!("; until {}", date(at)));
     let JobDocument { job: name, round, phase, waiting_for, .. } = job;
-    format!("{name} {} round {round} {phase}: {waiting_for}{until}", rounds(job))
+    format!("{name} {} round {round} {phase}{metrics}: {waiting_for}{until}", rounds(job))
+}
+
+/// As ` (version 5: accuracy 0.831 ± 0.004)`.
+fn newest_metrics(metrics: &MetricsDocument) -> String {
+    let estimates: Vec<String> = metrics
+        .estimates
+        .iter()
+        .map(|estimate| {
+            let name = estimate.metric.name();
+            match (estimate.value, estimate.standard_error) {
+                (Some(value), Some(error)) => format!("{name} {value:.3} ± {error:.3}"),
+                _ => format!("{name} below the noise"),
+            }
+        })
+        .collect();
+    format!(" (version {}: {})", metrics.version, estimates.join(", "))
 }
 
 fn describe(job: &JobDocument) -> String {

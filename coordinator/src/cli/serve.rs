@@ -53,7 +53,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let config = folder.config()?;
     let authority = folder.authority()?;
     let identity = authority::server_identity(&folder.server()?, &authority)?;
-    let tls = tls::server(identity, authority.certificate())?;
+    let tls = tls::server(identity.clone(), authority.certificate())?;
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
@@ -64,7 +64,8 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
         PrometheusBuilder::new().install_recorder().context("metrics are already installed")?;
 
     let blobs = BlobStore::open(folder.path())?;
-    let core = Core::restore(Box::new(store), blobs, authority, administrator, folder.path())?;
+    let core =
+        Core::restore(Box::new(store), blobs, authority, identity, administrator, folder.path())?;
     let keyring = core.keyring.clone();
     let (core, mut stopped) = core.spawn();
     let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls)?;

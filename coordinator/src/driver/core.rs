@@ -13,9 +13,10 @@ use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
-    message::{CoordinatorMessage, SecaggPayload, UploadOffer},
+    message::{CoordinatorMessage, LedgerHead, SecaggPayload, UploadOffer},
+    receipt::Receipt,
     time::Timestamp,
-    transport::{endpoint, process},
+    transport::{endpoint, process, tls::Identity},
 };
 
 use super::peers::Peers;
@@ -24,7 +25,10 @@ use crate::{
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
+    registry::ModelRegistry,
+    scheduler::{
+        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+    },
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -61,6 +65,8 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// The coordinator's own certificate and key; signs receipts.
+    identity: Identity,
     /// Who may use the HTTP API.
     pub keyring: Keyring,
     store: Box<dyn Store>,
@@ -126,6 +132,7 @@ impl Core {
         store: Box<dyn Store>,
         blobs: BlobStore,
         authority: Authority,
+        identity: Identity,
         administrator: Digest,
         folder: &Path,
     ) -> Result<Self, CoreError> {
@@ -139,7 +146,10 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let models = store::load(&*store, Table::Models)?;
+        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
+        for promotion in store::load(&*store, Table::Promotions)? {
+            models.promote(promotion);
+        }
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
@@ -153,6 +163,7 @@ impl Core {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            identity,
             keyring,
             store,
             audit,
@@ -211,6 +222,7 @@ impl Core {
         payload: &SecaggPayload,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.scheduler.count_request(tenant, now)?;
         let peers = Peers::new(self.authority.certificate(), now);
         self.scheduler.secagg(tenant, job, round, payload, &peers, now)
     }
@@ -302,7 +314,7 @@ impl Core {
     fn empty_sum(&self, job: &JobId) -> Result<RoundSum, AggregationError> {
         let job = self.scheduler.job(job).expect("offers are checked before");
         let record = job.record();
-        let dimension = record.spec.model.num_parameters();
+        let dimension = record.spec.wire_dimension();
         Ok(RoundSum::new(job.round().number, aggregation::lattice(record.lattice)?, dimension))
     }
 
@@ -311,7 +323,7 @@ impl Core {
         &mut self,
         tenant: &TenantId,
         connection: quinn::Connection,
-        head: tributary_protocol::message::LedgerHead,
+        head: LedgerHead,
         now: Timestamp,
     ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
         let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
@@ -363,6 +375,12 @@ impl Core {
                         self.blobs.remove(file)?;
                     }
                 }
+                Action::Welcome(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
+                }
+                Action::Receipt(tenant, head) => {
+                    self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
+                }
                 Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
                 Action::Commit(commit) => self.commit(&commit, now)?,
             }
@@ -376,6 +394,27 @@ impl Core {
         }
         metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
         Ok(())
+    }
+
+    /// Countersigns a ledger head for a connected tenant.
+    fn send_receipt(
+        &mut self,
+        tenant: TenantId,
+        head: LedgerHead,
+        now: Timestamp,
+        message: fn(Box<Receipt>) -> CoordinatorMessage,
+    ) {
+        if !self.sessions.contains_key(&tenant) {
+            return;
+        }
+        match Receipt::sign(&self.identity, tenant.clone(), head, now) {
+            Ok(receipt) => self.send(&tenant, message(Box::new(receipt))),
+            Err(error) => {
+                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+                error!(%tenant, reason = refusal.message, "a ledger head cannot be signed");
+                self.drop_session(&tenant, &refusal, now);
+            }
+        }
     }
 
     fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
@@ -394,6 +433,7 @@ impl Core {
                 metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
                 self.scheduler.committed(commit, model, now);
                 let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
+                observe(job);
                 if let Some(revealed) = &job.record().revealed {
                     metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
                         .set(revealed.epsilon);
@@ -429,8 +469,30 @@ impl Core {
             .map(|(aggregation, terms)| Unmask { aggregation, terms });
         let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
         let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
-        let (spec, state) = (&job.record().spec, base.optimizer_state);
-        aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)
+        let (record, state) = (job.record(), base.optimizer_state);
+        let (spec, lattice) = (&record.spec, aggregation::lattice(record.lattice)?);
+        let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
+        let model = aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)?;
+        Ok(NextModel { clip_vote, ..model })
+    }
+}
+
+/// Shows what a job's newest round said.
+fn observe(job: &Job) {
+    let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
+    metrics::gauge!("tributary_job_clipping_norm", "job" => name.clone())
+        .set(spec.privacy.clipping_norm);
+    let Some((newest, evaluation)) = job.record().metrics.last().zip(spec.evaluation.as_ref())
+    else {
+        return;
+    };
+    for estimate in newest.estimates(evaluation) {
+        let labels = [("job", name.clone()), ("metric", estimate.metric.name().to_owned())];
+        let (Some(value), Some(error)) = (estimate.value, estimate.standard_error) else {
+            continue;
+        };
+        metrics::gauge!("tributary_job_metric", &labels).set(value);
+        metrics::gauge!("tributary_job_metric_standard_error", &labels).set(error);
     }
 }
 

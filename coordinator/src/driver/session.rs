@@ -91,8 +91,12 @@ async fn serve(
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
     let (who, handle) = (tenant.clone(), connection.clone());
-    let (session, outbox) =
-        core.call(move |core, now| core.open_session(&who, handle, head, now)).await?;
+    let opened = core.call(move |core, now| {
+        // It may have been suspended, or enrolled anew, while it took its time to say hello.
+        core.scheduler.check_certificate(&who, shown).map_err(|error| error.refusal())?;
+        Ok(core.open_session(&who, handle, head, now))
+    });
+    let (session, outbox) = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
     let result = tokio::select! {
         result = read_control(&mut receive, tenant, certificate, &core) => result,
@@ -155,7 +159,10 @@ async fn read_control(
                 let answered =
                     core.call(move |core, now| core.secagg(&who, &job, round, &payload, now));
                 let result = answered.await?;
-                if let Err(error) = &result {
+                // An answer that comes after its step is no fault.
+                if let Err(error) = &result
+                    && error.code() == ErrorCode::SecaggMessageInvalid
+                {
                     let refusal = error.refusal();
                     warn!(job = %named, %round, code = %refusal.code, reason = %refusal.message, "secure aggregation refuses a message");
                 }

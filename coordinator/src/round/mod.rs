@@ -406,7 +406,7 @@ impl Round {
     ///
     /// # Panics
     /// If the round is not about to commit, which is a bug of the driver.
-    pub fn abandon(&mut self, reason: String) {
+    pub fn abandon_commit(&mut self, reason: String) {
         assert!(matches!(self.record.phase, Phase::Committed { .. }), "only a commit can fail");
         self.record.phase = Phase::Abandoned { reason: reason.clone() };
         let told = self.outputs.drain(..).filter_map(|output| match output {
@@ -446,6 +446,14 @@ impl Round {
         let RoundRecord { number, base, plan, secagg, phase, .. } = &mut self.record;
         let secagg = secagg.as_ref();
         decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
+    }
+
+    /// An operator gives the round up, unless it has ended.
+    pub fn give_up(&mut self, reason: String, now: Timestamp) {
+        match self.record.phase {
+            Phase::Committed { .. } | Phase::Abandoned { .. } => {}
+            _ => self.apply(Step::Next(Phase::Abandoned { reason }), now),
+        }
     }
 
     /// Whether a tenant's update is already counted (`true`) or would be now (`false`).

@@ -140,7 +140,7 @@ impl Aggregation {
                 cohort_root: Digest::from_bytes(context.cohort_root.0),
             });
         }
-        self.server.message_for(member).map(Request::Step)
+        self.server.message_for(member).map(|message| Request::Step(Box::new(message)))
     }
 
     /// Takes a member's answer.
@@ -222,7 +222,7 @@ pub enum Request {
         cohort_root: Digest,
     },
     /// A later step.
-    Step(ServerMessage),
+    Step(Box<ServerMessage>),
 }
 
 fn context(

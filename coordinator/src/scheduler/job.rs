@@ -7,12 +7,12 @@ use tributary_protocol::{
     codec::CodecError,
     error_code::Refusal,
     id::{Digest, JobId, RoundNumber, TenantId},
-    job::JobSpec,
+    job::{JobSpec, MetricSum},
     message::{Assignment, CoordinatorMessage, LatticeSpec, SecaggPayload},
     time::Timestamp,
 };
 
-use super::{Action, Commit, OfferAnswer, Revealed, SchedulerError};
+use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError};
 use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
@@ -27,6 +27,10 @@ use crate::{
 pub enum JobState {
     /// Rounds are run.
     Running,
+    /// An open round is finished, no further one begins until the job is resumed.
+    Paused,
+    /// Ended by an operator.
+    Stopped,
     /// All rounds are committed.
     Finished,
     /// No further model can be made; [`JobRecord::failure`] says why.
@@ -37,9 +41,9 @@ pub enum JobState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobRecord {
-    /// The document.
+    /// The document; where the clipping norm adapts, with the norm of the open round.
     pub spec: JobSpec,
-    /// The lattice of its updates.
+    /// The lattice of the open round's updates.
     pub lattice: LatticeSpec,
     /// Whether it still trains.
     pub state: JobState,
@@ -52,10 +56,16 @@ pub struct JobRecord {
     /// What its sums revealed, with distributed noise.
     #[serde(default)]
     pub revealed: Option<Revealed>,
+    /// What its cohorts said about its bases, oldest first.
+    #[serde(default)]
+    pub metrics: Vec<BaseMetrics>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
     /// When it was submitted.
     pub submitted: Timestamp,
+    /// A tenant that owes a report to one job is not invited by jobs of lower priority.
+    #[serde(default)]
+    pub priority: i32,
 }
 
 impl JobRecord {
@@ -80,6 +90,19 @@ pub struct RoundSummary {
     pub abandoned: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+/// What an operator asks of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobControl {
+    /// Finish the open round and begin no further one.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End the job; an open round is given up.
+    Stop,
+    /// Jobs of higher priority get tenants first.
+    Priority(i32),
 }
 
 /// A running or finished job.
@@ -112,8 +135,10 @@ impl Job {
             cohort_seed,
             round: round.record().clone(),
             revealed: None,
+            metrics: Vec::new(),
             failure: None,
             submitted: now,
+            priority: 0,
         };
         Self { record, round, committing: false, refusals: BTreeMap::new() }
     }
@@ -144,12 +169,17 @@ impl Job {
     /// One line for people: what the job waits for.
     #[must_use]
     pub fn waiting_for(&self) -> String {
-        match (self.record.state, &self.record.failure) {
-            (JobState::Running, _) => {}
-            (_, Some(failure)) => return format!("nothing; the job failed: {failure}"),
-            (_, None) => return "nothing; the job is finished".to_owned(),
-        }
-        let mut line = self.round.waiting_for();
+        let mut line = match self.record.state {
+            JobState::Running => self.round.waiting_for(),
+            JobState::Paused if self.is_idle() => return "to be resumed".to_owned(),
+            JobState::Paused => format!("{}; then to be resumed", self.round.waiting_for()),
+            JobState::Finished => return "nothing; the job is finished".to_owned(),
+            JobState::Stopped => return "nothing; the job was stopped".to_owned(),
+            JobState::Failed => {
+                let failure = self.record.failure.as_deref().unwrap_or_default();
+                return format!("nothing; the job failed: {failure}");
+            }
+        };
         for (tenant, refusal) in &self.refusals {
             line += &format!("; {tenant} refuses: {refusal}");
         }
@@ -166,25 +196,71 @@ impl Job {
     pub const fn waits_until(&self) -> Option<Timestamp> {
         match self.record.state {
             JobState::Running => self.round.poll_timeout(),
-            JobState::Finished | JobState::Failed => None,
+            JobState::Paused if !self.is_idle() => self.round.poll_timeout(),
+            _ => None,
         }
+    }
+
+    /// Whether no round has invited anybody that still owes something.
+    const fn is_idle(&self) -> bool {
+        matches!(
+            self.round().phase,
+            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. }
+        )
+    }
+
+    /// Whether a round may choose its cohort now.
+    pub(super) fn may_invite(&self) -> bool {
+        self.record.state == JobState::Running
+    }
+
+    /// Acts on a deadline that has passed; a paused job has none before its round invites.
+    pub(super) fn handle_timeout(&mut self, now: Timestamp) {
+        if self.waits_until().is_some() {
+            self.round.handle_timeout(now);
+        }
+    }
+
+    /// Lets an operator pause, resume or stop the job.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobFinished`] if it has ended.
+    pub(super) fn control(
+        &mut self,
+        control: JobControl,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        if !matches!(self.record.state, JobState::Running | JobState::Paused) {
+            return Err(SchedulerError::JobFinished { job: self.record.spec.name.clone() });
+        }
+        match control {
+            JobControl::Pause => self.record.state = JobState::Paused,
+            JobControl::Resume => {
+                if self.record.state == JobState::Paused && self.is_idle() {
+                    // A wait for a cohort starts anew.
+                    self.round = Round::restore(self.round.record().clone(), now);
+                }
+                self.record.state = JobState::Running;
+            }
+            JobControl::Stop => {
+                self.record.state = JobState::Stopped;
+                self.round.give_up("the job was stopped".to_owned(), now);
+            }
+            JobControl::Priority(priority) => self.record.priority = priority,
+        }
+        Ok(())
     }
 
     /// Length of a packed update, in bytes.
     #[must_use]
     pub fn update_bytes(&self) -> u64 {
-        let bits =
-            self.record.spec.model.num_parameters() as u64 * u64::from(self.record.lattice.bits);
+        let bits = self.record.spec.wire_dimension() as u64 * u64::from(self.record.lattice.bits);
         bits.div_ceil(8)
-    }
-
-    pub(super) const fn poll_timeout(&self) -> Option<Timestamp> {
-        self.round.poll_timeout()
     }
 
     pub(super) fn require_round(&self, offered: RoundNumber) -> Result<(), SchedulerError> {
         let job = || self.record.spec.name.clone();
-        if self.record.state != JobState::Running {
+        if !matches!(self.record.state, JobState::Running | JobState::Paused) {
             return Err(SchedulerError::JobFinished { job: job() });
         }
         let open = self.round().number;
@@ -206,6 +282,31 @@ impl Job {
         }
         let counted = self.round.check_report(tenant, update)?;
         Ok(if counted { OfferAnswer::Stored } else { OfferAnswer::Receive })
+    }
+
+    /// Takes in a tenant's noisy metrics of the round's base; durable with the next record.
+    pub(super) fn evaluated(&mut self, base: &ModelVersion, release: &[MetricSum]) {
+        let Some(spec) = self.record.spec.evaluation.as_ref() else { return };
+        if release.is_empty() {
+            return;
+        }
+        let metrics = &mut self.record.metrics;
+        if metrics.last().is_none_or(|newest| newest.version != base.version) {
+            metrics.push(BaseMetrics::new(base.version, base.file.digest, spec));
+        }
+        metrics.last_mut().expect("just added").add(release);
+    }
+
+    /// Moves the clipping norm by the cohort's vote, and the lattice with it.
+    fn follow_vote(&mut self, vote: Option<f64>, contributors: usize) {
+        let norm = aggregation::next_clipping_norm(&self.record.spec, vote, contributors);
+        let mut spec = self.record.spec.clone();
+        spec.privacy.clipping_norm = norm;
+        // A norm that no lattice carries is not taken over.
+        match aggregation::plan_lattice(&spec) {
+            Ok(lattice) => (self.record.spec, self.record.lattice) = (spec, lattice),
+            Err(error) => tracing::warn!(job = %spec.name, norm, %error, "the clipping norm stays"),
+        }
     }
 
     /// Translates the round's outputs, up to a commit.
@@ -267,6 +368,7 @@ impl Job {
         &mut self,
         commit: &Commit,
         version: &ModelVersion,
+        clip_vote: Option<f64>,
         now: Timestamp,
     ) -> Vec<Action> {
         assert!(
@@ -279,6 +381,9 @@ impl Job {
             let JobRecord { spec, lattice, revealed, .. } = &mut self.record;
             let survivors = commit.contributors.len() as u32;
             revealed.get_or_insert_default().add(spec, aggregation.plan(), *lattice, survivors);
+        }
+        if self.record.spec.privacy.adaptive().is_some() {
+            self.follow_vote(clip_vote, commit.contributors.len());
         }
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;
@@ -295,7 +400,7 @@ impl Job {
     /// Ends the round because the masks of its sum cannot be removed.
     pub(super) fn abandoned(&mut self, reason: String) {
         self.committing = false;
-        self.round.abandon(reason);
+        self.round.abandon_commit(reason);
     }
 
     /// Ends the job because its open commit cannot become a model.

@@ -149,7 +149,7 @@ fn rounds_are_counted_once_across_a_restart() {
     assert_eq!(used(&bench)[1], 1);
     let tenants = bench.scheduler.tenants().cloned().collect();
     let jobs = bench.scheduler.jobs().map(|job| job.record().clone()).collect();
-    let models = bench.scheduler.models().iter().cloned().collect();
+    let models = bench.scheduler.models().clone();
     bench.scheduler = Scheduler::restore(tenants, jobs, models, NOW);
     bench.scheduler.connected(&tenant("alpha"), LedgerHead::EMPTY, NOW);
     bench.run();

@@ -4,10 +4,13 @@
 //! do comes out of [`Scheduler::poll_action`], in order. Sockets, disk, clock and entropy live in
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
+#[cfg(test)]
+mod control_tests;
 mod job;
 mod life_cycle;
 #[cfg(test)]
 mod life_cycle_tests;
+mod metrics;
 mod revealed;
 mod tenancy;
 #[cfg(test)]
@@ -25,18 +28,19 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
     job::{JobSpec, JobSpecError},
-    message::{CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
+    message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
 pub use self::{
-    job::{Job, JobRecord, JobState, RoundSummary},
+    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
+    metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
 };
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
-    registry::{ModelRegistry, ModelVersion},
+    registry::{ModelRegistry, ModelVersion, Promotion},
     round::{Aggregation, Input, RoundError},
     store::Batch,
     tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
@@ -51,6 +55,10 @@ pub enum Action {
     Audit(AuditEvent),
     /// Send a tenant a control message, if it is connected.
     Send(TenantId, CoordinatorMessage),
+    /// Sign this ledger head of a connected tenant and welcome it with that.
+    Welcome(TenantId, LedgerHead),
+    /// Sign this newer ledger head of a tenant, which is durable, and send it the receipt.
+    Receipt(TenantId, LedgerHead),
     /// Remove these files: what was persisted before no longer refers to them.
     Discard(BTreeSet<Digest>),
     /// Remove what has arrived of uploads for this round, which is closed.
@@ -133,6 +141,12 @@ pub enum SchedulerError {
         #[source]
         source: Arc<CodecError>,
     },
+    /// The metrics are not those that the job asks for in this round.
+    #[error("the metrics with the update are not those that job {job} asks for in this round")]
+    Metrics {
+        /// The job.
+        job: JobId,
+    },
     /// The round refused the input.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -160,6 +174,20 @@ pub enum SchedulerError {
     ModelUnknown {
         /// Which.
         file: Digest,
+    },
+    /// The job has no such version.
+    #[error("job {job} has no model version {version}; `model list` shows what there is")]
+    VersionUnknown {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: u64,
+    },
+    /// Agents serve the first version already.
+    #[error("agents serve version 0 of job {job}; there is nothing before it")]
+    NothingBefore {
+        /// The job.
+        job: JobId,
     },
     /// No tenant of this name.
     #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
@@ -194,13 +222,16 @@ impl SchedulerError {
             Self::JobUnknown { .. } => ErrorCode::JobUnknown,
             Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
             Self::UpdateLength { .. } => ErrorCode::UpdateLength,
+            Self::Metrics { .. } => ErrorCode::UpdateMalformed,
             Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
             Self::Round(error) => error.code(),
             Self::Enrollment(error) => error.code(),
             Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
                 ErrorCode::CertificateNotRegistered
             }
-            Self::ModelUnknown { .. } => ErrorCode::BlobUnknown,
+            Self::ModelUnknown { .. }
+            | Self::VersionUnknown { .. }
+            | Self::NothingBefore { .. } => ErrorCode::BlobUnknown,
             Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
             Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
@@ -234,7 +265,7 @@ impl Scheduler {
     pub fn restore(
         tenants: Vec<TenantRecord>,
         jobs: Vec<JobRecord>,
-        models: Vec<ModelVersion>,
+        models: ModelRegistry,
         now: Timestamp,
     ) -> Self {
         let mut scheduler = Self {
@@ -246,7 +277,7 @@ impl Scheduler {
                 .into_iter()
                 .map(|record| (record.spec.name.clone(), Job::restore(record, now)))
                 .collect(),
-            models: ModelRegistry::new(models),
+            models,
             ..Self::default()
         };
         let open = scheduler.jobs.iter().filter(|(_, job)| job.has_invited());
@@ -263,13 +294,13 @@ impl Scheduler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.jobs.values().filter_map(Job::poll_timeout).chain(self.next_day).min()
+        self.jobs.values().filter_map(Job::waits_until).chain(self.next_day).min()
     }
 
     /// Acts on every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         for job in self.jobs.values_mut() {
-            job.round.handle_timeout(now);
+            job.handle_timeout(now);
         }
         self.settle_all(now);
     }
@@ -297,6 +328,68 @@ impl Scheduler {
         self.jobs.insert(id, job);
         self.settle_all(now);
         Ok(())
+    }
+
+    /// Lets an operator pause, resume, stop or reorder a job.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if there is no such job, or it has ended.
+    pub fn control(
+        &mut self,
+        job: &JobId,
+        control: JobControl,
+        now: Timestamp,
+    ) -> Result<(), SchedulerError> {
+        let unknown = || SchedulerError::JobUnknown { job: job.clone() };
+        self.jobs.get_mut(job).ok_or_else(unknown)?.control(control, now)?;
+        self.settle_all(now);
+        // Last: what the round makes durable has the new state in it already, so no crash leaves an
+        // open round of a stopped job.
+        let mut batch = Batch::default();
+        self.jobs[job].record().put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        Ok(())
+    }
+
+    /// Has agents serve a version of a job's model, or the newest again. Training goes on from the
+    /// newest in any case.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`] or [`SchedulerError::VersionUnknown`].
+    pub fn promote(&mut self, promotion: Promotion) -> Result<(), SchedulerError> {
+        let job = promotion.job.clone();
+        let spec = self.job(&job)?.record().spec.clone();
+        if let Some(version) = promotion.version
+            && self.models.version(&job, version).is_none()
+        {
+            return Err(SchedulerError::VersionUnknown { job, version });
+        }
+        let mut batch = Batch::default();
+        promotion.put(&mut batch);
+        self.actions.push_back(Action::Persist(batch));
+        self.models.promote(promotion);
+        let served = self.models.served(&job).expect("it was just looked up");
+        self.announce(&served.announcement(&spec));
+        Ok(())
+    }
+
+    /// The version before the one that agents serve.
+    ///
+    /// # Errors
+    /// [`SchedulerError::JobUnknown`], or [`SchedulerError::NothingBefore`] at version 0.
+    pub fn version_before(&self, job: &JobId) -> Result<u64, SchedulerError> {
+        self.job(job)?;
+        let served = self.models.served(job).expect("every job has version 0");
+        let nothing = || SchedulerError::NothingBefore { job: job.clone() };
+        served.version.checked_sub(1).ok_or_else(nothing)
+    }
+
+    /// Tells everybody who serves a job about a model.
+    fn announce(&mut self, announcement: &BaseModel) {
+        let listeners: Vec<_> = self.listeners(&announcement.job).collect();
+        for tenant in listeners {
+            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        }
     }
 
     /// Whether [`Self::submit`] would accept the job.
@@ -346,6 +439,7 @@ impl Scheduler {
         peers: &dyn PeerKeys,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.require_active(tenant)?;
         let open = self
             .jobs
             .get_mut(job)
@@ -361,6 +455,10 @@ impl Scheduler {
             let declined = Input::Declined(tenant.clone(), error.refusal());
             // Whoever is not in the cohort has nothing to leave.
             if open.round.handle(now, declined).is_ok() {
+                let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
+                let refusal = error.refusal();
+                let event = AuditEvent::refused(actor, Act::RoundDecline, subject, refusal);
+                self.actions.push_back(Action::Audit(event));
                 let abandoned = Some(error.refusal().to_string());
                 let (job, tenant) = (job.clone(), tenant.clone());
                 self.send(tenant, CoordinatorMessage::RoundClosed { job, round, abandoned });
@@ -432,6 +530,7 @@ impl Scheduler {
         if self.offered(tenant, offer)? == OfferAnswer::Stored {
             return Ok(());
         }
+        self.take_metrics(offer)?;
         self.count_bytes(tenant, offer.update.length, now);
         self.step(
             &offer.job,
@@ -462,16 +561,15 @@ impl Scheduler {
         let event = AuditEvent::done(Actor::coordinator(), Act::RoundCommit, subject, detail);
         self.actions.push_back(Action::Audit(event));
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
-        let actions = job.committed(commit, &version, now);
+        let actions = job.committed(commit, &version, model.clip_vote, now);
         let announcement = version.announcement(&job.record().spec);
         let superseded =
             parent.optimizer_state.filter(|state| version.optimizer_state != Some(*state));
         self.models.insert(version);
         self.actions.extend(actions);
         self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
-        let listeners: Vec<_> = self.listeners(&commit.job).collect();
-        for tenant in listeners {
-            self.send(tenant, CoordinatorMessage::NewBase(announcement.clone()));
+        if !self.models.is_pinned(&commit.job) {
+            self.announce(&announcement);
         }
         self.settle_all(now);
     }
@@ -526,6 +624,18 @@ impl Scheduler {
         models.chain(states).chain(updates).collect()
     }
 
+    /// Adds the metrics of an update that is about to be counted: both become durable together.
+    fn take_metrics(&mut self, offer: &UploadOffer) -> Result<(), SchedulerError> {
+        let base = self.models.latest(&offer.job).expect("every job has version 0");
+        let job = self.jobs.get_mut(&offer.job).expect("the offer was checked");
+        let spec = job.record().spec.evaluation.as_ref();
+        if !metrics::is_usable(&offer.evaluation, spec, base.version) {
+            return Err(SchedulerError::Metrics { job: offer.job.clone() });
+        }
+        job.evaluated(base, &offer.evaluation);
+        Ok(())
+    }
+
     fn step(
         &mut self,
         job: &JobId,
@@ -547,7 +657,9 @@ impl Scheduler {
     fn settle_all(&mut self, now: Timestamp) {
         let waits = |record: &TenantRecord| !self.has_room(record, now);
         self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
-        let ids: Vec<_> = self.jobs.keys().cloned().collect();
+        let mut ids: Vec<_> = self.jobs.keys().cloned().collect();
+        // Stable: jobs of one priority keep the order of their names.
+        ids.sort_by_key(|id| std::cmp::Reverse(self.jobs[id].record().priority));
         for id in ids {
             loop {
                 let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
@@ -582,6 +694,7 @@ impl Scheduler {
             let mut batch = Batch::default();
             record.put(&mut batch);
             self.actions.push_back(Action::Persist(batch));
+            self.actions.push_back(Action::Receipt(tenant.clone(), head));
         }
     }
 }

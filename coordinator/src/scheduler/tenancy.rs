@@ -84,13 +84,25 @@ impl Scheduler {
         certificate: Digest,
         now: Timestamp,
     ) -> Result<TenantContext, SchedulerError> {
+        let context = self.check_certificate(tenant, certificate)?;
+        self.count_request(tenant, now)?;
+        Ok(context)
+    }
+
+    /// Whether the tenant may act, and this is its current certificate.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if not.
+    pub fn check_certificate(
+        &self,
+        tenant: &TenantId,
+        certificate: Digest,
+    ) -> Result<TenantContext, SchedulerError> {
         self.require_active(tenant)?;
         let record = self.tenants.get(tenant).filter(|r| r.certificate == Some(certificate));
         let record = record
             .ok_or_else(|| SchedulerError::CertificateNotRegistered { tenant: tenant.clone() })?;
-        let context = record.context.clone();
-        self.count_request(tenant, now)?;
-        Ok(context)
+        Ok(record.context.clone())
     }
 
     /// A tenant's agent said hello: it hears its acknowledged ledger head, the newest base of each
@@ -98,11 +110,9 @@ impl Scheduler {
     pub fn connected(&mut self, tenant: &TenantId, head: LedgerHead, now: Timestamp) {
         let Some(record) = self.tenants.get(tenant) else { return };
         // The head as it was before this hello: the agent compares it with its own.
-        let acknowledged_head = record.acknowledged_head;
+        self.actions.push_back(Action::Welcome(tenant.clone(), record.acknowledged_head));
         self.acknowledge(tenant, head);
         self.connected.insert(tenant.clone());
-        let welcome = CoordinatorMessage::Welcome { tenant: tenant.clone(), acknowledged_head };
-        self.send(tenant.clone(), welcome);
         let jobs: Vec<_> = self.jobs.keys().cloned().collect();
         for id in jobs {
             let serves = self.may_serve(tenant, &id);
@@ -111,8 +121,9 @@ impl Scheduler {
             job.round
                 .handle(now, Input::Connected(tenant.clone()))
                 .expect("connections fit every phase");
-            let newest = self.models.latest(&id).filter(|version| serves && version.version > 0);
-            if let Some(version) = newest {
+            let pinned = self.models.is_pinned(&id);
+            let served = self.models.served(&id).filter(|served| pinned || served.version > 0);
+            if let Some(version) = served.filter(|_| serves) {
                 let base = version.announcement(&job.record().spec);
                 self.send(tenant.clone(), CoordinatorMessage::NewBase(base));
             }
@@ -128,7 +139,21 @@ impl Scheduler {
 
     /// Connected tenants that may take part in a job and have not refused it.
     pub(super) fn eligible(&self, job: &JobId, now: Timestamp) -> impl Iterator<Item = TenantId> {
-        self.connected.iter().filter(move |tenant| self.is_willing(tenant, job, now)).cloned()
+        let may_invite = self.jobs.get(job).is_some_and(super::Job::may_invite);
+        self.connected
+            .iter()
+            .filter(move |tenant| may_invite && self.is_willing(tenant, job, now))
+            .filter(move |tenant| !self.is_busy_above(tenant, job))
+            .cloned()
+    }
+
+    /// Whether the tenant owes a report to a job of higher priority.
+    fn is_busy_above(&self, tenant: &TenantId, job: &JobId) -> bool {
+        let priority = self.jobs[job].record().priority;
+        self.jobs.values().any(|other| {
+            other.record().priority > priority
+                && other.round().phase.assignment_deadline(tenant).is_some()
+        })
     }
 
     /// Connected tenants that hear of a job's base models.

@@ -28,6 +28,8 @@ pub enum Table {
     Audit,
     /// [`crate::access::TokenRecord`] by token name.
     Tokens,
+    /// [`crate::registry::Promotion`] by job id.
+    Promotions,
 }
 
 impl Table {
@@ -39,6 +41,7 @@ impl Table {
             Self::Rounds => "rounds",
             Self::Audit => "audit",
             Self::Tokens => "tokens",
+            Self::Promotions => "promotions",
         }
     }
 }

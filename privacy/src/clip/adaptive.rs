@@ -103,13 +103,38 @@ impl AdaptiveClip {
     ) -> ClippingNorm {
         let votes = (i64::from(unclipped) - i64::from(clipped)) * GRID;
         let noisy = (votes + self.gaussian.sample(noise)) as f64 / GRID as f64;
-        // From here on post-processing.
-        let share = (0.5 + 0.5 * noisy / self.plan.contributors_expected).clamp(0.0, 1.0);
-        let exponent = -self.plan.learning_rate * (share - self.plan.target_quantile);
-        // A norm at the end of the range of f64 stays where it is.
-        self.norm = ClippingNorm::new(self.norm.value() * exponent.exp()).unwrap_or(self.norm);
+        self.follow(noisy, self.plan.contributors_expected)
+    }
+
+    /// Moves the norm by a count that has its noise already; post-processing.
+    ///
+    /// - `noisy_votes`: votes of those within the norm minus votes of those beyond it
+    /// - `contributors`: how many voted, a public number
+    /// - returns: the new norm
+    pub fn follow(&mut self, noisy_votes: f64, contributors: f64) -> ClippingNorm {
+        let (rate, target) = (self.plan.learning_rate, self.plan.target_quantile);
+        self.norm = next_norm(self.norm, noisy_votes, contributors, rate, target);
         self.norm
     }
+}
+
+/// The norm after a noisy count: `norm · exp(-learning_rate · (b - target_quantile))`, where b is
+/// the share of contributions that the count says were unclipped, within [0, 1].
+///
+/// - `noisy_votes`: votes of those within the norm minus votes of those beyond it
+/// - `contributors`: how many voted, a public number
+#[must_use]
+pub fn next_norm(
+    norm: ClippingNorm,
+    noisy_votes: f64,
+    contributors: f64,
+    learning_rate: f64,
+    target_quantile: f64,
+) -> ClippingNorm {
+    let share = (0.5 + 0.5 * noisy_votes / contributors).clamp(0.0, 1.0);
+    let exponent = -learning_rate * (share - target_quantile);
+    // A norm at the end of the range of f64 stays where it is; so it does without any vote.
+    ClippingNorm::new(norm.value() * exponent.exp()).unwrap_or(norm)
 }
 
 #[cfg(test)]

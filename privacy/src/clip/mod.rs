@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    adaptive::{AdaptiveClip, AdaptiveClipPlan},
+    adaptive::{AdaptiveClip, AdaptiveClipPlan, next_norm},
     layers::LayerNorms,
 };
 

@@ -8,6 +8,7 @@
 //! against a tenant that rewrites its own file with its own hands.
 
 mod figures;
+mod forecast;
 mod record;
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,10 @@ use figures::Figures;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::record::{DebitRequest, LedgerEntry};
+pub use self::{
+    forecast::JobSpending,
+    record::{DebitRequest, LedgerEntry, ReleaseKind},
+};
 pub use crate::chain::{
     ChainHead as LedgerHead, ChainStore as LedgerStore, DamageReason,
     MemoryChainStore as MemoryLedgerStore,
@@ -148,7 +152,7 @@ pub struct Ledger<S> {
     entries: Vec<LedgerEntry>,
     /// `hashes[n]` is the chain's hash after n entries.
     hashes: Vec<[u8; 32]>,
-    by_round: HashMap<(String, u64), usize>,
+    by_round: HashMap<(String, u64, ReleaseKind), usize>,
     figures: Figures,
 }
 
@@ -168,15 +172,16 @@ impl<S: LedgerStore> Ledger<S> {
             if entry.tenant != tenant {
                 return Err(DamageReason::Tenant);
             }
-            let is_new = rounds.insert((entry.job.clone(), entry.round));
+            let is_new = rounds.insert((entry.job.clone(), entry.round, entry.kind));
             if is_new { Ok(()) } else { Err(DamageReason::Chain) }
         };
         let chain = HashChain::open(store, genesis, examine, |entry: LedgerEntry, hash| {
             entries.push(entry);
             hashes.push(hash);
         })?;
-        let place =
-            |(index, entry): (usize, &LedgerEntry)| ((entry.job.clone(), entry.round), index);
+        let place = |(index, entry): (usize, &LedgerEntry)| {
+            ((entry.job.clone(), entry.round, entry.kind), index)
+        };
         let by_round = entries.iter().enumerate().map(place).collect();
         let (tenant, figures) = (tenant.to_owned(), Figures::default());
         Ok(Self { chain, tenant, entries, hashes, by_round, figures })
@@ -200,10 +205,16 @@ impl<S: LedgerStore> Ledger<S> {
         &self.entries
     }
 
-    /// The debit of a round, if there was one.
+    /// The debit of a round's update, if there was one.
     #[must_use]
     pub fn release(&self, job: &str, round: u64) -> Option<&LedgerEntry> {
-        self.by_round.get(&(job.to_owned(), round)).map(|&index| &self.entries[index])
+        self.release_of(job, round, ReleaseKind::Update)
+    }
+
+    /// The debit of a round for one kind of release, if there was one.
+    #[must_use]
+    pub fn release_of(&self, job: &str, round: u64, kind: ReleaseKind) -> Option<&LedgerEntry> {
+        self.by_round.get(&(job.to_owned(), round, kind)).map(|&index| &self.entries[index])
     }
 
     /// Checks the chain against a head that the coordinator acknowledged.
@@ -277,7 +288,7 @@ impl<S: LedgerStore> Ledger<S> {
     ///   standing still
     ///
     /// # Errors
-    /// [`LedgerError::AlreadyDebited`] for the same job and round again,
+    /// [`LedgerError::AlreadyDebited`] for the same job, round and kind of release again,
     /// [`LedgerError::BudgetExceeded`] if it does not fit (nothing is written in both cases);
     /// [`LedgerError::Store`] if it is unknown whether the record was written: nothing may be
     /// released, and the ledger must be reopened.
@@ -288,7 +299,7 @@ impl<S: LedgerStore> Ledger<S> {
         now_ms: u64,
     ) -> Result<&LedgerEntry, LedgerError> {
         self.chain.require_usable()?;
-        if let Some(entry) = self.release(&request.job, request.round) {
+        if let Some(entry) = self.release_of(&request.job, request.round, request.kind) {
             let (sequence, release) = (entry.sequence, entry.release);
             let DebitRequest { job, round, .. } = request;
             return Err(LedgerError::AlreadyDebited { job, round, sequence, release });
@@ -300,20 +311,15 @@ impl<S: LedgerStore> Ledger<S> {
             LedgerEntry::new(sequence + 1, previous, self.tenant.clone(), recorded_ms, request);
         let LedgerHead { hash, .. } = self.chain.append(&entry)?;
         let index = self.entries.len();
-        self.by_round.insert((entry.job.clone(), entry.round), index);
+        self.by_round.insert((entry.job.clone(), entry.round, entry.kind), index);
         self.hashes.push(hash);
         self.entries.push(entry);
         Ok(&self.entries[index])
     }
 
     fn events_within(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Vec<PrivacyEvent> {
-        let window_ms = budget.window_days.map(|days| u64::from(days) * DAY_MS);
-        let counts = |entry: &&LedgerEntry| {
-            let expired =
-                window_ms.is_some_and(|window| entry.recorded_ms.saturating_add(window) <= now_ms);
-            entry.dataset == dataset && !expired
-        };
-        self.entries.iter().filter(counts).flat_map(|entry| entry.events.iter().cloned()).collect()
+        let counted = self.counted(dataset, now_ms, budget);
+        counted.flat_map(|entry| entry.events.iter().cloned()).collect()
     }
 }
 

@@ -10,6 +10,25 @@ use crate::{
 /// Separates the hashes of this format from all others.
 const GENESIS_CONTEXT: &str = "tributary 2026 privacy ledger, version 1, genesis";
 
+/// What leaves in a round; each kind is debited once a round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleaseKind {
+    /// The client update.
+    #[default]
+    Update,
+    /// Metrics of the base on the tenant's records.
+    Evaluation,
+}
+
+impl ReleaseKind {
+    /// Whether the record may leave the kind out.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    const fn is_update(&self) -> bool {
+        matches!(self, Self::Update)
+    }
+}
+
 /// A debit that is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DebitRequest {
@@ -19,6 +38,8 @@ pub struct DebitRequest {
     pub job: String,
     /// Its round.
     pub round: u64,
+    /// What is to leave.
+    pub kind: ReleaseKind,
     /// The privacy unit: `record` or `tenant`.
     pub unit: String,
     /// Everything that the release reveals.
@@ -47,6 +68,9 @@ pub struct LedgerEntry {
     pub job: String,
     /// Its round.
     pub round: u64,
+    /// What left; absent in a line for the update.
+    #[serde(default, skip_serializing_if = "ReleaseKind::is_update")]
+    pub kind: ReleaseKind,
     /// The privacy unit: `record` or `tenant`.
     pub unit: String,
     /// Everything that the release reveals.
@@ -64,8 +88,20 @@ impl LedgerEntry {
         recorded_ms: u64,
         request: DebitRequest,
     ) -> Self {
-        let DebitRequest { dataset, job, round, unit, events, release } = request;
-        Self { sequence, previous, recorded_ms, tenant, dataset, job, round, unit, events, release }
+        let DebitRequest { dataset, job, round, kind, unit, events, release } = request;
+        Self {
+            sequence,
+            previous,
+            recorded_ms,
+            tenant,
+            dataset,
+            job,
+            round,
+            kind,
+            unit,
+            events,
+            release,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ fn request(round: u64) -> DebitRequest {
         dataset: "digits".into(),
         job: "job".into(),
         round,
+        kind: ReleaseKind::Update,
         unit: "record".into(),
         // A closed formula, so that thousands of debits take no time.
         events: vec![PrivacyEvent::Gaussian { noise_multiplier: 10.0, count: 2 }],
@@ -120,6 +121,103 @@ fn releases_leave_the_window_and_no_clock_brings_them_back() {
     assert!(spent(&ledger, 1) > 0.0);
     let entry = ledger.debit(request(2), &window, DAY).expect("fits");
     assert_eq!(entry.recorded_ms, 100 * DAY);
+}
+
+/// Three jobs on two datasets, each with its own window: nothing of one shows in the other.
+#[test]
+fn datasets_and_windows_are_counted_apart_and_jobs_together() {
+    let (store, mut ledger) = ledger_of(0);
+    let month = Budget { window_days: Some(30), ..budget() };
+    let ever = budget();
+    let event = PrivacyEvent::Gaussian { noise_multiplier: 10.0, count: 2 };
+    let plan = [
+        ("one", "digits", 0),
+        ("two", "digits", 10),
+        ("three", "letters", 5),
+        ("one", "digits", 40),
+    ];
+    for (index, (job, dataset, day)) in plan.into_iter().enumerate() {
+        let request = DebitRequest {
+            job: job.into(),
+            dataset: dataset.into(),
+            round: index as u64,
+            ..request(1)
+        };
+        let limit = if dataset == "digits" { &month } else { &ever };
+        // Clocks never run backwards in the file.
+        ledger.debit(request, limit, day * DAY).expect("fits");
+    }
+    let ledger = open(&store).expect("intact");
+    let epsilon = |count| {
+        let events = [event.with_count(count)];
+        crate::accountant::epsilon(&events, Delta::new(1e-5).expect("valid")).expect("valid")
+    };
+    let spent = |dataset, day, budget| ledger.spent(dataset, day * DAY, budget).expect("valid");
+    assert_eq!(spent("digits", 20, &month), epsilon(6), "both jobs, and what came later");
+    assert_eq!(spent("digits", 30, &month), epsilon(4), "round 0 left");
+    assert_eq!(spent("digits", 40, &month), epsilon(2), "job two left, recorded on day 10");
+    assert_eq!(spent("digits", 40, &ever), epsilon(6), "the same file under another window");
+    assert_eq!(spent("letters", 99, &ever), epsilon(2));
+    assert_eq!(spent("digits", 70, &month), 0.0);
+    assert_eq!(ledger.next_leaves("digits", 20 * DAY, &month), Some(30 * DAY));
+    assert_eq!(ledger.next_leaves("letters", 20 * DAY, &ever), None);
+
+    let jobs = ledger.spent_by_job("digits", 20 * DAY, &month).expect("valid");
+    let shown: Vec<_> = jobs.iter().map(|job| (job.job.as_str(), job.rounds)).collect();
+    assert_eq!(shown, [("one", 2), ("two", 1)]);
+    assert_eq!(jobs[0].epsilon_alone, epsilon(4));
+    assert_eq!(jobs[0].round_events, [event]);
+}
+
+#[test]
+fn an_update_and_an_evaluation_of_one_round_are_two_debits() {
+    let (store, mut ledger) = ledger_of(1);
+    let evaluation = DebitRequest { kind: ReleaseKind::Evaluation, release: [8; 32], ..request(1) };
+    ledger.debit(evaluation.clone(), &budget(), 0).expect("another kind");
+    assert!(matches!(
+        ledger.debit(evaluation, &budget(), 0),
+        Err(LedgerError::AlreadyDebited { round: 1, sequence: 2, release, .. }) if release == [8; 32]
+    ));
+    let ledger = open(&store).expect("intact");
+    let found = ledger.release_of("job", 1, ReleaseKind::Evaluation).expect("debited");
+    assert_eq!((found.sequence, ledger.release("job", 1).expect("debited").sequence), (2, 1));
+    let spent = ledger.spent_by_job("digits", 0, &budget()).expect("valid");
+    assert_eq!((spent[0].rounds, spent[0].round_events.len()), (1, 2));
+}
+
+#[test]
+fn a_forecast_counts_the_rounds_that_then_really_fit() {
+    let (_, mut ledger) = ledger_of(2);
+    let tight = Budget { epsilon_max: 1.5, ..budget() };
+    let events = request(1).events;
+    let left = |ledger: &Ledger<_>, most| {
+        ledger.rounds_left("digits", &events, &tight, 0, most).expect("valid")
+    };
+    let forecast = left(&ledger, 1000);
+    assert!(forecast > 2 && forecast < 100, "{forecast}");
+    assert_eq!(left(&ledger, 2), 2);
+    for round in 0..forecast {
+        ledger.debit(request(10 + round), &tight, 0).expect("forecast");
+    }
+    assert_eq!(left(&ledger, 1000), 0);
+    assert!(ledger.debit(request(99), &tight, 0).is_err());
+}
+
+#[test]
+fn a_refused_debit_says_from_when_on_it_fits() {
+    let (_, mut ledger) = ledger_of(0);
+    let window = Budget { window_days: Some(30), epsilon_max: 1.0, ..budget() };
+    let mut round = 1;
+    while ledger.debit(request(round), &window, round * DAY).is_ok() {
+        round += 1;
+    }
+    let fits = |ledger: &Ledger<_>, budget, now| {
+        ledger.fits_from(&request(round), budget, now).expect("valid")
+    };
+    assert_eq!(fits(&ledger, &window, round * DAY), Some(31 * DAY), "when round 1 leaves");
+    assert_eq!(fits(&ledger, &window, 40 * DAY), Some(40 * DAY), "at once");
+    let ever = Budget { window_days: None, ..window };
+    assert_eq!(fits(&ledger, &ever, 40 * DAY), None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
+mod clip_vote;
 mod clipped_sum;
 mod correlated;
 mod event;
@@ -12,14 +13,16 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub(crate) use self::clipped_sum::ROUNDING_FAILURE;
 pub use self::{
+    clip_vote::ClipVote,
     clipped_sum::{ClippedGradientSum, GradientSum},
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::NoisyGradientSum,
     map::discrete_gaussian_rho,
     noisy_update::NoisyUpdate,
-    statistics::{NoisyMean, NoisyStatistics},
+    statistics::{NoisyMean, NoisyStatistics, NoisySum},
 };
 use crate::{clip::ClipError, lattice::LatticeError, noise::NoiseError};
 

@@ -9,7 +9,10 @@ use crate::{
 
 /// The largest total variation distance, per release, between the noise and a rounded continuous
 /// Gaussian: below it the event is accounted as continuous.
-const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
+pub(super) const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
+
+/// The largest dimension, in coordinates.
+const DIMENSION_MAX: usize = 1 << 32;
 
 /// The Gaussian mechanism on one whole client update: clip, quantise, add noise, pack.
 ///
@@ -29,11 +32,11 @@ pub struct NoisyUpdate {
 impl NoisyUpdate {
     /// Plans the noise on a lattice.
     ///
-    /// The noise must be fine-grained enough to be accounted as continuous: a discrete Gaussian of
-    /// deviation s grid units is within `s^-4 / 1000` of a rounded continuous one of variance
-    /// `s² - 1/12` in every coordinate, and rounding is post-processing. The figure is half the root
-    /// of the chi-square divergence, which bounds the statistical distance and grows only with the
-    /// root of the dimension; over all coordinates it must stay below 2^-40.
+    /// The noise must be fine-grained: a discrete Gaussian of deviation s grid units is within
+    /// `s^-4 / 1000` of a rounded continuous one of variance `s² - 1/12` in every coordinate. The
+    /// figure is half the root of the chi-square divergence, which bounds the statistical distance
+    /// and grows only with the root of the dimension; over all coordinates it must stay below
+    /// 2^-40. Then what the accountant adds for the grid is negligible.
     ///
     /// - `noise_multiplier`: noise deviation / clipping norm, above 0
     /// - `dimension`: number of coordinates
@@ -51,6 +54,10 @@ impl NoisyUpdate {
             let (field, range) = ("noise_multiplier", "a positive finite number");
             return Err(MechanismError::OutOfRange { field, value: noise_multiplier, range });
         }
+        if !(1..=DIMENSION_MAX).contains(&dimension) {
+            let (field, range) = ("dimension", "between 1 and 2^32");
+            return Err(MechanismError::OutOfRange { field, value: dimension as f64, range });
+        }
         let sigma = noise_multiplier * (clipping_norm.value() / lattice.step());
         // The factor absorbs the rounding of the two f64 operations: up, never down.
         let gaussian = DiscreteGaussian::new(sigma * (1.0 + 4.0 * f64::EPSILON))?;
@@ -64,7 +71,14 @@ impl NoisyUpdate {
     /// What one release costs.
     #[must_use]
     pub const fn event(&self) -> PrivacyEvent {
-        PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate: 1.0,
+            noise_multiplier: self.noise_multiplier,
+            sigma_share: self.gaussian.sigma(),
+            clients: 1,
+            dimension: self.dimension as u64,
+            steps: 1,
+        }
     }
 
     /// The ρ (zCDP) of one release, by opendp's privacy map on the integer vectors.
@@ -76,26 +90,34 @@ impl NoisyUpdate {
         discrete_gaussian_rho(sensitivity, self.gaussian.sigma())
     }
 
-    /// The statistical distance between one release's noise and the accounted one, at most: an
-    /// amount of δ a release, far below what any budget resolves.
-    #[must_use]
-    pub fn statistical_distance(&self) -> f64 {
-        self.dimension as f64 * DiscreteGaussian::STATISTICAL_DISTANCE + ROUNDING_DISTANCE_MAX
-    }
-
     /// Clips `update` in place, and returns its noisy, packed form: the only thing that may leave.
     ///
     /// - `update`: shape `[dimension]`, model units
     /// - returns: [`Lattice::packed_len`] bytes
     ///
     /// # Errors
-    /// [`MechanismError::Dimension`], [`MechanismError::Clip`] on NaN or infinity,
-    /// [`MechanismError::Lattice`] if the norm is too many grid units. Nothing is released then.
+    /// As for [`noised`](Self::noised).
     pub fn release(
         &self,
         update: &mut [f32],
         noise: &mut impl NoiseSource,
     ) -> Result<Vec<u8>, MechanismError> {
+        Ok(self.lattice.pack(&self.noised(update, noise)?))
+    }
+
+    /// The same before packing, for a vector with further coordinates.
+    ///
+    /// - `update`: shape `[dimension]`, model units
+    /// - returns: shape `[dimension]`, grid units
+    ///
+    /// # Errors
+    /// [`MechanismError::Dimension`], [`MechanismError::Clip`] on NaN or infinity,
+    /// [`MechanismError::Lattice`] if the norm is too many grid units. Nothing is released then.
+    pub fn noised(
+        &self,
+        update: &mut [f32],
+        noise: &mut impl NoiseSource,
+    ) -> Result<Vec<i64>, MechanismError> {
         let (length, dimension) = (update.len(), self.dimension);
         if length != dimension {
             return Err(MechanismError::Dimension { length, dimension });
@@ -103,14 +125,19 @@ impl NoisyUpdate {
         clip_l2(update, self.clipping_norm)?;
         let mut grid = self.lattice.quantize(update, self.clipping_norm)?;
         self.gaussian.add_to(noise, &mut grid);
-        Ok(self.lattice.pack(&grid))
+        Ok(grid)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clip::ClipError, lattice::ModularSum, noise::SeededNoise};
+    use crate::{
+        accountant::{Delta, epsilon},
+        clip::ClipError,
+        lattice::ModularSum,
+        noise::SeededNoise,
+    };
 
     fn norm() -> ClippingNorm {
         ClippingNorm::new(1.0).expect("positive")
@@ -132,7 +159,11 @@ mod tests {
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / dimension as f64;
         let rho = mechanism.rho().expect("valid");
         assert!((rho / 2.0 - 1.0).abs() < 1e-9, "0.5 / 0.5² = 2, not {rho}");
-        assert!(mechanism.statistical_distance() < 1e-12);
+        let delta = Delta::new(1e-5).expect("valid");
+        let cost = |event| epsilon(&[event], delta).expect("valid");
+        let continuous = PrivacyEvent::Gaussian { noise_multiplier: 0.5, count: 1 };
+        let (ours, ideal) = (cost(mechanism.event()), cost(continuous));
+        assert!(ours >= ideal && ours < ideal * 1.000_1, "{ours} {ideal}");
         let clipped = 1.0 / (dimension as f64).sqrt();
         // Five standard errors of each estimate.
         assert!((mean - clipped).abs() < 5.0 * 0.5 / (dimension as f64).sqrt());

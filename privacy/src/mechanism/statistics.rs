@@ -22,6 +22,15 @@ pub struct NoisyStatistics {
     gaussian: ExactDiscreteGaussian,
 }
 
+/// A noisy sum and count of values within public bounds, to be added up over several releases.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoisySum {
+    /// Sum of the values' distances from the middle of the bounds, in half-widths of the bounds.
+    pub centred_sum: f64,
+    /// Number of values; may come out negative.
+    pub count: f64,
+}
+
 /// A noisy mean and what it was computed from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NoisyMean {
@@ -63,8 +72,7 @@ impl NoisyStatistics {
 
     /// The mean of values clamped to public bounds.
     ///
-    /// Releases the pair (sum of values scaled to [-1, 1], count), each divided by sqrt(2) so that
-    /// one record moves the pair by at most 1; their ratio is post-processing.
+    /// Their [`sum`](Self::sum) and its count; the ratio is post-processing.
     ///
     /// # Errors
     /// [`MechanismError::OutOfRange`] for a value that is NaN, too many values, or bounds without
@@ -75,6 +83,27 @@ impl NoisyStatistics {
         bounds: (f64, f64),
         noise: &mut impl NoiseSource,
     ) -> Result<NoisyMean, MechanismError> {
+        let NoisySum { centred_sum, count } = self.sum(values, bounds, noise)?;
+        let (low, high) = bounds;
+        let (middle, half) = (0.5 * (low + high), 0.5 * (high - low));
+        let ratio = centred_sum / count.max(1.0);
+        Ok(NoisyMean { mean: middle + half * ratio.clamp(-1.0, 1.0), count })
+    }
+
+    /// The sum and the number of values clamped to public bounds.
+    ///
+    /// Releases the pair (sum of values scaled to [-1, 1], count), each divided by sqrt(2) so that
+    /// one record moves the pair by at most 1. Of what is returned each has noise of
+    /// [`sum_deviation`](Self::sum_deviation).
+    ///
+    /// # Errors
+    /// As for [`mean`](Self::mean).
+    pub fn sum(
+        &self,
+        values: &[f64],
+        bounds: (f64, f64),
+        noise: &mut impl NoiseSource,
+    ) -> Result<NoisySum, MechanismError> {
         check_values(values)?;
         let (low, high) = bounds;
         let (middle, half) = (0.5 * (low + high), 0.5 * (high - low));
@@ -87,9 +116,14 @@ impl NoisyStatistics {
         let on_grid = |value: &f64| (((value - middle) / half).clamp(-1.0, 1.0) * share).trunc();
         let sum = self.noisy(values.iter().map(on_grid).sum::<f64>() / GRID, noise);
         let count = self.noisy(values.len() as f64 * share.trunc() / GRID, noise);
-        let count = count * std::f64::consts::SQRT_2;
-        let ratio = sum * std::f64::consts::SQRT_2 / count.max(1.0);
-        Ok(NoisyMean { mean: middle + half * ratio.clamp(-1.0, 1.0), count })
+        let root = std::f64::consts::SQRT_2;
+        Ok(NoisySum { centred_sum: sum * root, count: count * root })
+    }
+
+    /// Standard deviation of the noise in each number of a [`NoisySum`].
+    #[must_use]
+    pub fn sum_deviation(noise_multiplier: f64) -> f64 {
+        std::f64::consts::SQRT_2 * noise_multiplier
     }
 
     /// A quantile of values, from a noisy histogram over public bins.

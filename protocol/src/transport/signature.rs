@@ -29,6 +29,7 @@ pub struct Signature {
     /// The TLS number of the scheme.
     pub scheme: u16,
     /// As the scheme encodes it.
+    #[serde(with = "text")]
     pub bytes: Vec<u8>,
 }
 
@@ -154,13 +155,44 @@ fn leaf_of<'a>(signer: &Signer<'a>) -> Result<EndEntityCert<'a>, SignatureError>
     Ok(leaf)
 }
 
+/// Bytes that read as base64 in files, for `#[serde(with = "…")]`.
+pub mod text {
+    use data_encoding::BASE64;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Writes the bytes.
+    ///
+    /// # Errors
+    /// What the serializer reports.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&BASE64.encode(bytes))
+        } else {
+            bytes.serialize(serializer)
+        }
+    }
+
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    /// If the text is not base64.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            BASE64.decode(text.as_bytes()).map_err(D::Error::custom)
+        } else {
+            Vec::deserialize(deserializer)
+        }
+    }
+}
+
 /// TLS signs bytes that begin with spaces, so no handshake passes for a statement.
 fn statement(context: &str, message: &[u8]) -> Vec<u8> {
     [b"tributary statement: ", context.as_bytes(), &[0], message].concat()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     };
@@ -169,21 +201,29 @@ mod tests {
     use super::*;
 
     /// 2024: within the validity that rcgen gives by default.
-    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+    pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-    struct World {
-        authority: CertificateDer<'static>,
+    pub(crate) struct World {
+        pub(crate) authority: CertificateDer<'static>,
         issuer: Issuer<'static, KeyPair>,
     }
 
     impl World {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let key = KeyPair::generate().expect("key");
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             let authority = params.self_signed(&key).expect("signs").der().clone();
             let issuer = Issuer::from_ca_cert_der(&authority, key).expect("an authority");
             Self { authority, issuer }
+        }
+
+        pub(crate) fn coordinator(&self) -> Identity {
+            self.identity(ExtendedKeyUsagePurpose::ServerAuth)
+        }
+
+        pub(crate) fn agent(&self) -> Identity {
+            self.identity(ExtendedKeyUsagePurpose::ClientAuth)
         }
 
         fn identity(&self, usage: ExtendedKeyUsagePurpose) -> Identity {
@@ -203,7 +243,7 @@ mod tests {
     #[test]
     fn only_the_same_message_in_the_same_context_verifies() {
         let world = World::new();
-        let identity = world.identity(ExtendedKeyUsagePurpose::ServerAuth);
+        let identity = world.coordinator();
         let signer = world.signer(&identity, Usage::Server);
         let signature = sign(&identity, "receipt", b"head 3").expect("signs");
         verify(&signer, "receipt", b"head 3", &signature).expect("holds");
@@ -224,7 +264,7 @@ mod tests {
     #[test]
     fn strangers_and_other_purposes_are_refused() {
         let (world, other) = (World::new(), World::new());
-        let agent = world.identity(ExtendedKeyUsagePurpose::ClientAuth);
+        let agent = world.agent();
         let signature = sign(&agent, "receipt", b"head 3").expect("signs");
         let refused = |signer: &Signer<'_>| {
             let outcome = verify(signer, "receipt", b"head 3", &signature);
