@@ -296,8 +296,9 @@ fn transformer(source: &mut Xoshiro256PlusPlus) -> Step {
         let v = &p.variables;
         let x = embedding(&ids, &v[0], p.record(tape, 0, None))?;
         let normal = layer_norm(&x, &v[1], &v[2], 1e-5, p.record(tape, 1, Some(2)))?;
-        let project =
-            |of: &Tensor, index| linear(of, &v[index], None, false, p.record(tape, index, None));
+        let project = |of: &Tensor, index: usize| {
+            linear(of, &v[index], None, false, p.record(tape, index, None))
+        };
         let (query, key) = (project(&normal, 3)?, project(&normal, 4)?);
         let low = project(&project(&normal, 7)?, 8)?;
         let value = (project(&normal, 5)? + low)?;

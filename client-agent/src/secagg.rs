@@ -131,7 +131,7 @@ impl TenantKeys {
         Self { tls: identity.tls.clone(), authority: identity.authority.clone() }
     }
 
-    fn credential(&self) -> Blob {
+    pub(crate) fn credential(&self) -> Blob {
         Blob(self.tls.chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default())
     }
 }

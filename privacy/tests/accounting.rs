@@ -144,8 +144,10 @@ fn replace_one_rows_are_tight_upper_bounds() {
                 noise_multiplier,
                 steps: row.number("steps").expect("steps") as u64,
             };
+            let by_rdp = epsilon_rdp(std::slice::from_ref(&event), row.delta()).expect("valid");
             let ours = timed(row.text("id"), || epsilon(&[event], row.delta()).expect("valid"));
             assert_tight(&row, ours);
+            assert!(by_rdp > ours && by_rdp < 1.25 * ours, "{}: {by_rdp} {ours}", row.text("id"));
             if let Some(exact) = row.note("exact_eps_sens2") {
                 assert!(ours >= exact && ours <= exact * 1.0001);
             }
@@ -211,10 +213,14 @@ fn scalar_integer_noise_is_accounted_exactly() {
     for row in rows("skellam_scalar", "add_remove") {
         let sigma = row.number("sigma").expect("sigma");
         let count = row.number("steps").expect("steps") as u64;
-        integer_noise(
-            &row,
-            PrivacyEvent::Skellam { variance: sigma * sigma, sensitivity: 1, count },
-        );
+        let event = PrivacyEvent::Skellam { variance: sigma * sigma, sensitivity: 1, count };
+        let by_rdp = epsilon_rdp(std::slice::from_ref(&event), row.delta()).expect("valid");
+        let reference = row.number("eps_rdp_dp_accounting").expect("a reference");
+        // The reference takes integer orders only.
+        let ratio = by_rdp / reference;
+        assert!((0.99..=1.0001).contains(&ratio), "{}: {by_rdp}", row.text("id"));
+        assert!(integer_noise(&row, event.clone()) < by_rdp);
+        assert!(epsilon_zcdp(&[event], row.delta()).is_err(), "no bound of that form");
     }
 }
 
@@ -331,6 +337,9 @@ fn extreme_parameters_stay_sound_quick_and_tight() {
         (1e-6, 0.05, 100_000, 1e-9, 900.0, 1200.0),
         // The deviation of the loss makes 1e5 steps at this rate nearly Gaussian.
         (0.03, 30.0, 100_000, 1e-5, 1.19, 1.21),
+        // Too many steps for any grid, twice: Rényi accounting bounds them.
+        (0.00185, 18502.0, 8_150_000_000, 5.9e-25, 0.0880, 0.0890),
+        (0.00185, 18502.0, 16_300_000_000, 5.9e-25, 0.1245, 0.1262),
     ];
     for (sampling_rate, noise_multiplier, steps, delta, low, high) in cases {
         let event = PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps };
@@ -342,20 +351,32 @@ fn extreme_parameters_stay_sound_quick_and_tight() {
 }
 
 proptest! {
-    // Known looseness keeps the seed fixed: at q = 0.00185, sigma = 18502, 8.15e9 steps and delta =
-    // 5.9e-25 the answer is an upper bound (0.618) above that of twice the steps (0.125).
-    #![proptest_config(ProptestConfig {
-        cases: 48,
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whatever the parameters: an answer, no panic, and no decrease with more steps.
+    /// Whatever the parameters: an answer and no panic.
     #[test]
     fn absurd_parameters_still_have_an_answer(
         log_rate in -200f64..0.0,
         log_sigma in -20f64..20.0,
-        log_steps in 0f64..40.0,
+        log_steps in 0f64..44.0,
+        log_delta in -60f64..-0.001,
+    ) {
+        let event = PrivacyEvent::PoissonGaussian {
+            sampling_rate: log_rate.exp(),
+            noise_multiplier: log_sigma.exp(),
+            steps: log_steps.exp() as u64,
+        };
+        let delta = Delta::new(log_delta.exp()).expect("valid");
+        prop_assert!(epsilon(&[event], delta).expect("valid") >= 0.0);
+    }
+
+    /// Far beyond what anybody runs, and at any seed: no decrease with more steps, down to an ε of
+    /// a ten-millionth.
+    #[test]
+    fn more_steps_cost_no_less(
+        log_rate in -16f64..0.0,
+        log_sigma in -3f64..10.0,
+        log_steps in 0f64..23.0,
         log_delta in -60f64..-0.001,
     ) {
         let delta = Delta::new(log_delta.exp()).expect("valid");
@@ -365,8 +386,8 @@ proptest! {
             epsilon(&[event], delta).expect("valid")
         };
         let steps = log_steps.exp() as u64;
-        let (once, twice) = (figure(steps), figure(steps.saturating_mul(2)));
-        prop_assert!(once >= 0.0 && twice >= once * 0.999 - 1e-12, "{} {}", once, twice);
+        let (once, twice) = (figure(steps), figure(2 * steps));
+        prop_assert!(twice >= once * 0.999 - 1e-7, "{} {}", once, twice);
     }
 
     #[test]

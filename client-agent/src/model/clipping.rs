@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     kernels::{
         add_assign, add_scaled_assign, add_scaled_rows_to_one, scale_rows_in_place,
-        squares_of_rows, sum_of_squares, with_elements,
+        squares_of_rows, sum_of_squares, vectorized, with_elements,
     },
     layer::Spans,
     matmul::{Before, Matrix, multiply},
@@ -184,12 +184,9 @@ impl Record {
                 }
                 let span = spans.weight;
                 if span.len() * squares.len() <= kept_elements_max {
-                    let gradients = time_products(&activation, &gradient)?;
-                    return Self::PerExample { span, gradients }.prepare(
-                        kept_elements_max,
-                        squares,
-                        prepared,
-                    );
+                    let gradients = time_products(&activation, &gradient, squares)?;
+                    prepared.push(Prepared::PerExample { span, gradients });
+                    return Ok(());
                 }
                 for (example, square) in squares.iter_mut().enumerate() {
                     let gradient = example_product(&activation, &gradient, example)?;
@@ -295,20 +292,42 @@ fn add_linear(
     })?
 }
 
-/// `sum += Σᵢ factors[i] · rows[i]`, in blocks of columns that stay in the fast cache.
-fn add_scaled_rows(rows: &[f32], factors: &[f32], sum: &mut [f32]) {
-    const BLOCK: usize = 4096;
-    let width = sum.len();
-    for (start, sum) in (0..).step_by(BLOCK).zip(sum.chunks_mut(BLOCK)) {
-        for (row, &factor) in rows.chunks_exact(width).zip(factors) {
-            add_scaled_assign(sum, &row[start..start + sum.len()], factor);
+vectorized! {
+    /// `sum += Σᵢ factors[i] · rows[i]`, in blocks of columns that stay in the fast cache.
+    fn add_scaled_rows(rows: &'a [f32], factors: &'a [f32], sum: &'a mut [f32]) {
+        const BLOCK: usize = 4096;
+        let width = sum.len();
+        for (start, sum) in (0..).step_by(BLOCK).zip(sum.chunks_mut(BLOCK)) {
+            for (row, &factor) in rows.chunks_exact(width).zip(factors) {
+                for (sum, value) in sum.iter_mut().zip(&row[start..]) {
+                    *sum += factor * value;
+                }
+            }
         }
     }
 }
 
-/// Per-example weight gradients of a layer with a time axis, `[n, m · k]`.
-fn time_products(activation: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    gradient.transpose(1, 2)?.matmul(activation)?.flatten_from(1)
+/// Per-example weight gradients of a layer with a time axis, `[n, m · k]`; their squared norms,
+/// taken while each is in the cache, are added to `squares`.
+fn time_products(activation: &Tensor, gradient: &Tensor, squares: &mut [f64]) -> Result<Tensor> {
+    let (examples, time, inputs) = activation.dims3()?;
+    let outputs = last(gradient);
+    let threads = candle_core::utils::get_num_threads();
+    let mut products = vec![0.0; examples * outputs * inputs];
+    with_elements(activation, |activation| {
+        with_elements(gradient, |gradient| {
+            let pairs = activation.chunks_exact(time * inputs);
+            let pairs = pairs.zip(gradient.chunks_exact(time * outputs));
+            let products = products.chunks_exact_mut(outputs * inputs);
+            for (((activation, gradient), product), square) in pairs.zip(products).zip(squares) {
+                let gradient = Matrix::new(gradient, time, outputs).t();
+                let activation = Matrix::new(activation, time, inputs);
+                multiply(gradient, activation, 1.0, product, Before::Ignored, threads);
+                *square += sum_of_squares(product);
+            }
+        })
+    })??;
+    Tensor::from_vec(products, (examples, outputs * inputs), gradient.device())
 }
 
 /// The weight gradient of one example, `[m, k]`.

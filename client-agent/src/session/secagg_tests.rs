@@ -12,7 +12,7 @@ use tributary_privacy::{
 use tributary_protocol::{
     codec,
     error_code::ErrorCode,
-    id::{DatasetName, Digest, RoundNumber, TenantId},
+    id::{DatasetName, Digest, RoundNumber},
     message::{
         AgentMessage, Assignment, BaseModel, BlobRef, CoordinatorMessage, LatticeSpec, LedgerHead,
         SecaggPayload,
@@ -20,7 +20,7 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::*;
+use super::{tests::receipt, *};
 use crate::{
     policy::Policy,
     secagg::{Cohort, Exchange, TenantKeys, noise, tests::cohort_keys},
@@ -174,9 +174,7 @@ impl Cast {
 
 fn welcome(session: &mut Session) {
     session.handle(NOW, Input::Connected { ledger_head: LedgerHead::EMPTY });
-    let (tenant, acknowledged_head) = (TenantId::new("ash").unwrap(), LedgerHead::EMPTY);
-    let welcome = CoordinatorMessage::Welcome { tenant, acknowledged_head };
-    session.handle(NOW, Input::Message(welcome));
+    session.handle(NOW, Input::Message(CoordinatorMessage::Welcome(receipt())));
     while session.poll_output().is_some() {}
 }
 

@@ -65,7 +65,7 @@ fn release(round: u64) -> Release {
 const NOW: Timestamp = Timestamp(1_000_000);
 
 /// The driver checks signatures; a session only passes receipts on.
-fn receipt() -> Box<Receipt> {
+pub(super) fn receipt() -> Box<Receipt> {
     Box::new(Receipt {
         tenant: tributary_protocol::id::TenantId::new("ash").unwrap(),
         head: LedgerHead::EMPTY,

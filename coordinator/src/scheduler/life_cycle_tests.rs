@@ -22,7 +22,10 @@ fn training() -> Bench {
     }
     bench.run();
     for name in ["alpha", "beta"] {
-        bench.scheduler.accepted(&tenant(name), &job().name, RoundNumber(1), NOW).expect("invited");
+        bench
+            .scheduler
+            .accepted(&tenant(name), &job().name, RoundNumber(1), b"", NOW)
+            .expect("invited");
     }
     bench.run();
     bench

@@ -42,9 +42,7 @@ pub enum AccountantError {
         range: &'static str,
     },
     /// The accountant knows no bound for a kind of event; another one does.
-    #[error(
-        "the {accountant} accountant has no bound for {mechanism}; the {instead} accountant has"
-    )]
+    #[error("the {accountant} accountant has no bound for {mechanism}; {instead} has")]
     NoBound {
         /// Which accountant was asked.
         accountant: &'static str,
@@ -169,6 +167,7 @@ fn validate(events: &[PrivacyEvent]) -> Result<(), AccountantError> {
                 ..
             } => {
                 multiplier(noise_multiplier)?;
+                check("num_examples", num_examples as f64, num_examples > 0, "at least 1")?;
                 let holds = batch_size <= num_examples;
                 check("batch_size", batch_size as f64, holds, "at most num_examples")?;
             }

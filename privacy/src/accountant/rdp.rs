@@ -11,6 +11,8 @@ use crate::mechanism::PrivacyEvent;
 const DENSE_ORDER_MAX: u32 = 64;
 /// The largest order that is tried; the steps up to it are geometric.
 const ORDER_MAX: u32 = 1 << 12;
+/// The order nearest to 1, as a power of 1/2 above it; such orders matter where ε is huge.
+const HALVINGS_MAX: i32 = 14;
 /// Covers the rounding of the sums below, which is far smaller.
 const ROUNDING: f64 = 1.0 + 1e-9;
 
@@ -28,6 +30,10 @@ const ROUNDING: f64 = 1.0 + 1e-9;
 /// `exp(k (k - 1) ‖s‖² / (2 σ²)) Σ_x ρ(x - k s)`, and for integer k the last sum is a permutation
 /// of the denominator's. So all integer moments, and with them the binomial sum above, equal those
 /// of the continuous Gaussian exactly.
+///
+/// - Poisson-subsampled Gaussian under replace-one: the moment of its dominating pair, integrated
+///   numerically;
+/// - sampling without replacement and Skellam noise: published bounds at integer orders.
 ///
 /// *Orders in between.* The small ones are integrated numerically: the trapezoid rule on the
 /// analytic integrand converges so fast that its error is far below rounding. For the others the
@@ -56,6 +62,12 @@ fn ideal_epsilon(events: &[PrivacyEvent], delta: Delta) -> f64 {
     };
     let exact_order_max = fractional_order_max(events);
     let mut best = f64::INFINITY;
+    if exact_near_1(events) {
+        for halvings in 1..=HALVINGS_MAX {
+            let order = 1.0 + f64::from(-halvings).exp2();
+            best = best.min(convert(order, log_moments(order), delta));
+        }
+    }
     let mut low = (1, 0.0);
     while low.0 < ORDER_MAX {
         let order = if low.0 < DENSE_ORDER_MAX { low.0 + 1 } else { low.0 + low.0 / 4 };
@@ -85,12 +97,30 @@ fn fractional_order_max(events: &[PrivacyEvent]) -> f64 {
         {
             noise_multiplier.min(smallest)
         }
+        PrivacyEvent::PoissonGaussianReplaceOne { noise_multiplier, sampling_rate, .. }
+            if sampling_rate < 1.0 =>
+        {
+            noise_multiplier.min(smallest)
+        }
         // Known at integer orders only.
         PrivacyEvent::LatticeGaussian { sampling_rate, .. } if sampling_rate < 1.0 => 0.0,
-        PrivacyEvent::WithoutReplacementGaussian { .. } => 0.0,
+        PrivacyEvent::WithoutReplacementGaussian { .. } | PrivacyEvent::Skellam { .. } => 0.0,
         _ => smallest,
     });
     if smallest >= 0.2 { 16.0 } else { 0.0 }
+}
+
+/// Whether orders just above 1 are known for all events, and quickly.
+fn exact_near_1(events: &[PrivacyEvent]) -> bool {
+    events.iter().all(|event| match *event {
+        PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, .. }
+        | PrivacyEvent::PoissonGaussianReplaceOne { sampling_rate, noise_multiplier, .. } => {
+            sampling_rate == 1.0 || noise_multiplier >= 0.02
+        }
+        PrivacyEvent::LatticeGaussian { sampling_rate, .. } => sampling_rate == 1.0,
+        PrivacyEvent::WithoutReplacementGaussian { .. } | PrivacyEvent::Skellam { .. } => false,
+        _ => true,
+    })
 }
 
 /// ε at δ from one moment; NaN never wins a minimum.
@@ -134,7 +164,16 @@ fn log_moment(event: &PrivacyEvent, order: f64) -> f64 {
             let sampling_rate = batch_size as f64 / num_examples as f64;
             fixed_size_log_moment(sampling_rate, noise_multiplier / 2.0, order as u32)
         }
-        // No moment of these is implemented; an unknown order counts as infinite.
+        (
+            None,
+            &PrivacyEvent::PoissonGaussianReplaceOne { sampling_rate, noise_multiplier, .. },
+        ) if noise_multiplier > 0.0 => {
+            replace_one_log_moment(sampling_rate, noise_multiplier, order)
+        }
+        (None, &PrivacyEvent::Skellam { variance, sensitivity, .. }) if order.fract() == 0.0 => {
+            (order - 1.0) * skellam_divergence(variance, sensitivity, order)
+        }
+        // Without noise, or at an order that is not known.
         (None, _) => f64::INFINITY,
     };
     event.count() as f64 * single
@@ -207,6 +246,72 @@ fn integrated_log_moment(sampling_rate: f64, noise_multiplier: f64, order: f64) 
         return (scale * exponents.iter().map(|&(d, g)| d.exp() * g.exp_m1()).sum::<f64>()).ln_1p();
     }
     largest + (scale * exponents.iter().map(|&(d, g)| (d + g - largest).exp()).sum::<f64>()).ln()
+}
+
+/// `K(order)` of one Poisson-subsampled Gaussian release under replace-one; infinite for orders
+/// that take too long.
+///
+/// The trapezoid rule on the moment of `P = (1 - q) N(0, σ²) + q N(1, σ²)` against its mirror image
+/// Q, with nodes as in [`integrated_log_moment`]. Since `E_Q[P / Q - 1] = 0`, the moment minus 1 is
+/// the integral of `Q ((P / Q)^α - 1 - α (P / Q - 1))`, whose integrand is never negative and of
+/// order q²: few digits are lost at small rates. A pair that dominates in hockey-stick divergence
+/// does so in Rényi divergence.
+fn replace_one_log_moment(sampling_rate: f64, noise_multiplier: f64, order: f64) -> f64 {
+    /// Nodes of one integral, at most.
+    const NODES_MAX: f64 = (1u64 << 18) as f64;
+    let sigma = noise_multiplier;
+    let width = sigma * sigma.min(1.0) / 4.0;
+    let (low, high) = (-1.0 - 12.0 * sigma, 2.0 * order + 12.0 * sigma);
+    let nodes = ((high - low) / width).ceil();
+    if nodes.is_nan() || nodes > NODES_MAX {
+        return f64::INFINITY;
+    }
+    // ln of the mixture's density over that of N(0, σ²).
+    let mixture = |x: f64| {
+        let shift = (2.0 * x - 1.0) / (2.0 * sigma * sigma);
+        if shift > 30.0 {
+            shift
+                + sampling_rate.ln()
+                + ((1.0 - sampling_rate) / sampling_rate * (-shift).exp()).ln_1p()
+        } else {
+            (sampling_rate * shift.exp_m1()).ln_1p()
+        }
+    };
+    let terms: Vec<(f64, f64)> = (0..=nodes as u32)
+        .map(|node| {
+            let x = width.mul_add(f64::from(node), low);
+            let (one, other) = (mixture(x), mixture(-x));
+            (other - 0.5 * (x / sigma).powi(2), one - other)
+        })
+        .collect();
+    let scale = width / (sigma * std::f64::consts::TAU.sqrt());
+    let largest = terms.iter().map(|&(mass, loss)| mass + order * loss).fold(0.0, f64::max);
+    if largest < 600.0 {
+        let excess = |loss: f64| (order * loss).exp_m1() - order * loss.exp_m1();
+        let sum: f64 = terms
+            .iter()
+            .filter(|&&(mass, _)| mass > -700.0)
+            .map(|&(mass, loss)| mass.exp() * excess(loss))
+            .sum();
+        // Far out, one factor may overflow where the product does not.
+        if sum.is_finite() {
+            return (scale * sum).ln_1p();
+        }
+    }
+    let sum: f64 = terms.iter().map(|&(mass, loss)| (mass + order * loss - largest).exp()).sum();
+    largest + (scale * sum).ln()
+}
+
+/// The Rényi divergence of one integer with Skellam noise, at most, at an integer order.
+///
+/// `α Δ² / (2 μ) + min(((2 α - 1) Δ² + 6 Δ) / (4 μ²), 3 Δ / (2 μ))` with variance μ.
+///
+/// Source: Agarwal, Kairouz, Liu 2021, arXiv:2110.04995, corollary 3.6.
+fn skellam_divergence(variance: f64, sensitivity: u32, order: f64) -> f64 {
+    let shift = f64::from(sensitivity);
+    let squared = shift * shift;
+    let fine = ((2.0 * order - 1.0) * squared + 6.0 * shift) / (4.0 * variance * variance);
+    order * squared / (2.0 * variance) + fine.min(1.5 * shift / variance)
 }
 
 /// The binomial sum.

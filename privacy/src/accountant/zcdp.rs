@@ -52,7 +52,7 @@ fn release_rho(event: &PrivacyEvent) -> Result<f64, AccountantError> {
         PrivacyEvent::Skellam { .. } => Err(AccountantError::NoBound {
             accountant: "zcdp",
             mechanism: "skellam",
-            instead: "pld",
+            instead: "pld or rdp",
         }),
     }
 }

@@ -21,8 +21,13 @@ use super::MechanismError;
 /// - `sigma`: noise deviation, above 0
 ///
 /// # Errors
-/// [`MechanismError::PrivacyMap`] if opendp refuses the numbers.
+/// [`MechanismError::OutOfRange`] without noise, [`MechanismError::PrivacyMap`] if opendp refuses
+/// the numbers.
 pub fn discrete_gaussian_rho(sensitivity: f64, sigma: f64) -> Result<f64, MechanismError> {
+    if !(sigma.is_finite() && sigma > 0.0) {
+        let (field, range) = ("sigma", "a positive finite number");
+        return Err(MechanismError::OutOfRange { field, value: sigma, range });
+    }
     let measurement = make_gaussian::<_, _, ZeroConcentratedDivergence>(
         VectorDomain::new(AtomDomain::<i64>::default()),
         L2Distance::<f64>::default(),

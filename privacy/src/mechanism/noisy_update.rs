@@ -11,6 +11,9 @@ use crate::{
 /// Gaussian: below it the event is accounted as continuous.
 const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
 
+/// The largest dimension, in coordinates.
+const DIMENSION_MAX: usize = 1 << 32;
+
 /// The Gaussian mechanism on one whole client update: clip, quantise, add noise, pack.
 ///
 /// - Neighbouring relation: add or remove the tenant's update (it is present or zero).
@@ -50,6 +53,10 @@ impl NoisyUpdate {
         if !(noise_multiplier.is_finite() && noise_multiplier > 0.0) {
             let (field, range) = ("noise_multiplier", "a positive finite number");
             return Err(MechanismError::OutOfRange { field, value: noise_multiplier, range });
+        }
+        if !(1..=DIMENSION_MAX).contains(&dimension) {
+            let (field, range) = ("dimension", "between 1 and 2^32");
+            return Err(MechanismError::OutOfRange { field, value: dimension as f64, range });
         }
         let sigma = noise_multiplier * (clipping_norm.value() / lattice.step());
         // The factor absorbs the rounding of the two f64 operations: up, never down.

@@ -118,3 +118,88 @@ fn add_group<const BITS: usize, const PLUS: bool>(stream: &[u8], group: &mut [u3
             if PLUS { value.wrapping_add(word as u32) } else { value.wrapping_sub(word as u32) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// See `tests/vectors/README.md` for their origin.
+    #[test]
+    fn masks_are_those_of_an_independent_implementation() {
+        let vectors = include_str!("../../tests/vectors/mask.csv");
+        let mut rows = csv::Reader::from_reader(vectors.as_bytes());
+        let mut count = 0;
+        for row in rows.records() {
+            let row = row.expect("well formed");
+            let key = HEXLOWER.decode(row[0].as_bytes()).expect("hexadecimal");
+            let mask = Mask { key: key.try_into().expect("32 bytes"), sign: Sign::Plus };
+            let expected: Vec<u32> =
+                row[2].split_whitespace().map(|value| value.parse().expect("number")).collect();
+            let mut values = vec![0; expected.len()];
+            apply(&[mask], row[1].parse().expect("bits"), &mut values);
+            assert_eq!(values, expected);
+            count += 1;
+        }
+        assert_eq!(count, 5);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        /// Over all widths, lengths around the block's borders, and numbers of members.
+        #[test]
+        fn pairwise_masks_cancel_in_the_sum(
+            bits in 8u8..=32,
+            dimension in prop_oneof![0usize..40, BLOCK - 9..BLOCK + 9, 3 * BLOCK..3 * BLOCK + 20],
+            members in 2usize..12,
+            seed in any::<u8>(),
+        ) {
+            let key = |low: usize, high: usize| {
+                blake3::derive_key("test", &[seed, low as u8, high as u8])
+            };
+            let low_bits = u32::MAX >> (32 - u32::from(bits));
+            let mut sum = vec![0u32; dimension];
+            for member in 0..members {
+                let others = (0..members).filter(|&other| other != member);
+                let masks: Vec<Mask> = others
+                    .map(|other| Mask {
+                        key: key(member.min(other), member.max(other)),
+                        sign: if member < other { Sign::Plus } else { Sign::Minus },
+                    })
+                    .collect();
+                let mut masked: Vec<u32> = (0..dimension).map(|index| (index * member) as u32 & low_bits).collect();
+                let plain = masked.clone();
+                apply(&masks, bits, &mut masked);
+                prop_assert!(masked.iter().all(|&value| value <= low_bits));
+                prop_assert!(dimension < 8 || masked != plain);
+                for (sum, value) in sum.iter_mut().zip(&masked) {
+                    *sum = sum.wrapping_add(*value) & low_bits;
+                }
+            }
+            let factor: usize = (0..members).sum();
+            for (index, value) in sum.iter().enumerate() {
+                prop_assert_eq!(*value, (index * factor) as u32 & low_bits);
+            }
+        }
+
+        /// Many masks at once are what each alone is, and a prefix does not depend on the length.
+        #[test]
+        fn masks_add_up_whatever_their_number(
+            bits in 8u8..=32,
+            count in 60usize..70,
+            length in 1usize..200,
+        ) {
+            let masks: Vec<Mask> = (0..count)
+                .map(|index| Mask { key: [index as u8; 32], sign: Sign::Minus })
+                .collect();
+            let mut together = vec![0; length];
+            apply(&masks, bits, &mut together);
+            let mut alone = vec![0; length + 100];
+            masks.iter().for_each(|mask| apply(std::slice::from_ref(mask), bits, &mut alone));
+            prop_assert_eq!(&together[..], &alone[..length]);
+        }
+    }
+}

@@ -63,3 +63,79 @@ pub(super) fn reconstruct(shares: &[(Member, Scalar)]) -> Scalar {
 fn place(holder: Member) -> Scalar {
     Scalar::from(u64::from(holder.0) + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use chacha20::ChaCha20Rng;
+    use data_encoding::HEXLOWER;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn scalar(text: &str) -> Scalar {
+        let bytes = HEXLOWER.decode(text.as_bytes()).expect("hexadecimal");
+        let bytes = bytes.try_into().expect("32 bytes");
+        Scalar::from_canonical_bytes(bytes).expect("below the order")
+    }
+
+    /// See `tests/vectors/README.md` for their origin.
+    #[test]
+    fn shares_are_those_of_an_independent_implementation() {
+        let vectors = include_str!("../../tests/vectors/shamir.csv");
+        let mut rows = csv::Reader::from_reader(vectors.as_bytes());
+        let mut count = 0;
+        for row in rows.records() {
+            let row = row.expect("well formed");
+            let secret = scalar(&row[0]);
+            let coefficients = row[1].split_whitespace().map(scalar);
+            let polynomial =
+                Polynomial(Zeroizing::new(std::iter::once(secret).chain(coefficients).collect()));
+            let holders =
+                row[2].split_whitespace().map(|holder| Member(holder.parse().expect("number")));
+            let shares: Vec<_> = holders.zip(row[3].split_whitespace().map(scalar)).collect();
+            for &(holder, share) in &shares {
+                assert_eq!(polynomial.share(holder), share);
+            }
+            assert_eq!(reconstruct(&shares), secret);
+            count += 1;
+        }
+        assert_eq!(count, 15);
+    }
+
+    proptest! {
+        #[test]
+        fn the_threshold_reconstructs_and_less_does_not(
+            threshold in 2u32..12,
+            seed in any::<[u8; 32]>(),
+            spread in 1u32..500,
+        ) {
+            let mut entropy = ChaCha20Rng::from_seed(seed);
+            let secret = random_scalar(&mut entropy);
+            let polynomial = Polynomial::new(secret, threshold, &mut entropy);
+            let mut shares: Vec<_> = (0..threshold)
+                .map(|index| Member(index * spread))
+                .map(|holder| (holder, polynomial.share(holder)))
+                .collect();
+            prop_assert_eq!(reconstruct(&shares), secret);
+            prop_assert_ne!(reconstruct(&shares[1..]), secret);
+            shares[0].1 += Scalar::ONE;
+            prop_assert_ne!(reconstruct(&shares), secret);
+        }
+    }
+
+    /// Every share below the threshold is uniform, so its highest and lowest bits are balanced.
+    #[test]
+    fn one_share_says_nothing_about_the_secret() {
+        let mut entropy = ChaCha20Rng::from_seed([3; 32]);
+        let mut ones = [0u32; 8];
+        for _ in 0..4000 {
+            let share = Polynomial::new(Scalar::ZERO, 2, &mut entropy).share(Member(0)).to_bytes();
+            for (bit, ones) in ones.iter_mut().enumerate() {
+                *ones += u32::from(share[0] >> bit & 1);
+            }
+        }
+        // Five standard deviations of 4000 coins.
+        assert!(ones.iter().all(|&ones| ones.abs_diff(2000) < 158), "{ones:?}");
+    }
+}

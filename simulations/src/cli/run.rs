@@ -56,11 +56,11 @@ pub enum RunCommandError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: ExperimentError,
+        source: Box<ExperimentError>,
     },
     /// A run stopped.
     #[error(transparent)]
-    Harness(#[from] HarnessError),
+    Harness(Box<HarnessError>),
     /// Ctrl-C cannot be watched for.
     #[error("cannot watch for Ctrl-C")]
     Signal(#[from] ctrlc::Error),
@@ -69,11 +69,17 @@ pub enum RunCommandError {
     Output(#[from] std::io::Error),
 }
 
+impl From<HarnessError> for RunCommandError {
+    fn from(error: HarnessError) -> Self {
+        Self::Harness(error.into())
+    }
+}
+
 impl RunCommandError {
     /// Whether the user asked to stop.
     #[must_use]
-    pub const fn is_interruption(&self) -> bool {
-        matches!(self, Self::Harness(HarnessError::Interrupted { .. }))
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Harness(error) if matches!(**error, HarnessError::Interrupted { .. }))
     }
 }
 
@@ -111,8 +117,10 @@ impl RunArguments {
 
 /// Reads an experiment file.
 pub(super) fn load(file: &Path) -> Result<Experiment, RunCommandError> {
-    Experiment::load(file)
-        .map_err(|source| RunCommandError::Experiment { path: file.to_owned(), source })
+    Experiment::load(file).map_err(|source| RunCommandError::Experiment {
+        path: file.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// A request to stop that Ctrl-C makes.
@@ -139,8 +147,9 @@ pub(super) fn run_seeds(
 ) -> Result<Answer, RunCommandError> {
     let mut runs = Vec::new();
     for &seed in seeds {
-        let records = Records::load(experiment, seed)
-            .map_err(|source| RunCommandError::Experiment { path: file.to_owned(), source })?;
+        let records = Records::load(experiment, seed).map_err(|source| {
+            RunCommandError::Experiment { path: file.to_owned(), source: source.into() }
+        })?;
         let options = RunOptions {
             folder: folder.join(format!("seed-{seed}")),
             threads,

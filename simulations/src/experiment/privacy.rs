@@ -104,10 +104,10 @@ impl PrivacySpec {
             |field, value, range| Err(ExperimentError::OutOfRange { field, value, range });
         let conflict = |field, problem| Err(ExperimentError::Conflict { field, problem });
         let positive = "a finite number above 0";
-        if let Self::None { update_norm_max } = *self {
-            if !is_positive(update_norm_max) {
-                return out_of_range("privacy.none.update_norm_max", update_norm_max, positive);
-            }
+        if let Self::None { update_norm_max } = *self
+            && !is_positive(update_norm_max)
+        {
+            return out_of_range("privacy.none.update_norm_max", update_norm_max, positive);
         }
         if let Some(noise) = self.noise() {
             if !is_positive(noise.clipping_norm) {

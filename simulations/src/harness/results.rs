@@ -54,7 +54,7 @@ pub struct TenantRow {
 }
 
 /// The result of one run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSummary {
     /// Name of the experiment.
     pub name: String,
@@ -69,9 +69,9 @@ pub struct RunSummary {
     /// Its loss.
     pub loss: f64,
     /// Who adds noise: `none`, `local`, `central` or `distributed`.
-    pub trust: &'static str,
+    pub trust: String,
     /// Whose presence the noise hides.
-    pub unit: Option<&'static str>,
+    pub unit: Option<String>,
     /// ε of the tenant that took part most often (add-or-remove-one).
     pub epsilon: Option<f64>,
     /// The δ of ε.
@@ -84,4 +84,6 @@ pub struct RunSummary {
     pub bytes_up: u64,
     /// BLAKE3 of the last model's file.
     pub model: String,
+    /// BLAKE3 of the experiment and the seed.
+    pub run: String,
 }

@@ -20,6 +20,9 @@ use crate::{
 /// File of the checkpoint in a run's folder.
 const CHECKPOINT: &str = "checkpoint";
 
+/// File of the result in a run's folder.
+const RESULT: &str = "result.json";
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -65,9 +68,16 @@ pub fn run(
             let found = "an unfinished run";
             return Err(HarnessError::Occupied { path: folder.clone(), found });
         }
-        None if folder.join("result.json").exists() && !options.resume => {
-            let found = "the results of a run";
-            return Err(HarnessError::Occupied { path: folder.clone(), found });
+        None if folder.join(RESULT).exists() => {
+            let finished = read_result(&folder.join(RESULT))?;
+            let same = finished.run == identity.to_string();
+            return match same && options.resume {
+                true => Ok(finished),
+                false => {
+                    let found = "the results of a run";
+                    Err(HarnessError::Occupied { path: folder.clone(), found })
+                }
+            };
         }
         Some(checkpoint) if checkpoint.run == identity => {
             rows = checkpoint.rows;
@@ -186,20 +196,27 @@ fn finish(
         tenants: tenants.len(),
         accuracy: last.accuracy.expect("the last round is measured"),
         loss: last.loss.expect("the last round is measured"),
-        trust: experiment.privacy.name(),
-        unit: simulation.unit(),
+        trust: experiment.privacy.name().to_owned(),
+        unit: simulation.unit().map(str::to_owned),
         epsilon: last.epsilon,
         delta: experiment.privacy.noise().map(|noise| noise.delta),
         noise_multiplier: simulation.noise_multiplier(),
         bytes_down: last.bytes_down,
         bytes_up: last.bytes_up,
         model: Digest::of(&model).to_string(),
+        run: identity(experiment, seed).to_string(),
     };
-    let path = folder.join("result.json");
+    let path = folder.join(RESULT);
     let json = serde_json::to_vec_pretty(&summary)
         .map_err(|error| HarnessError::File { path: path.clone(), source: error.into() })?;
     write(&path, &json)?;
     Ok(summary)
+}
+
+fn read_result(path: &Path) -> Result<RunSummary, HarnessError> {
+    let failed = |source| HarnessError::File { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(failed)?;
+    serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), HarnessError> {

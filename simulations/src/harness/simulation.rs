@@ -303,11 +303,13 @@ impl Population<'_> {
         let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
         let mut update = match &self.release.path {
             Path::Record { mechanism, .. } => {
-                dp_sgd(&task, mechanism, &mut noise, &mut |_, _| ControlFlow::Continue(())).map_err(trained)?
+                dp_sgd(&task, mechanism, &mut noise, &mut |_, _| ControlFlow::Continue(()))
+                    .map_err(trained)?
             }
             Path::Plain { .. } | Path::Noised { .. } | Path::Central { .. } => {
                 let mut source = self.seeds.fast(Purpose::Training, round, tenant);
-                local_sgd(&task, &mut source, &mut |_, _| ControlFlow::Continue(())).map_err(trained)?
+                local_sgd(&task, &mut source, &mut |_, _| ControlFlow::Continue(()))
+                    .map_err(trained)?
             }
         };
         if attacks && let Some(Attack::SignFlip { scale }) = self.attack() {

@@ -58,7 +58,7 @@ fn modes() -> Vec<(String, &'static str)> {
         (format!("{EPOCHS}[privacy.local]\nunit = \"tenant\"\n{TENANT_NOISE}"), "tenant"),
         (format!("{EPOCHS}[privacy.central]\n{TENANT_NOISE}"), "tenant"),
         (format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}corrupt_max = 1"), "tenant"),
-        (format!("[training.null]\n[privacy.none]"), "none"),
+        ("[training.null]\n[privacy.none]".to_owned(), "none"),
         (
             format!("{EPOCHS}[privacy.none]\n[adversary]\nshare = 0.2\nattack = \"label-flip\""),
             "none",
@@ -87,7 +87,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
             let folder = folder.path().join(format!("{mode}-{threads}"));
             let options = options(&folder, threads);
             let summary = run(&experiment, &records, 1, &options, &mut Silent).expect(&privacy);
-            assert_eq!(summary.unit.unwrap_or("none"), unit);
+            assert_eq!(summary.unit.as_deref().unwrap_or("none"), unit);
             assert_eq!(summary.epsilon.is_some(), unit != "none");
             assert!(summary.epsilon.is_none_or(|epsilon| (10.0..=20.0).contains(&epsilon)));
             files(&folder)
@@ -128,8 +128,11 @@ fn an_interrupted_run_continues_to_the_same_bytes() {
     let resume = RunOptions { resume: true, ..options(&parts, 1) };
     let error = run(&experiment, &records, 2, &resume, &mut Silent).expect_err("other seed");
     assert!(error.to_string().contains("another experiment"), "{error}");
-    run(&experiment, &records, 1, &resume, &mut Silent).expect("finishes");
+    let finished = run(&experiment, &records, 1, &resume, &mut Silent).expect("finishes");
     assert_eq!(files(&parts), files(&whole));
+    assert_eq!(run(&experiment, &records, 1, &resume, &mut Silent).expect("kept"), finished);
+    let other = run(&experiment, &records, 2, &resume, &mut Silent).expect_err("other seed");
+    assert!(matches!(other, HarnessError::Occupied { .. }), "{other}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Composition by one FFT of the tilted loss.
 
-use rustfft::{FftPlanner, num_complex::Complex64};
+use realfft::{RealFftPlanner, num_complex::Complex64};
 
 use super::{
     Component,
@@ -21,19 +21,21 @@ const COARSE_SIZE: usize = 1 << 16;
 /// Points of the FFT at most.
 const FINE_SIZE_MAX: usize = 1 << 20;
 /// The share of a release's variance that the grid may add.
-const VARIANCE_SHARE: f64 = 4e-5;
+const VARIANCE_SHARE: f64 = 1e-4;
+/// Spectral values smaller than `e` to the negative of this are taken for 0.
+const NEGLIGIBLE_EXPONENT: f64 = 60.0;
 /// Attempts at a better centre or a wider window.
 const ATTEMPTS: usize = 8;
 
 /// An upper bound of the least ε at which the hockey-stick divergence of the composed pairs is at
 /// most `delta`; infinite if there is none. Not computed if it is certain to be below `floor`, which
-/// is then returned.
-pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> f64 {
+/// is then returned. The flag says whether the FFT had all the points that the accuracy takes.
+pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> (f64, bool) {
     // The loss itself may have an upper end.
     let end: f64 =
         components.iter().map(|component| component.pair.loss_max() * component.count as f64).sum();
     if end <= floor {
-        return floor;
+        return (floor, true);
     }
     let releases: f64 = components.iter().map(|component| component.count as f64).sum();
     let tail = (delta * TAIL_SHARE / releases).max(1e-290);
@@ -57,29 +59,34 @@ pub(super) fn epsilon(components: &[Component], delta: f64, floor: f64) -> f64 {
                 center = cumulants.at(cumulants.tilt_for_mean(low, unit));
             }
             Crossing::Below(_) | Crossing::Lost => widening *= 2.0,
-            Crossing::Never => return best.max(floor),
+            Crossing::Never => return (best.max(floor), best.is_finite()),
         }
+    }
+    if best <= floor {
+        return (floor, true);
     }
     // Once more around the right place, with all the points that the accuracy takes.
     let window = Window::around(&cumulants, center, delta, unit, widening);
-    let size = fine_size(window, cumulants.bulk_variance() / releases);
-    if best > floor && size > COARSE_SIZE {
+    let step = step_wanted(cumulants.bulk_variance() / releases);
+    let size = ((window.high - window.low) / step).min(FINE_SIZE_MAX as f64) as usize;
+    let mut fine = step * COARSE_SIZE as f64 >= window.high - window.low;
+    if size > COARSE_SIZE {
+        let size = size.next_power_of_two();
         let composed = Composed::new(components, center, window, tail, size);
+        fine = composed.step <= 2.0 * step;
         if let Crossing::At(epsilon) = composed.crossing(delta) {
             best = best.min(epsilon);
         }
     }
-    best.max(floor)
+    (best.max(floor), fine)
 }
 
-/// Points of the FFT with which connecting the dots adds little variance to each release.
+/// The step with which connecting the dots adds little variance to each release.
 ///
 /// - `variance`: of one release's loss
-fn fine_size(window: Window, variance: f64) -> usize {
+fn step_wanted(variance: f64) -> f64 {
     // A step h adds at most h² / 4 to the variance, about h² / 6 where the mass is spread.
-    let step = (6.0 * VARIANCE_SHARE * variance).sqrt();
-    let size = (window.high - window.low) / step;
-    if size < FINE_SIZE_MAX as f64 { (size as usize).next_power_of_two() } else { FINE_SIZE_MAX }
+    (6.0 * VARIANCE_SHARE * variance).sqrt()
 }
 
 /// A quick estimate of the same, without any guarantee.
@@ -151,34 +158,33 @@ impl Composed {
         let step = ((window.high - window.low) / (size - 2) as f64).max(step_min);
         let first = (window.low / step).floor() as i64;
         let top = (first + size as i64 - 1) as f64 * step;
-        let mut planner = FftPlanner::new();
+        let mut planner = RealFftPlanner::<f64>::new();
         let forward = planner.plan_fft_forward(size);
-        let mut product = vec![Complex64::new(1.0, 0.0); size];
+        let mut product = vec![Complex64::new(1.0, 0.0); size / 2 + 1];
+        let mut spectrum = forward.make_output_vec();
         let (mut log_moment, mut log_steeper, mut infinite) = (0.0, 0.0, 0.0);
         for component in components {
             let grid = component.pair.on_grid(step, limits);
             let count = component.count as f64;
             infinite += count * grid.infinite;
             log_steeper += count * log_sum(&grid, step, window.high_tilt);
-            let (mut spectrum, log_total) = tilted(&grid, step, center.tilt, size);
+            let (mut wrapped, log_total) = tilted(&grid, step, center.tilt, size);
             log_moment += count * log_total;
-            forward.process(&mut spectrum);
-            // The loss is real, so the upper half of its spectrum mirrors the lower.
-            for (factor, value) in product[..=size / 2].iter_mut().zip(&spectrum) {
-                *factor *= power(*value, component.count);
-            }
+            forward.process(&mut wrapped, &mut spectrum).expect("buffers of the planned length");
+            multiply_power(&mut product, &spectrum, component.count);
         }
-        for index in 1..size / 2 {
-            product[size - index] = product[index].conj();
-        }
-        planner.plan_fft_inverse(size).process(&mut product);
+        // Both are real, but for rounding.
+        product[0].im = 0.0;
+        product[size / 2].im = 0.0;
+        let inverse = planner.plan_fft_inverse(size);
+        let mut masses = inverse.make_output_vec();
+        inverse.process(&mut product, &mut masses).expect("buffers of the planned length");
+        // The loss at index 0 is that of `first`.
+        masses.rotate_left(first.rem_euclid(size as i64) as usize);
         let scale = (size as f64).recip();
-        let masses = (0..size as i64)
-            .map(|offset| {
-                let position = (first + offset).rem_euclid(size as i64) as usize;
-                (product[position].re * scale).max(0.0)
-            })
-            .collect();
+        for mass in &mut masses {
+            *mass = (*mass * scale).max(0.0);
+        }
         let beyond = window.high_tilt.mul_add(-top, log_steeper).exp();
         Self { step, first, masses, tilt: center.tilt, log_moment, infinite, beyond }
     }
@@ -201,6 +207,7 @@ impl Composed {
         let target = (rest.ln() - self.log_moment + self.tilt * reference).exp();
         let (keep, gain) = ((-self.step).exp(), -(-self.step).exp_m1());
         let (mut divergence, mut above) = (0.0, 0.0);
+        let mut untilt = Powers::new(self.tilt * self.step);
         for index in (0..self.masses.len()).rev() {
             let loss = self.loss(index);
             // The divergence at this grid point, from the one above.
@@ -214,7 +221,7 @@ impl Composed {
                 return Crossing::At(0.0);
             }
             divergence = next;
-            above += self.masses[index] * (-self.tilt * (loss - reference)).exp();
+            above += self.masses[index] * untilt.next(|| -self.tilt * (loss - reference));
         }
         Crossing::Below(self.loss(0))
     }
@@ -224,11 +231,44 @@ impl Composed {
     }
 }
 
+/// `e^x` for arguments that grow by a constant: exact again and again, by products in between.
+struct Powers {
+    factor: f64,
+    value: f64,
+    /// Products until the next exact value.
+    left: u32,
+}
+
+impl Powers {
+    /// Products between two exact values; their rounding adds up to less than 1e-14.
+    const STRETCH: u32 = 32;
+
+    fn new(increment: f64) -> Self {
+        Self { factor: increment.exp(), value: 0.0, left: 0 }
+    }
+
+    /// The next power.
+    ///
+    /// - `argument`: x, which is one increment above the one before
+    fn next(&mut self, argument: impl FnOnce() -> f64) -> f64 {
+        if self.left == 0 {
+            self.left = Self::STRETCH;
+            self.value = argument().exp();
+        } else {
+            self.value *= self.factor;
+        }
+        self.left -= 1;
+        self.value
+    }
+}
+
 /// `ln Σ mass e^{tilt loss}`.
 fn log_sum(grid: &LossGrid, step: f64, tilt: f64) -> f64 {
     let largest = largest_exponent(grid, step, tilt);
-    let term =
-        |(index, &mass): (usize, &f64)| mass * (exponent(grid, step, tilt, index) - largest).exp();
+    let mut powers = Powers::new(tilt * step);
+    let term = |(index, &mass): (usize, &f64)| {
+        mass * powers.next(|| exponent(grid, step, tilt, index) - largest)
+    };
     largest + grid.masses.iter().enumerate().map(term).sum::<f64>().ln()
 }
 
@@ -243,23 +283,32 @@ fn largest_exponent(grid: &LossGrid, step: f64, tilt: f64) -> f64 {
 }
 
 /// The tilted masses, summing to 1, wrapped around `size`; and the logarithm of their sum before.
-fn tilted(grid: &LossGrid, step: f64, tilt: f64, size: usize) -> (Vec<Complex64>, f64) {
+fn tilted(grid: &LossGrid, step: f64, tilt: f64, size: usize) -> (Vec<f64>, f64) {
     let log_total = log_sum(grid, step, tilt);
-    let mut wrapped = vec![Complex64::new(0.0, 0.0); size];
+    let mut wrapped = vec![0.0; size];
     let mut position = grid.first.rem_euclid(size as i64) as usize;
+    let mut powers = Powers::new(tilt * step);
     for (index, &mass) in grid.masses.iter().enumerate() {
-        wrapped[position].re += mass * (exponent(grid, step, tilt, index) - log_total).exp();
+        wrapped[position] += mass * powers.next(|| exponent(grid, step, tilt, index) - log_total);
         position = if position + 1 == size { 0 } else { position + 1 };
     }
     (wrapped, log_total)
 }
 
-/// `value^count` by its polar form.
-fn power(value: Complex64, count: u64) -> Complex64 {
-    if count == 1 {
-        return value;
+/// Multiplies every element by the power of another, by its polar form.
+fn multiply_power(product: &mut [Complex64], values: &[Complex64], count: u64) {
+    let exponent = count as f64;
+    // Far below the rounding of the largest element, which is 1.
+    let negligible = (-2.0 * NEGLIGIBLE_EXPONENT / exponent).exp();
+    for (factor, value) in product.iter_mut().zip(values) {
+        let squared = value.norm_sqr();
+        if squared <= negligible {
+            *factor = Complex64::new(0.0, 0.0);
+        } else if count == 1 {
+            *factor *= value;
+        } else {
+            let norm = (0.5 * exponent * squared.ln()).exp();
+            *factor *= Complex64::from_polar(norm, value.arg() * exponent);
+        }
     }
-    let count = count as f64;
-    let (norm, angle) = value.to_polar();
-    Complex64::from_polar((norm.ln() * count).exp(), angle * count)
 }

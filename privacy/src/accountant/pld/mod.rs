@@ -16,6 +16,8 @@ mod pair;
 mod plan;
 mod replace;
 
+use std::cell::Cell;
+
 use super::{
     AccountantError, Delta, coalesced, epsilon_rdp, gaussian_epsilon, lattice::idealised, validate,
 };
@@ -42,10 +44,15 @@ struct Component {
 pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, AccountantError> {
     validate(events)?;
     let (ideal, slack) = idealised(&coalesced(events));
-    let tight = slack.widen(delta, |delta| Ok(ideal_epsilon(&ideal, delta)))?;
+    let fine = Cell::new(!slack.coarse);
+    let tight = slack.widen(delta, |delta| {
+        let (epsilon, is_fine) = ideal_epsilon(&ideal, delta);
+        fine.set(fine.get() && is_fine);
+        Ok(epsilon)
+    })?;
     // Where the composition meets its limits or the noise is too coarse for continuous accounting,
     // the other bound may be better.
-    if tight.is_finite() && !slack.coarse {
+    if tight.is_finite() && fine.get() {
         return Ok(tight);
     }
     match epsilon_rdp(events, delta) {
@@ -55,28 +62,32 @@ pub fn epsilon_pld(events: &[PrivacyEvent], delta: Delta) -> Result<f64, Account
     }
 }
 
-/// The ε of events without lattice noise; infinite where the composition meets its limits.
-fn ideal_epsilon(events: &[PrivacyEvent], delta: Delta) -> f64 {
+/// The ε of events without lattice noise, and whether the composition is as fine as it should be;
+/// infinite where it meets its limits.
+fn ideal_epsilon(events: &[PrivacyEvent], delta: Delta) -> (f64, bool) {
     let merged = merge(events);
     if merged.others.is_empty() {
-        return gaussian_epsilon(merged.gaussian_precision, delta.value());
+        return (gaussian_epsilon(merged.gaussian_precision, delta.value()), true);
     }
     // Composed total variation is at most the sum; if even that is below δ, nothing is spent.
     let total: f64 =
         merged.others.iter().map(|(event, count)| total_variation(event) * *count as f64).sum();
     if merged.gaussian_precision == 0.0 && total <= delta.value() {
-        return 0.0;
+        return (0.0, true);
     }
     // Pairs under replace-one are their own mirror images.
     let directions = match events.first().map(PrivacyEvent::neighbouring) {
         Some(Neighbouring::ReplaceOne) => &[Direction::Remove][..],
         _ => &[Direction::Remove, Direction::Add],
     };
-    let mut worst = 0.0;
+    let (mut worst, mut fine) = (0.0, true);
     for &direction in directions {
-        worst = compose::epsilon(&merged.components(direction), delta.value(), worst);
+        let (epsilon, is_fine) =
+            compose::epsilon(&merged.components(direction), delta.value(), worst);
+        worst = epsilon;
+        fine &= is_fine;
     }
-    worst * ROUNDING
+    (worst * ROUNDING, fine)
 }
 
 /// A quick estimate of [`epsilon_pld`] to a few percent, without any guarantee.

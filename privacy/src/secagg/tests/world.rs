@@ -70,6 +70,10 @@ pub(super) struct World {
     /// Errors of clients, by member.
     pub(super) refusals: BTreeMap<Member, SecaggError>,
     pub(super) lattice: Lattice,
+    /// The seed of each client.
+    pub(super) seeds: Vec<[u8; 32]>,
+    /// Whether the server is restored from its record after every input, and agents asked twice.
+    pub(super) interrupted: bool,
 }
 
 impl World {
@@ -80,9 +84,15 @@ impl World {
             (0..size).map(|member| Blob(member.to_le_bytes().to_vec())).collect();
         let context = context(plan, &credentials, bits, dimension);
         let mut entropy = chacha20::ChaCha20Rng::seed_from_u64(seed);
+        let seeds: Vec<[u8; 32]> = (0..size)
+            .map(|_| {
+                let mut seed = [0; 32];
+                entropy.fill_bytes(&mut seed);
+                seed
+            })
+            .collect();
         let clients = credentials.iter().zip(0..).map(|(credential, member)| {
-            let mut seed = [0; 32];
-            entropy.fill_bytes(&mut seed);
+            let seed = seeds[member as usize];
             Client::new(context.clone(), Member(member), credential.clone(), seed).expect("valid")
         });
         let clients = clients.collect();
@@ -102,7 +112,26 @@ impl World {
             uploads: BTreeMap::new(),
             refusals: BTreeMap::new(),
             lattice: Lattice::new(1.0, bits).expect("valid"),
+            seeds,
+            interrupted: false,
         }
+    }
+
+    /// Gives the coordinator an honest message.
+    fn tell(&mut self, member: Member, message: ClientMessage) {
+        self.server.handle(member, message.clone(), &MacKeys).expect("honest");
+        if self.interrupted {
+            self.restart();
+            let before = self.server.clone();
+            self.server.handle(member, message, &MacKeys).expect("the same again");
+            assert_eq!(self.server, before);
+        }
+    }
+
+    /// Restores the coordinator from its record.
+    fn restart(&mut self) {
+        let record = serde_json::to_string(&self.server).expect("serialises");
+        self.server = serde_json::from_str(&record).expect("the same");
     }
 
     /// Lets one member do its part of the current step.
@@ -111,7 +140,7 @@ impl World {
             Step::AdvertiseKeys => {
                 let index = member.index();
                 let message = self.clients[index].advertise(&self.identities[index]);
-                self.server.handle(member, message, &MacKeys).expect("honest");
+                self.tell(member, message);
                 return;
             }
             _ => self.server.message_for(member),
@@ -124,10 +153,14 @@ impl World {
     /// Gives a message to a member and its answer to the coordinator.
     pub(super) fn deliver(&mut self, member: Member, message: ServerMessage) {
         let index = member.index();
-        match self.clients[index].handle(message, &self.identities[index], &MacKeys) {
-            Ok(ClientOutput::Send(answer)) => {
-                self.server.handle(member, answer, &MacKeys).expect("honest");
-            }
+        let client = &mut self.clients[index];
+        let output = client.handle(message.clone(), &self.identities[index], &MacKeys);
+        if self.interrupted {
+            let again = client.handle(message, &self.identities[index], &MacKeys);
+            assert_eq!(again, output);
+        }
+        match output {
+            Ok(ClientOutput::Send(answer)) => self.tell(member, answer),
             Ok(ClientOutput::Mask) => self.upload(member),
             Err(error) => {
                 self.refusals.insert(member, error);
@@ -141,6 +174,13 @@ impl World {
         let packed = self.pack(&update);
         let digest = ByteArray(*blake3::hash(&packed).as_bytes());
         self.server.uploaded(member, packed.len() as u64, digest).expect("in turn");
+        if self.interrupted {
+            self.restart();
+            self.server.uploaded(member, packed.len() as u64, digest).expect("the same again");
+            let mut again = self.inputs[member.index()].clone();
+            self.clients[member.index()].mask(&mut again).expect("the same again");
+            assert_eq!(again, update);
+        }
         self.uploads.insert(member, packed);
     }
 
@@ -154,7 +194,11 @@ impl World {
         members: impl IntoIterator<Item = Member>,
     ) -> Result<Step, AbandonReason> {
         members.into_iter().for_each(|member| self.act(member));
-        self.server.close_step()
+        let outcome = self.server.close_step();
+        if self.interrupted {
+            self.restart();
+        }
+        outcome
     }
 
     /// Everybody, to the end.
