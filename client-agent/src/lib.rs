@@ -8,7 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`site`], [`config`], [`policy`], [`identity`] | the files of a tenant's directory |
-//! | [`data`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
+//! | [`data`], [`text`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
 //! | [`ledger_file`], [`receipt_file`], [`update`] | the durable path of a release |
 //! | [`refusals`], [`statement`], [`calendar`] | what was declined and spent, for people |
 //! | [`session`], [`driver`] | rounds with the coordinator |
@@ -53,5 +53,6 @@ pub mod secagg;
 pub mod session;
 pub mod site;
 pub mod statement;
+pub mod text;
 pub mod train;
 pub mod update;

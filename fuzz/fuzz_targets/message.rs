@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tributary_privacy::secagg;
 use tributary_protocol::{
     codec,
     message::{
@@ -24,6 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
         TransferRequest,
         TransferResponse,
         EnrollmentRequest,
-        EnrollmentResponse
+        EnrollmentResponse,
+        secagg::ClientMessage,
+        secagg::ServerMessage
     );
 });

@@ -31,6 +31,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(arguments) => arguments.run()?,
         Command::Run(arguments) => arguments.run()?,
+        Command::Bench(arguments) => arguments.run()?,
         Command::Data(arguments) => arguments.run()?,
         Command::Account(arguments) => arguments.run()?,
         Command::Calibrate(arguments) => arguments.run()?,

@@ -1,6 +1,7 @@
 //! The tenant's own HTTP interface: predictions and status. It stays at the site.
 
 mod error;
+mod openai;
 mod predict;
 mod server;
 

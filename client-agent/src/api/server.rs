@@ -3,17 +3,17 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, Uri},
+    http::{HeaderMap, StatusCode, Uri},
     routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{ApiError, predict::predict};
+use super::{ApiError, openai, predict::predict};
 use crate::{
     driver::status::{SharedStatus, StatusDocument},
-    engine::Engine,
+    engine::{Engine, language::LanguageModel},
 };
 
 /// The largest request body, in bytes.
@@ -23,6 +23,8 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 pub struct ApiState {
     /// Answers predictions.
     pub engine: Arc<Engine>,
+    /// Writes and embeds text, if the agent has a language model.
+    pub language: Option<Arc<LanguageModel>>,
     /// What the agent does.
     pub status: Arc<SharedStatus>,
     /// Renders the metrics.
@@ -34,6 +36,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
     Router::new()
         .route("/v1/predict", post(predict))
         .route("/v1/models", get(models))
+        .merge(openai::routes())
         .route("/v1/status", get(status))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
@@ -60,7 +63,9 @@ async fn status(State(state): State<Arc<ApiState>>) -> Json<StatusDocument> {
 }
 
 /// What is served, in the form of the common model lists: the base, then the adapted model.
-async fn models(State(state): State<Arc<ApiState>>) -> Json<Value> {
+///
+/// Then come the language model and the adapters that the caller's key may use.
+async fn models(State(state): State<Arc<ApiState>>, headers: HeaderMap) -> Json<Value> {
     let status = state.status.document();
     let mut data = Vec::new();
     if let Some(base) = status.base {
@@ -76,6 +81,7 @@ async fn models(State(state): State<Arc<ApiState>>) -> Json<Value> {
             }));
         }
     }
+    data.extend(openai::of_caller(&state, &headers));
     Json(json!({"object": "list", "data": data}))
 }
 
@@ -86,7 +92,8 @@ async fn metrics(State(state): State<Arc<ApiState>>) -> String {
 
 async fn unknown(uri: Uri) -> ApiError {
     let message = format!(
-        "there is no {}; there are /v1/predict, /v1/models, /v1/status, /healthz, /metrics",
+        "there is no {}; there are /v1/predict, /v1/completions, /v1/chat/completions, \
+         /v1/embeddings, /v1/models, /v1/status, /healthz, /metrics",
         uri.path()
     );
     ApiError { status: StatusCode::NOT_FOUND, code: "not-found", message }

@@ -32,7 +32,7 @@ async fn start(with_model: bool) -> std::net::SocketAddr {
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let state = Arc::new(ApiState { engine, status, metrics });
+    let state = Arc::new(ApiState { engine, language: None, status, metrics });
     tokio::spawn(serve(listener, state, std::future::pending()));
     address
 }

@@ -9,6 +9,7 @@ use crate::{
     config::ConfigError,
     driver::AgentError,
     durable_file::FileError,
+    engine::language::LanguageError,
     identity::{EnrollError, IdentityError},
     policy::PolicyError,
     receipt_file::ReceiptFileError,
@@ -59,6 +60,12 @@ pub enum CliError {
     /// The result cannot be printed.
     #[error("cannot print")]
     Print(#[source] std::io::Error),
+    /// The language model cannot be served.
+    #[error(transparent)]
+    Language(#[from] LanguageError),
+    /// Adapters without a language model.
+    #[error("--adapter needs --language-model or [language] in agent.toml")]
+    AdapterWithoutModel,
     /// The HTTP interface failed.
     #[error("the HTTP interface failed")]
     Api(#[source] std::io::Error),

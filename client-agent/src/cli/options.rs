@@ -22,8 +22,8 @@ pub enum Command {
     Check(CheckOptions),
     /// Take part in rounds and serve predictions.
     Run(RunOptions),
-    /// Serve the last base and adapter without a coordinator.
-    Serve(RunOptions),
+    /// Serve the last base and adapter, or a language model, without a coordinator.
+    Serve(ServeOptions),
     /// Show or verify the privacy ledger.
     #[command(subcommand)]
     Privacy(PrivacyCommand),
@@ -96,6 +96,29 @@ pub struct CheckOptions {
     /// Also say whether the policy allows the job in this TOML file.
     #[arg(long, value_name = "FILE")]
     pub job: Option<PathBuf>,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    /// What `run` takes too.
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// Folder of a language model to serve, instead of `language.model`.
+    #[arg(long, value_name = "DIR")]
+    pub language_model: Option<PathBuf>,
+    /// A PEFT folder to serve on top of the language model, under a name.
+    #[arg(long, value_name = "NAME=DIR", value_parser = named_folder)]
+    pub adapter: Vec<(String, PathBuf)>,
+}
+
+fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(folder)))
+        }
+        _ => Err("give a name and a folder, as in ash=adapters/ash".to_owned()),
+    }
 }
 
 /// Options of `run` and `serve`.

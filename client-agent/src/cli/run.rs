@@ -5,16 +5,23 @@ use std::{process::ExitCode, sync::Arc};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
-use tributary_protocol::transport::process;
+use tributary_protocol::{id::TenantId, transport::process};
 
-use super::{CliError, options::RunOptions, privacy};
+use super::{
+    CliError,
+    options::{RunOptions, ServeOptions},
+    privacy,
+};
 use crate::{
     api::{self, ApiState},
     compute::set_threads,
-    config::Config,
+    config::{Config, serve_folder},
     driver::{self, Agent, AgentError, serving::Served, status::SharedStatus},
     durable_file::{Access, write_durably},
-    engine::Engine,
+    engine::{
+        Engine,
+        language::{LanguageModel, LanguageOptions},
+    },
     identity::Identity,
     policy::Policy,
     session::{Phase, View},
@@ -32,26 +39,55 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let metrics = install_metrics()?;
     let tenant = identity.coordinator.tenant.clone();
     let listen = config.api_listen;
+    let language = start_language(config.language.clone(), &tenant)?;
     let agent = Arc::new(Agent::open(site.clone(), config, policy, &identity)?);
-    let state = ApiState { engine: agent.engine(), status: agent.status(), metrics };
+    let state = ApiState { engine: agent.engine(), language, status: agent.status(), metrics };
     let api = Api::start(&site, listen, state).await?;
     tracing::info!(%tenant, address = identity.coordinator.address, "agent runs");
     driver::run(agent, identity, stop).await;
     api.stop(&site).await
 }
 
-/// Serves what was last served, without a coordinator.
-pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
+/// Serves what was last served, or a language model, without a coordinator.
+pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
+    let ServeOptions { run: options, language_model, adapter } = options;
     let site = options.site.site();
-    let config = Config::load(&site, &options.overrides.overrides())?;
-    let identity = Identity::load(&site)?;
+    let overrides = options.overrides.overrides();
+    // A language model can be served before anything is set up.
+    let alone = language_model.is_some() && !site.config().exists();
+    let mut config = if alone {
+        Config::parse("", &site, &overrides)?
+    } else {
+        Config::load(&site, &overrides)?
+    };
+    if let Some(folder) = language_model {
+        let named = serve_folder(&folder);
+        let configured = config.language.take();
+        config.language = Some(match configured {
+            Some(options) => LanguageOptions { model: named.model, name: named.name, ..options },
+            None => named,
+        });
+    }
+    match &mut config.language {
+        Some(language) => language.adapters.extend(adapter),
+        None if adapter.is_empty() => {}
+        None => return Err(CliError::AdapterWithoutModel),
+    }
+    let tenant = match Identity::load(&site) {
+        Ok(identity) => identity.coordinator.tenant,
+        Err(error) => match &config.language {
+            Some(language) if !site.identity().exists() => language.tenant.clone(),
+            _ => return Err(error.into()),
+        },
+    };
     set_threads(config.threads)?;
     let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
+    let language = start_language(config.language, &tenant)?;
     let engine = Arc::new(Engine::new());
     let served =
         Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
-    let status = Arc::new(SharedStatus::new(identity.coordinator.tenant, Phase::Serving));
+    let status = Arc::new(SharedStatus::new(tenant, Phase::Serving));
     match (privacy::Copy::read(&site), Policy::load(&site)) {
         (Ok(copy), Ok(policy)) => status.spent(&copy.ledger, &policy, process::now().0),
         // Serving spends nothing, so it does not depend on either.
@@ -63,17 +99,20 @@ pub(super) async fn serve(options: RunOptions) -> Result<ExitCode, CliError> {
             status.serving(current.base, current.adapter);
             format!("version {} of {}", current.base_version, current.job)
         }
+        None if language.is_some() => "a language model".to_owned(),
         None => "no base has arrived yet; use `run` first".to_owned(),
     };
     let phase = Phase::Serving;
     status.show(View { phase, detail, round: None, refused: None, connected: false });
-    let api = Api::start(&site, config.api_listen, ApiState { engine, status, metrics }).await?;
+    let state = ApiState { engine, language, status, metrics };
+    let api = Api::start(&site, config.api_listen, state).await?;
     stop.await;
     api.stop(&site).await
 }
 
 /// The running HTTP interface.
 struct Api {
+    language: Option<Arc<LanguageModel>>,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
     stop: watch::Sender<bool>,
 }
@@ -90,22 +129,29 @@ impl Api {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let (stop, mut stopped) = watch::channel(false);
+        let language = state.language.clone();
         let task = tokio::spawn(api::serve(listener, Arc::new(state), async move {
             // An error means that the sender is gone, which is a reason to stop too.
             let _ = stopped.wait_for(|stopped| *stopped).await;
         }));
         let document = json!({"api": format!("http://{bound}")}).to_string();
         write_durably(&site.endpoints(), document.as_bytes(), Access::Shared)?;
-        if !bound.ip().is_loopback() {
+        let keyed = language.as_ref().is_some_and(|language| language.caller(None).is_none());
+        if !bound.ip().is_loopback() && !keyed {
             tracing::warn!(api = %bound, "the interface has no passwords; keep it inside the site");
         }
         tracing::info!(api = %bound, "serving");
-        Ok(Self { task, stop })
+        Ok(Self { language, task, stop })
     }
 
     async fn stop(self, site: &Site) -> Result<ExitCode, CliError> {
         const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+        const DRAIN: std::time::Duration = std::time::Duration::from_secs(30);
         self.stop.send_replace(true);
+        if let Some(language) = self.language {
+            // What does not end in time is cut.
+            let _ = tokio::time::timeout(DRAIN, language.generator.drain()).await;
+        }
         // Whoever reads a leftover address finds nobody there, so failing to remove it is no harm.
         let _ = std::fs::remove_file(site.endpoints());
         match tokio::time::timeout(PATIENCE, self.task).await {
@@ -116,6 +162,19 @@ impl Api {
     }
 }
 
+/// Loads and starts the language model, if there is one.
+fn start_language(
+    options: Option<LanguageOptions>,
+    tenant: &TenantId,
+) -> Result<Option<Arc<LanguageModel>>, CliError> {
+    let Some(options) = options else { return Ok(None) };
+    let options = LanguageOptions { tenant: tenant.clone(), ..options };
+    let model = LanguageModel::start(options)?;
+    let (name, base) = (&model.name, model.base.short());
+    tracing::info!(name, base, context_max = model.context_max, "language model loaded");
+    Ok(Some(Arc::new(model)))
+}
+
 fn install_metrics() -> Result<PrometheusHandle, AgentError> {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
@@ -124,6 +183,20 @@ fn install_metrics() -> Result<PrometheusHandle, AgentError> {
     metrics::describe_counter!("tributary_rounds_released", "Updates debited for release");
     metrics::describe_counter!("tributary_update_bytes_sent", "Bytes of updates sent");
     metrics::describe_gauge!("tributary_epsilon_spent", "Epsilon spent, by dataset");
+    metrics::describe_counter!("tributary_requests", "Language requests, by tenant and outcome");
+    metrics::describe_counter!("tributary_tokens", "Tokens, by tenant and kind");
+    metrics::describe_histogram!("tributary_queue_seconds", "Arrival to first batch, by tenant");
+    metrics::describe_histogram!(
+        "tributary_first_token_seconds",
+        "Arrival to first token, by tenant"
+    );
+    metrics::describe_histogram!(
+        "tributary_answer_tokens_per_second",
+        "Tokens a second of one answer after the first, by tenant"
+    );
+    metrics::describe_gauge!("tributary_cache_blocks", "Blocks of the key and value cache");
+    metrics::describe_gauge!("tributary_cache_blocks_used", "Blocks that requests use");
+    metrics::describe_gauge!("tributary_cache_blocks_held", "Blocks in use, by tenant");
     metrics::describe_gauge!("tributary_connected", "1 while the coordinator has welcomed us");
     Ok(handle)
 }

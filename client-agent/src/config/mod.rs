@@ -1,15 +1,19 @@
 //! `agent.toml`: where the records lie and how the agent serves them.
 
+mod language;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 use tributary_protocol::id::{DatasetName, IdError};
 
+pub use self::language::serve_folder;
 use crate::{
     adapter::{AdapterError, AdapterPlan},
     data::DataSource,
     durable_file::{FileError, read_text},
+    engine::language::LanguageOptions,
     site::Site,
 };
 
@@ -26,6 +30,8 @@ pub struct Config {
     pub held_out_fraction: f64,
     /// How the private adapter is trained.
     pub adapter: AdapterPlan,
+    /// The language model to serve, if there is one.
+    pub language: Option<LanguageOptions>,
 }
 
 /// Values that override `agent.toml`, from environment or command line.
@@ -99,6 +105,7 @@ struct ConfigFile {
     held_out: HeldOutSection,
     #[serde(default)]
     adapter: AdapterPlan,
+    language: Option<language::LanguageSection>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -184,6 +191,7 @@ impl Config {
             datasets,
             held_out_fraction: fraction,
             adapter: file.adapter,
+            language: file.language.map(|section| section.options(site.directory())),
         })
     }
 }
@@ -205,6 +213,15 @@ mod tests {
         fraction = 0.3
         [adapter]
         rank = 4
+        [language]
+        model = "models/small"
+        cache_mib = 64
+        [language.adapters]
+        ash = "adapters/ash"
+        [language.tenants.ash]
+        key_file = "keys/ash"
+        adapters = ["ash"]
+        tokens_per_minute = 6000
     "#;
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -218,6 +235,10 @@ mod tests {
         let DataSource::Idx(idx) = &config.datasets[&name] else { panic!("IDX") };
         assert_eq!(idx.images, PathBuf::from("/site/images.gz"));
         assert_eq!((config.threads, config.adapter.rank), (1, 4));
+        let language = config.language.unwrap();
+        assert_eq!((language.name.as_str(), language.limits.cache_bytes), ("small", 64 << 20));
+        assert_eq!(language.adapters["ash"], PathBuf::from("/site/adapters/ash"));
+        assert_eq!(language.tenants[0].key_file, PathBuf::from("/site/keys/ash"));
     }
 
     #[test]
@@ -249,6 +270,8 @@ mod tests {
             ("fraction = 0.3", "fraction = 1.0", "held_out.fraction"),
             ("threads = 1", "threads = 0", "compute.threads"),
             ("rank = 4", "rank = 0", "adapter.rank"),
+            ("cache_mib = 64", "cache_mib = 0", "cache_mib"),
+            ("key_file", "key", "key"),
             ("fashion-mnist", "Fashion", "data.Fashion"),
             ("127.0.0.1:0", "nowhere", "listen"),
         ] {

@@ -1,5 +1,8 @@
 //! Inference: answers from the base with the tenant's adapter, swapped atomically under load.
 
+pub mod generation;
+pub mod language;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;

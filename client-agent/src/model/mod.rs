@@ -1,6 +1,8 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
+pub mod checkpoint;
 mod clipping;
+pub mod decoder;
 mod dense;
 mod kernels;
 pub mod layer;

@@ -91,8 +91,12 @@ async fn serve(
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
     let (who, handle) = (tenant.clone(), connection.clone());
-    let (session, outbox) =
-        core.call(move |core, now| core.open_session(&who, handle, head, now)).await?;
+    let opened = core.call(move |core, now| {
+        // It may have been suspended, or enrolled anew, while it took its time to say hello.
+        core.scheduler.check_certificate(&who, shown).map_err(|error| error.refusal())?;
+        Ok(core.open_session(&who, handle, head, now))
+    });
+    let (session, outbox) = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
     let result = tokio::select! {
         result = read_control(&mut receive, tenant, certificate, &core) => result,

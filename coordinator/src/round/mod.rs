@@ -448,8 +448,8 @@ impl Round {
         decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
     }
 
-    /// Gives the round up, unless it has ended.
-    pub fn abandon(&mut self, reason: String, now: Timestamp) {
+    /// An operator gives the round up, unless it has ended.
+    pub fn give_up(&mut self, reason: String, now: Timestamp) {
         match self.record.phase {
             Phase::Committed { .. } | Phase::Abandoned { .. } => {}
             _ => self.apply(Step::Next(Phase::Abandoned { reason }), now),

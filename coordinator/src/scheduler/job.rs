@@ -240,7 +240,7 @@ impl Job {
             }
             JobControl::Stop => {
                 self.record.state = JobState::Stopped;
-                self.round.abandon("the job was stopped".to_owned(), now);
+                self.round.give_up("the job was stopped".to_owned(), now);
             }
             JobControl::Priority(priority) => self.record.priority = priority,
         }

@@ -10,7 +10,7 @@ use tributary_protocol::{
 
 use super::{Action, Job, JobState, Scheduler, SchedulerError};
 use crate::{
-    round::{Input, Phase},
+    round::Input,
     store::Batch,
     tenants::{QuotaUsedUp, Standing, TenantContext, TenantRecord},
 };
@@ -250,11 +250,8 @@ impl Scheduler {
         self.connected.remove(&tenant);
         for job in self.jobs.values_mut() {
             job.refusals.remove(&tenant);
-            let owes = job.round().phase.assignment_deadline(&tenant).is_some();
-            if owes && !matches!(job.round().phase, Phase::Selection(_)) {
-                let input = Input::Declined(tenant.clone(), refusal.clone());
-                job.round.handle(now, input).expect("a member that owes a report may decline");
-            }
+            // Whoever is not in the cohort has nothing to leave.
+            let _ = job.round.handle(now, Input::Declined(tenant.clone(), refusal.clone()));
         }
         self.settle_all(now);
         refusal

@@ -430,6 +430,7 @@ impl Scheduler {
         peers: &dyn PeerKeys,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
+        self.require_active(tenant)?;
         let open = self
             .jobs
             .get_mut(job)
@@ -445,6 +446,10 @@ impl Scheduler {
             let declined = Input::Declined(tenant.clone(), error.refusal());
             // Whoever is not in the cohort has nothing to leave.
             if open.round.handle(now, declined).is_ok() {
+                let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
+                let refusal = error.refusal();
+                let event = AuditEvent::refused(actor, Act::RoundDecline, subject, refusal);
+                self.actions.push_back(Action::Audit(event));
                 let abandoned = Some(error.refusal().to_string());
                 let (job, tenant) = (job.clone(), tenant.clone());
                 self.send(tenant, CoordinatorMessage::RoundClosed { job, round, abandoned });

@@ -84,13 +84,25 @@ impl Scheduler {
         certificate: Digest,
         now: Timestamp,
     ) -> Result<TenantContext, SchedulerError> {
+        let context = self.check_certificate(tenant, certificate)?;
+        self.count_request(tenant, now)?;
+        Ok(context)
+    }
+
+    /// Whether the tenant may act, and this is its current certificate.
+    ///
+    /// # Errors
+    /// [`SchedulerError`] if not.
+    pub fn check_certificate(
+        &self,
+        tenant: &TenantId,
+        certificate: Digest,
+    ) -> Result<TenantContext, SchedulerError> {
         self.require_active(tenant)?;
         let record = self.tenants.get(tenant).filter(|r| r.certificate == Some(certificate));
         let record = record
             .ok_or_else(|| SchedulerError::CertificateNotRegistered { tenant: tenant.clone() })?;
-        let context = record.context.clone();
-        self.count_request(tenant, now)?;
-        Ok(context)
+        Ok(record.context.clone())
     }
 
     /// A tenant's agent said hello: it hears its acknowledged ledger head, the newest base of each

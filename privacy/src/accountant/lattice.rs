@@ -1,6 +1,9 @@
 //! What separates integer noise from the continuous Gaussian that it is accounted as.
 //!
-//! Three steps lead from the noise that is really added to a continuous Gaussian.
+//! Four steps lead from the noise that is really added to a continuous Gaussian.
+//! 0. *Rounding* a sum of gradients to the grid at random leaves the planned sensitivity with
+//!    probability [`ROUNDING_FAILURE`] a release, at most. Both neighbours round with the same
+//!    randomness, so that probability adds to δ as it is.
 //! 1. *The sampler* is within [`DiscreteGaussian::STATISTICAL_DISTANCE`] of the discrete Gaussian,
 //!    a draw. Summed over all draws to η, that costs `(1 + e^ε) η` of δ.
 //! 2. *Shares.* The sum of n discrete Gaussians of variance σ² is, in every coordinate and at every
@@ -24,7 +27,7 @@ use std::f64::consts::PI;
 
 use super::{AccountantError, Delta};
 use crate::{
-    mechanism::{BandedMatrix, ParticipationSchedule, PrivacyEvent},
+    mechanism::{BandedMatrix, ParticipationSchedule, PrivacyEvent, ROUNDING_FAILURE},
     noise::{DiscreteGaussian, SIGMA_MAX},
 };
 
@@ -33,8 +36,8 @@ const ROUNDING_LOG_RATIO: f64 = 1e-9;
 /// The relative loss of variance, or the pointwise factor, from which on another bound may be
 /// better.
 const COARSE: f64 = 1e-4;
-/// The share of δ that the sampler takes in ordinary cases, and at most.
-const SAMPLER_SHARES: [f64; 2] = [1e-6, 0.5];
+/// The share of δ that sampler and rounding take in ordinary cases, and more if they need it.
+const IMPERFECTION_SHARES: [f64; 3] = [1e-6, 1e-3, 0.5];
 /// Shares whose contribution to τ is summed one by one; later ones are rounded up.
 const SHARES_SUMMED: u32 = 4096;
 
@@ -45,15 +48,22 @@ pub(super) struct Slack {
     log_ratio: f64,
     /// Statistical distance η of the sampler, over all draws.
     distance: f64,
+    /// Probability that the rounding of any release fails.
+    failure: f64,
     /// Whether the ideal gives away so much that another bound may be better.
     pub(super) coarse: bool,
 }
 
 impl Slack {
-    /// The slack of the sampler alone.
+    /// The slack of sampler and rounding alone.
     pub(super) fn of_sampler(events: &[PrivacyEvent]) -> Self {
-        let draws: f64 = events.iter().map(draws).sum();
-        Self { distance: draws * DiscreteGaussian::STATISTICAL_DISTANCE, ..Self::default() }
+        let mut slack = Self::default();
+        for event in events.iter().filter(|event| !event.reveals_nothing()) {
+            let (releases, draws) = draws(event);
+            slack.failure += releases * ROUNDING_FAILURE;
+            slack.distance += draws * DiscreteGaussian::STATISTICAL_DISTANCE;
+        }
+        slack
     }
 
     /// Counts the rounding of so many coordinates to a grid, and returns the factor by which it
@@ -77,14 +87,18 @@ impl Slack {
         ideal: impl Fn(Delta) -> Result<f64, AccountantError>,
     ) -> Result<f64, AccountantError> {
         let factor = (-self.log_ratio).exp();
-        let shares = if self.distance > 0.0 { &SAMPLER_SHARES[..] } else { &[0.0] };
+        let shares = if self.distance > 0.0 { &IMPERFECTION_SHARES[..] } else { &[0.0] };
         for share in shares {
             let Ok(rest) = Delta::new(delta.value() * (1.0 - share) * factor) else {
                 break;
             };
             let epsilon = 2.0f64.mul_add(self.log_ratio, ideal(rest)?);
             // No distance takes nothing, even of an infinite ε.
-            let taken = if *share == 0.0 { 0.0 } else { (1.0 + epsilon.exp()) * self.distance };
+            let taken = if *share == 0.0 {
+                0.0
+            } else {
+                (1.0 + epsilon.exp()).mul_add(self.distance, self.failure)
+            };
             if taken <= share * delta.value() {
                 return Ok(epsilon);
             }
@@ -93,19 +107,19 @@ impl Slack {
     }
 }
 
-/// Numbers that the operating sampler draws for all releases of an event, as far as it says so.
-fn draws(event: &PrivacyEvent) -> f64 {
+/// Releases of integer vectors for an event, and numbers drawn for them, as far as it says so.
+fn draws(event: &PrivacyEvent) -> (f64, f64) {
     match *event {
-        PrivacyEvent::LatticeGaussian { clients, dimension, steps, .. }
-            if !event.reveals_nothing() =>
-        {
-            f64::from(clients) * dimension as f64 * steps as f64
+        PrivacyEvent::LatticeGaussian { clients, dimension, steps, .. } => {
+            let releases = steps as f64;
+            (releases, f64::from(clients) * dimension as f64 * releases)
         }
         PrivacyEvent::BandedMatrix { sigma, dimension, steps, runs, .. } => {
+            let releases = steps as f64 * runs as f64;
             let parts = if sigma > SIGMA_MAX { 2.0 } else { 1.0 };
-            parts * dimension as f64 * steps as f64 * runs as f64
+            (releases, parts * dimension as f64 * releases)
         }
-        _ => 0.0,
+        _ => (0.0, 0.0),
     }
 }
 

@@ -15,7 +15,7 @@ const NORM_ERROR: f64 = 1.0 / 2048.0;
 /// Unit roundoff of f32.
 const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 /// The probability with which random rounding leaves the sensitivity, at most.
-pub(super) const ROUNDING_FAILURE: f64 = 1.0 / (1u64 << 60) as f64;
+pub(crate) const ROUNDING_FAILURE: f64 = 1.0 / (1u64 << 60) as f64;
 /// Distance of the values that a rounding threshold takes.
 const THRESHOLD_STEP: f64 = 1.0 / 65_536.0;
 /// The largest dimension, in coordinates.

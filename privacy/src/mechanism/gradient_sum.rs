@@ -117,8 +117,14 @@ impl NoisyGradientSum {
     /// - `sampling_rate`: probability with which each record joined the batch
     #[must_use]
     pub const fn event(&self, sampling_rate: f64) -> PrivacyEvent {
-        let noise_multiplier = self.noise_multiplier;
-        PrivacyEvent::PoissonGaussian { sampling_rate, noise_multiplier, steps: 1 }
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate,
+            noise_multiplier: self.noise_multiplier,
+            sigma_share: self.gaussian.sigma(),
+            clients: 1,
+            dimension: self.dimension() as u64,
+            steps: 1,
+        }
     }
 
     /// The statistical distance between one release and the accounted mechanism, at most: an

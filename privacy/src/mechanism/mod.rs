@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub(crate) use self::clipped_sum::ROUNDING_FAILURE;
 pub use self::{
     clipped_sum::{ClippedGradientSum, GradientSum},
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},

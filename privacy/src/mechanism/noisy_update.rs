@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The largest total variation distance, per release, between the noise and a rounded continuous
-/// Gaussian: below it the event is accounted as continuous.
+/// Gaussian: the grid is finer than that.
 const ROUNDING_DISTANCE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
 
 /// The largest dimension, in coordinates.
@@ -32,11 +32,11 @@ pub struct NoisyUpdate {
 impl NoisyUpdate {
     /// Plans the noise on a lattice.
     ///
-    /// The noise must be fine-grained enough to be accounted as continuous: a discrete Gaussian of
-    /// deviation s grid units is within `s^-4 / 1000` of a rounded continuous one of variance
-    /// `s² - 1/12` in every coordinate, and rounding is post-processing. The figure is half the root
-    /// of the chi-square divergence, which bounds the statistical distance and grows only with the
-    /// root of the dimension; over all coordinates it must stay below 2^-40.
+    /// The noise must be fine-grained: a discrete Gaussian of deviation s grid units is within
+    /// `s^-4 / 1000` of a rounded continuous one of variance `s² - 1/12` in every coordinate. The
+    /// figure is half the root of the chi-square divergence, which bounds the statistical distance
+    /// and grows only with the root of the dimension; over all coordinates it must stay below
+    /// 2^-40. Then what the accountant adds for the grid is negligible.
     ///
     /// - `noise_multiplier`: noise deviation / clipping norm, above 0
     /// - `dimension`: number of coordinates
@@ -71,7 +71,14 @@ impl NoisyUpdate {
     /// What one release costs.
     #[must_use]
     pub const fn event(&self) -> PrivacyEvent {
-        PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate: 1.0,
+            noise_multiplier: self.noise_multiplier,
+            sigma_share: self.gaussian.sigma(),
+            clients: 1,
+            dimension: self.dimension as u64,
+            steps: 1,
+        }
     }
 
     /// The ρ (zCDP) of one release, by opendp's privacy map on the integer vectors.
@@ -81,13 +88,6 @@ impl NoisyUpdate {
     pub fn rho(&self) -> Result<f64, MechanismError> {
         let sensitivity = self.clipping_norm.value() / self.lattice.step();
         discrete_gaussian_rho(sensitivity, self.gaussian.sigma())
-    }
-
-    /// The statistical distance between one release's noise and the accounted one, at most: an
-    /// amount of δ a release, far below what any budget resolves.
-    #[must_use]
-    pub fn statistical_distance(&self) -> f64 {
-        self.dimension as f64 * DiscreteGaussian::STATISTICAL_DISTANCE + ROUNDING_DISTANCE_MAX
     }
 
     /// Clips `update` in place, and returns its noisy, packed form: the only thing that may leave.
@@ -117,7 +117,12 @@ impl NoisyUpdate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clip::ClipError, lattice::ModularSum, noise::SeededNoise};
+    use crate::{
+        accountant::{Delta, epsilon},
+        clip::ClipError,
+        lattice::ModularSum,
+        noise::SeededNoise,
+    };
 
     fn norm() -> ClippingNorm {
         ClippingNorm::new(1.0).expect("positive")
@@ -139,7 +144,11 @@ mod tests {
             values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / dimension as f64;
         let rho = mechanism.rho().expect("valid");
         assert!((rho / 2.0 - 1.0).abs() < 1e-9, "0.5 / 0.5² = 2, not {rho}");
-        assert!(mechanism.statistical_distance() < 1e-12);
+        let delta = Delta::new(1e-5).expect("valid");
+        let cost = |event| epsilon(&[event], delta).expect("valid");
+        let continuous = PrivacyEvent::Gaussian { noise_multiplier: 0.5, count: 1 };
+        let (ours, ideal) = (cost(mechanism.event()), cost(continuous));
+        assert!(ours >= ideal && ours < ideal * 1.000_1, "{ours} {ideal}");
         let clipped = 1.0 / (dimension as f64).sqrt();
         // Five standard errors of each estimate.
         assert!((mean - clipped).abs() < 5.0 * 0.5 / (dimension as f64).sqrt());

@@ -10,7 +10,7 @@ use hkdf::Hkdf;
 use rand::SeedableRng;
 use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
-use zeroize::{ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
     Member,
@@ -48,7 +48,7 @@ pub(super) struct Shares {
 }
 
 /// Everything secret about one agent in one round; zeroised on drop.
-#[derive(ZeroizeOnDrop)]
+#[derive(Zeroize, ZeroizeOnDrop)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Secrets {
     #[zeroize(skip)]
@@ -57,10 +57,10 @@ pub(super) struct Secrets {
     member: Member,
     mask_seed: Scalar,
     self_mask_seed: Scalar,
-    mask_key: StaticSecret,
+    mask_key: [u8; 32],
     #[zeroize(skip)]
     mask_key_public: ByteArray<32>,
-    channel_key: StaticSecret,
+    channel_key: [u8; 32],
     #[zeroize(skip)]
     channel_key_public: ByteArray<32>,
     order_root: [u8; 16],
@@ -76,16 +76,17 @@ impl Secrets {
         };
         let mask_seed = scalar(b"mask seed");
         let mask_key = mask_key(&context, member, &mask_seed);
-        let channel_key = derive::<32>(seed, b"channel", &context, &[member], &[]).into();
+        let channel_key =
+            StaticSecret::from(derive::<32>(seed, b"channel", &context, &[member], &[]));
         Self {
             context,
             member,
             mask_seed,
             self_mask_seed: scalar(b"self mask seed"),
             mask_key_public: public(&mask_key),
-            mask_key,
+            mask_key: mask_key.to_bytes(),
             channel_key_public: public(&channel_key),
-            channel_key,
+            channel_key: channel_key.to_bytes(),
             order_root: derive(seed, b"order", &context, &[member], &[]),
             deal_seed: derive(seed, b"deal", &context, &[member], &[]),
         }
@@ -118,7 +119,8 @@ impl Secrets {
     /// The mask with one peer; `None` if the peer's key is of low order.
     pub(super) fn pairwise_mask(&self, peer: Member, peer_key: &ByteArray<32>) -> Option<Mask> {
         let own = (self.member, self.mask_key_public);
-        pairwise_mask(&self.context, &self.mask_key, own, (peer, *peer_key))
+        let key = StaticSecret::from(self.mask_key);
+        pairwise_mask(&self.context, &key, own, (peer, *peer_key))
     }
 
     /// The polynomials of the mask seed and the self mask's seed.
@@ -183,7 +185,8 @@ impl Secrets {
         peer: Member,
         peer_key: &ByteArray<32>,
     ) -> Option<ChaCha20Poly1305> {
-        let secret = self.channel_key.diffie_hellman(&PublicKey::from(peer_key.0));
+        let secret =
+            StaticSecret::from(self.channel_key).diffie_hellman(&PublicKey::from(peer_key.0));
         let own = (self.member, self.channel_key_public);
         let (from, to) =
             if sender == peer { ((peer, *peer_key), own) } else { (own, (peer, *peer_key)) };

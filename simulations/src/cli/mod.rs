@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod bench;
 pub mod data;
 pub mod demo;
 mod output;
@@ -25,6 +26,8 @@ pub enum Command {
     Demo(demo::DemoArguments),
     /// Run an experiment file: thousands of tenants in this process, repeatable to the bit
     Run(run::RunArguments),
+    /// Measure the harness: processor time, start-up, memory and accuracy of a fixed experiment
+    Bench(bench::BenchArguments),
     /// Find, download and split public datasets
     Data(data::DataArguments),
     /// Compute the ε of a sequence of noisy releases

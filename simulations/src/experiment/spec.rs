@@ -366,6 +366,21 @@ mod tests {
     }
 
     #[test]
+    fn the_ready_experiments_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            // The demo's file is a job, for agents in processes of their own.
+            if path.file_name().is_some_and(|name| name != "fashion-mnist-demo.toml") {
+                Experiment::load(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+                count += 1;
+            }
+        }
+        assert!(count >= 7, "{count}");
+    }
+
+    #[test]
     fn unknown_names_get_a_suggestion() {
         let text = message(&EXAMPLE.replace("batch_size", "bach_size"));
         assert!(text.contains("did you mean `batch_size`?"), "{text}");

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use ndarray::{Array1, ArrayViewMut1};
 use tributary_agent::{
     data::Dataset,
-    train::{Evaluation, LocalTask, TrainError, dp_sgd, evaluate, local_sgd},
+    train::{Evaluation, LocalTask, TrainError, Trainer, evaluate},
 };
 use tributary_coordinator::{
     optimizer::{self, ServerOptimizer},
@@ -52,6 +52,8 @@ struct Population<'a> {
 /// What one thread keeps between tenants.
 struct Worker {
     sum: ModularSum,
+    /// Made by the first tenant that trains.
+    trainer: Option<Trainer>,
     /// The update of tenants that do not train.
     zero: Vec<f32>,
 }
@@ -89,7 +91,11 @@ impl<'a> Simulation<'a> {
         let schedule = Schedule::new(&experiment.cohort, tenants, seed);
         let release = Release::plan(experiment, &schedule, tenants)?;
         let base = initial_parameters(&experiment.model, seeds.number(Purpose::InitialModel, 0));
-        let worker = || Worker { sum: ModularSum::new(release.lattice, base.len()), zero: vec![] };
+        let worker = || Worker {
+            sum: ModularSum::new(release.lattice, base.len()),
+            trainer: None,
+            zero: Vec::new(),
+        };
         let flips = experiment.adversary.as_ref().is_some_and(|a| a.attack == Attack::LabelFlip);
         Ok(Self {
             workers: (0..threads.max(1)).map(|_| worker()).collect(),
@@ -301,17 +307,22 @@ impl Population<'_> {
         let spec = &self.experiment.model;
         let task = LocalTask { spec, base, data, train, plan: &plan };
         let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
+        // All work on this thread: the others have tenants of their own.
+        let mut trainer = match worker.trainer.take() {
+            Some(trainer) => trainer,
+            None => Trainer::new(spec, 1).map_err(trained)?,
+        };
+        let ignored = &mut |_, _| ControlFlow::Continue(());
         let mut update = match &self.release.path {
             Path::Record { mechanism, .. } => {
-                dp_sgd(&task, mechanism, &mut noise, &mut |_, _| ControlFlow::Continue(()))
-                    .map_err(trained)?
+                trainer.dp_sgd(&task, mechanism, &mut noise, ignored).map_err(trained)?
             }
             Path::Plain { .. } | Path::Noised { .. } | Path::Central { .. } => {
                 let mut source = self.seeds.fast(Purpose::Training, round, tenant);
-                local_sgd(&task, &mut source, &mut |_, _| ControlFlow::Continue(()))
-                    .map_err(trained)?
+                trainer.local_sgd(&task, &mut source, ignored).map_err(trained)?
             }
         };
+        worker.trainer = Some(trainer);
         if attacks && let Some(Attack::SignFlip { scale }) = self.attack() {
             update.iter_mut().for_each(|value| *value *= -scale);
         }

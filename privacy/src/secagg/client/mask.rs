@@ -54,6 +54,9 @@ impl Masking {
         if self.input.is_none() {
             return Err(SecaggError::OutOfTurn { step: Step::MaskedInput });
         }
+        if survivors.cohort_size() != own.context.plan.cohort_size() {
+            return Err(SecaggError::NotInRoster);
+        }
         if !survivors.contains(own.member) {
             return Err(SecaggError::NotASurvivor);
         }

@@ -7,6 +7,8 @@ mod unmask;
 
 use std::{collections::BTreeMap, fmt, mem};
 
+use zeroize::{Zeroize, Zeroizing};
+
 use self::{advertise::Advertised, mask::Masking, share::Dealt, unmask::Confirming};
 use super::{
     Adversary, ClientMessage, Finding, Identity, Member, PeerKeys, RoundContext, SecaggError,
@@ -27,7 +29,8 @@ pub enum ClientOutput {
 
 /// One agent in one round of secure aggregation.
 ///
-/// Its secrets live in memory only and are zeroised: a process that crashed has dropped out. Within
+/// Its secrets live in memory only and are zeroised after the last answer, or when it is dropped: a
+/// process that crashed has dropped out of the round. Within
 /// a process, the same request again (after a reconnect) gives the same answer; a different one is
 /// an attack and is refused by name. After any error it stops: the round is lost to it.
 #[cfg_attr(test, derive(Clone))]
@@ -93,7 +96,7 @@ impl Client {
             return Err(SecaggError::NotInCohort { member });
         }
         let digest = context.digest();
-        let secrets = Secrets::new(digest, member, &zeroize::Zeroizing::new(seed));
+        let secrets = Secrets::new(digest, member, &Zeroizing::new(seed));
         Ok(Self {
             own: Own { context, digest, member, credential, secrets },
             advert: None,
@@ -153,6 +156,9 @@ impl Client {
         let phase = mem::replace(&mut self.phase, Phase::Stopped(SecaggError::Context));
         match self.advance(phase, message, identity, peers) {
             Ok((phase, output)) => {
+                if matches!(phase, Phase::Finished { .. }) {
+                    self.own.secrets.zeroize();
+                }
                 self.phase = phase;
                 self.answers.insert(key, (fingerprint, output.clone()));
                 Ok(output)

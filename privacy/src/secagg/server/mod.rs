@@ -23,10 +23,10 @@ use super::{
 
 /// The coordinator in one round of secure aggregation.
 ///
-/// Serialise it after [`handle`](Self::handle), [`uploaded`](Self::uploaded) and
-/// [`close_step`](Self::close_step), and make that durable before anybody is told; what was
-/// restored goes on as if nothing had happened. It holds no secrets until agents unmask, and then
-/// only those that the sum needs.
+/// Serialise it and make that durable after [`close_step`](Self::close_step), before anybody is told
+/// the outcome; what was restored goes on as if nothing had happened. An answer that a crash forgot
+/// is asked for again by [`message_for`](Self::message_for) and comes back identical. It holds no
+/// secrets until agents unmask, and then only those that the sum needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {

@@ -3,5 +3,6 @@
 mod attacks;
 mod dropouts;
 mod recovery;
+mod robustness;
 mod visibility;
 mod world;

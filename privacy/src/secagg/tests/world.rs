@@ -150,6 +150,31 @@ impl World {
         }
     }
 
+    /// As [`act`](Self::act), with the answer damaged on the way; the coordinator may refuse it.
+    pub(super) fn act_damaged(
+        &mut self,
+        member: Member,
+        damage: impl FnOnce(&ClientMessage) -> Option<ClientMessage>,
+    ) {
+        let index = member.index();
+        let (client, identity) = (&mut self.clients[index], &self.identities[index]);
+        let answer = match (self.server.step(), self.server.message_for(member)) {
+            (Step::AdvertiseKeys, _) => client.advertise(identity),
+            (_, None) => return,
+            (_, Some(message)) => match client.handle(message, identity, &MacKeys) {
+                Ok(ClientOutput::Send(answer)) => answer,
+                Ok(ClientOutput::Mask) => return self.upload(member),
+                Err(error) => {
+                    self.refusals.insert(member, error);
+                    return;
+                }
+            },
+        };
+        if let Some(answer) = damage(&answer) {
+            let _ = self.server.handle(member, answer, &MacKeys);
+        }
+    }
+
     /// Gives a message to a member and its answer to the coordinator.
     pub(super) fn deliver(&mut self, member: Member, message: ServerMessage) {
         let index = member.index();

@@ -276,6 +276,12 @@ fn a_coordinator_shrinks_the_cohort() {
         );
     }
     // Another cohort size than the terms say.
+    let mut world = world_at(Step::MaskedInput, MALICIOUS);
+    world.run_step(everybody(&world)).expect("nobody is lost");
+    assert_eq!(
+        answer(&mut world, 0, ServerMessage::Survivors(MemberSet::full(5))),
+        Err(SecaggError::NotInRoster)
+    );
     let mut world = world_at(Step::ShareKeys, MALICIOUS);
     let mut told = neighbourhood(&world, 0);
     told.roster.advertised = MemberSet::full(5);

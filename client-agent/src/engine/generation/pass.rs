@@ -1,0 +1,236 @@
+//! A decoder's steps over ragged rows of many requests.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{blocks::BlockId, cache::KvCache};
+use crate::model::{
+    decoder::{
+        DecoderAdapter, DecoderConfig, Linear, LowRankFactors, Pass, Rope, Site, product, turn_head,
+    },
+    layer::embedding,
+    with_elements,
+};
+
+/// Elements above which element-wise work is split between threads.
+const PARALLEL_MIN: usize = 1 << 14;
+
+/// The rows of one sequence within a batch.
+pub(super) struct SequenceRows {
+    /// Which rows of the batch.
+    pub(super) rows: Range<usize>,
+    /// Position of the first.
+    pub(super) position: usize,
+    /// The sequence's blocks.
+    pub(super) table: Vec<BlockId>,
+    /// Its adapter.
+    pub(super) adapter: Option<Arc<DecoderAdapter>>,
+}
+
+/// A batch over the cache. Sequences with the same adapter lie next to each other.
+pub(super) struct Cached<'a> {
+    pub(super) config: &'a DecoderConfig,
+    pub(super) cache: &'a mut KvCache,
+    pub(super) tokens: &'a [u32],
+    pub(super) sequences: &'a [SequenceRows],
+}
+
+impl<'a> Cached<'a> {
+    /// Runs of rows with one adapter that changes the layer.
+    fn groups(&self, site: Site) -> Vec<RowGroup<'a>> {
+        let mut groups: Vec<(&'a Arc<DecoderAdapter>, Range<usize>)> = Vec::new();
+        let sequences: &'a [SequenceRows] = self.sequences;
+        for sequence in sequences {
+            let Some(adapter) = &sequence.adapter else { continue };
+            match groups.last_mut() {
+                Some((last, rows)) if Arc::ptr_eq(last, adapter) => rows.end = sequence.rows.end,
+                _ => groups.push((adapter, sequence.rows.clone())),
+            }
+        }
+        groups
+            .into_iter()
+            .filter_map(|(adapter, rows)| {
+                let factors = adapter.factors(site)?;
+                Some(RowGroup { rows, scale: adapter.scale(), factors })
+            })
+            .collect()
+    }
+}
+
+impl Pass for Cached<'_> {
+    fn embed(&mut self, table: &Tensor) -> Result<Tensor> {
+        let tokens = Tensor::from_slice(self.tokens, (1, self.tokens.len()), table.device())?;
+        embedding(&tokens, table, None)
+    }
+
+    fn linear(&mut self, site: Site, linear: &Linear, rows: &Tensor) -> Result<Tensor> {
+        let outputs = rows.apply_op2_no_bwd(&linear.weight, &FixedOrder)?;
+        let outputs = match &linear.bias {
+            Some(bias) => outputs.broadcast_add(bias)?,
+            None => outputs,
+        };
+        let groups = self.groups(site);
+        if !groups.is_empty() {
+            outputs.inplace_op2(rows, &GroupedLowRank { groups })?;
+        }
+        Ok(outputs)
+    }
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        rope: &Rope,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+    ) -> Result<Tensor> {
+        let (query_width, kv_width) = (self.config.query_width(), self.config.kv_width());
+        let dim = self.config.head_dim;
+        let mut queries = with_elements(query, <[f32]>::to_vec)?;
+        let mut keys = with_elements(key, <[f32]>::to_vec)?;
+        let mut places = Vec::with_capacity(self.tokens.len());
+        for sequence in self.sequences {
+            let positions = sequence.position..sequence.position + sequence.rows.len();
+            places.extend(positions.map(|position| (sequence.table.as_slice(), position)));
+        }
+        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        let cache = &mut *self.cache;
+        with_elements(value, |values| {
+            let rows = queries
+                .chunks_exact_mut(query_width)
+                .zip(keys.chunks_exact_mut(kv_width))
+                .zip(values.chunks_exact(kv_width));
+            for (((query, key), value), &(table, position)) in rows.zip(&places) {
+                cosines.clear();
+                sines.clear();
+                rope.angles(position, &mut cosines, &mut sines);
+                for head in query.chunks_exact_mut(dim).chain(key.chunks_exact_mut(dim)) {
+                    turn_head(head, &cosines, &sines);
+                }
+                cache.write(layer, table, position, key, value);
+            }
+        })?;
+        let group = self.config.num_heads / self.config.num_kv_heads;
+        let mut answers = vec![0.0; queries.len()];
+        let cache = &*self.cache;
+        // One head of one row is a piece of work: a single row still uses every core.
+        answers
+            .par_chunks_exact_mut(dim)
+            .zip(queries.par_chunks_exact(dim))
+            .enumerate()
+            .for_each_init(Vec::new, |scores, (index, (answer, query))| {
+                let (row, head) = (index / self.config.num_heads, index % self.config.num_heads);
+                cache.attend((layer, head / group), places[row], query, scores, answer);
+            });
+        Tensor::from_vec(answers, query.shape(), query.device())
+    }
+
+    fn gate(&mut self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let gated = with_elements(gate, |gates| {
+            with_elements(up, |ups| {
+                let one = |(&gate, &up): (&f32, &f32)| gate / (1.0 + (-gate).exp()) * up;
+                if gates.len() < PARALLEL_MIN {
+                    gates.iter().zip(ups).map(one).collect::<Vec<f32>>()
+                } else {
+                    gates.par_iter().zip(ups).with_min_len(PARALLEL_MIN / 4).map(one).collect()
+                }
+            })
+        })??;
+        Tensor::from_vec(gated, gate.shape(), gate.device())
+    }
+}
+
+/// `inputs · weightᵀ` with each element summed in one fixed order.
+struct FixedOrder;
+
+impl CustomOp2 for FixedOrder {
+    fn name(&self) -> &'static str {
+        "fixed-order-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        inputs: &CpuStorage,
+        inputs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, width) = weight_layout.shape().dims2()?;
+        let mut dims = inputs_layout.dims().to_vec();
+        if dims.pop() != Some(width) {
+            bail!("a layer of width {width} got rows of shape {:?}", inputs_layout.shape())
+        }
+        dims.push(outputs);
+        let values =
+            product(elements(inputs, inputs_layout)?, elements(weight, weight_layout)?, width);
+        Ok((CpuStorage::F32(values), Shape::from(dims)))
+    }
+}
+
+/// Adds each row group's `scale · B · A · row` to its outputs in place.
+struct GroupedLowRank<'a> {
+    groups: Vec<RowGroup<'a>>,
+}
+
+/// Rows with one adapter.
+struct RowGroup<'a> {
+    rows: Range<usize>,
+    scale: f32,
+    factors: &'a LowRankFactors,
+}
+
+impl InplaceOp2 for GroupedLowRank<'_> {
+    fn name(&self) -> &'static str {
+        "grouped-low-rank"
+    }
+
+    fn cpu_fwd(
+        &self,
+        outputs: &mut CpuStorage,
+        outputs_layout: &Layout,
+        inputs: &CpuStorage,
+        inputs_layout: &Layout,
+    ) -> Result<()> {
+        let inputs = elements(inputs, inputs_layout)?;
+        let CpuStorage::F32(outputs) = outputs else { bail!("only f32 rows are supported") };
+        let (Some((start, end)), Some(&wide), Some(&width)) = (
+            outputs_layout.contiguous_offsets(),
+            outputs_layout.dims().last(),
+            inputs_layout.dims().last(),
+        ) else {
+            bail!("only contiguous rows are supported")
+        };
+        let mut rest = &mut outputs[start..end];
+        let (mut pieces, mut passed) = (Vec::with_capacity(self.groups.len()), 0);
+        for group in &self.groups {
+            let (_, tail) = rest.split_at_mut((group.rows.start - passed) * wide);
+            let (rows, tail) = tail.split_at_mut(group.rows.len() * wide);
+            pieces.push((group, rows));
+            (rest, passed) = (tail, group.rows.end);
+        }
+        pieces.into_par_iter().for_each(|(group, outputs)| {
+            let factors = group.factors;
+            let inputs = &inputs[group.rows.start * width..group.rows.end * width];
+            let low = product(inputs, &factors.a, width);
+            for (outputs, low) in outputs.chunks_exact_mut(wide).zip(low.chunks_exact(factors.rank))
+            {
+                for (&low, row) in low.iter().zip(factors.b.chunks_exact(wide)) {
+                    let factor = group.scale * low;
+                    for (output, value) in outputs.iter_mut().zip(row) {
+                        *output += factor * value;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("only contiguous f32 rows are supported"),
+    }
+}
