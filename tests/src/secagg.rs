@@ -163,7 +163,7 @@ impl SecaggPeer {
         let masked = self.masked();
         let Assignment { job, round, .. } = &self.assignment;
         let stored = self.peer.upload(&offer(&job.name, *round, masked, 1), masked).await;
-        assert!(matches!(stored, TransferResponse::Stored { .. }), "{stored:?}");
+        assert!(matches!(stored, TransferResponse::Stored), "{stored:?}");
         Ok(())
     }
 

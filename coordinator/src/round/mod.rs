@@ -184,7 +184,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Make this record durable before going on.
-    Persist(RoundRecord),
+    Persist(Box<RoundRecord>),
     /// Send the tenant its assignment; the report is due at the given time.
     Configure(TenantId, Timestamp),
     /// Ask the tenant for its part in a step of secure aggregation.
@@ -289,7 +289,7 @@ impl Round {
     ) -> Self {
         let phase = Phase::Selection(Selection::new(&plan, now));
         let record = RoundRecord { number, base, plan, secagg, cohort_seed, phase };
-        Self { outputs: VecDeque::from([Output::Persist(record.clone())]), record }
+        Self { outputs: VecDeque::from([Output::Persist(Box::new(record.clone()))]), record }
     }
 
     /// Continues a persisted round. Its current wait starts anew: the time that the coordinator was
@@ -581,7 +581,7 @@ impl Round {
     }
 
     fn persist(&mut self) {
-        self.outputs.push_back(Output::Persist(self.record.clone()));
+        self.outputs.push_back(Output::Persist(Box::new(self.record.clone())));
     }
 }
 

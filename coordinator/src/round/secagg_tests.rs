@@ -152,7 +152,7 @@ impl World {
                     // Through the form that the store keeps.
                     let text = serde_json::to_string(record).expect("serialises");
                     self.durable = serde_json::from_str(&text).expect("the same");
-                    assert_eq!(self.durable, *record);
+                    assert_eq!(self.durable, **record);
                 }
                 Output::Ask(tenant, request) => {
                     let agent = self.agents.iter_mut().find(|agent| agent.tenant == *tenant);

@@ -209,7 +209,7 @@ fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
         }
         for output in drain(&mut round) {
             match &output {
-                Output::Persist(record) => durable = record.clone(),
+                Output::Persist(record) => durable = (**record).clone(),
                 Output::Commit { .. } => durable = round.record().clone(),
                 _ => {}
             }

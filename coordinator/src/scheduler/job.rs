@@ -324,7 +324,7 @@ impl Job {
                         actions.push(Action::Audit(event));
                     }
                     let mut batch = Batch::default();
-                    let leftovers = self.put_round(round, now, &mut batch);
+                    let leftovers = self.put_round(*round, now, &mut batch);
                     actions.push(Action::Persist(batch));
                     actions.extend(leftovers);
                 }
