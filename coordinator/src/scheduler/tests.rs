@@ -323,7 +323,7 @@ fn an_adaptive_norm_finds_the_quantile_and_survives_restarts() {
                 bench.scheduler = Scheduler::restore(
                     scheduler.tenants().cloned().collect(),
                     scheduler.jobs().map(|job| job.record().clone()).collect(),
-                    scheduler.models().iter().cloned().collect(),
+                    scheduler.models().clone(),
                     NOW,
                 );
                 for name in names {
