@@ -111,7 +111,16 @@ impl Pair {
             Self::Poisson(direction, mixture) => mixture.nodes(*direction, tail),
             Self::WithoutReplacement(mixture) => mixture.nodes(Direction::Remove, tail),
             Self::ReplaceOne(pair) => pair.nodes(tail),
-            Self::Atoms(atoms) => atoms.clone(),
+            Self::Atoms(atoms) => {
+                // Neighbours with nearly the same loss count as one.
+                let together = atoms.len().div_ceil(NODES_MIN as usize * 4).max(1);
+                let joined = atoms.chunks(together).map(|group| {
+                    let mass: f64 = group.iter().map(|&(mass, _)| mass).sum();
+                    let loss: f64 = group.iter().map(|&(mass, loss)| mass * loss).sum();
+                    (mass, loss / mass)
+                });
+                joined.filter(|&(mass, _)| mass > 0.0).collect()
+            }
         }
     }
 
