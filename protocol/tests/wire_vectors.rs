@@ -94,7 +94,7 @@ fn coordinator_messages() {
     // Tenant, sequence, hash, time, certificate, scheme, signature.
     let fields = ["05 616c706861", "09", &hash(0xbb), "fa", "02 3031", "fb 0304", "01 07"];
     check(&CoordinatorMessage::Welcome(receipt.clone().into()), &[&["00"], &fields[..]].concat());
-    check(&CoordinatorMessage::Receipt(receipt.into()), &[&["06"], &fields[..]].concat());
+    check(&CoordinatorMessage::Receipt(receipt.into()), &[&["07"], &fields[..]].concat());
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
     check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);

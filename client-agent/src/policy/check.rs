@@ -49,21 +49,20 @@ impl Policy {
         assignment: &Assignment,
         configured: &[DatasetName],
     ) -> Result<Approved, PolicyRefusal> {
-        let job = &assignment.job;
-        let mut approved = self.check_job(job, configured)?;
-        if job.evaluation.as_ref().is_some_and(|spec| !spec.is_due(assignment.base.version)) {
-            approved.evaluation.clear();
-        }
-        let base = &assignment.base;
+        let (job, base) = (&assignment.job, &assignment.base);
+        let dataset = self.check_terms(job, configured)?;
         if base.job != job.name || base.dataset != job.dataset || base.model != job.model {
             return Err(PolicyRefusal::BaseMismatch);
         }
-        check_lattice(assignment)?;
+        let mut approved = dataset.approve(job, check_lattice(assignment)?)?;
+        if job.evaluation.as_ref().is_some_and(|spec| !spec.is_due(base.version)) {
+            approved.evaluation.clear();
+        }
         Ok(approved)
     }
 
     /// Decides about a job document alone, as `check --job` does; its rounds are taken to be ones
-    /// that evaluate the base, if any do.
+    /// that evaluate the base, if any do, on the finest lattice that the agent accepts.
     ///
     /// # Errors
     /// [`PolicyRefusal`] naming the key, what was asked and what is allowed.
@@ -72,6 +71,15 @@ impl Policy {
         job: &JobSpec,
         configured: &[DatasetName],
     ) -> Result<Approved, PolicyRefusal> {
+        self.check_terms(job, configured)?.approve(job, finest_lattice(job, None)?)
+    }
+
+    /// Checks what the job says of itself, and finds the dataset that pays.
+    fn check_terms(
+        &self,
+        job: &JobSpec,
+        configured: &[DatasetName],
+    ) -> Result<&DatasetPolicy, PolicyRefusal> {
         job.validate().map_err(PolicyRefusal::Job)?;
         let dataset = self.datasets.get(&job.dataset).ok_or_else(|| {
             let allowed = self.datasets.keys().cloned().collect();
@@ -85,13 +93,7 @@ impl Policy {
         dataset.check_choices(job)?;
         dataset.check_numbers(job)?;
         self.secagg.check_job(job)?;
-        Ok(Approved {
-            dataset: job.dataset.clone(),
-            budget: dataset.budget(),
-            events: events(job)?,
-            evaluation: evaluation_events(job),
-            examples_max: dataset.examples_max,
-        })
+        Ok(dataset)
     }
 
     fn check_regions(&self, regions: &[Region]) -> Result<(), PolicyRefusal> {
@@ -108,6 +110,17 @@ impl Policy {
 }
 
 impl DatasetPolicy {
+    /// What a checked job may do and what it costs on its lattice.
+    fn approve(&self, job: &JobSpec, lattice: Lattice) -> Result<Approved, PolicyRefusal> {
+        Ok(Approved {
+            dataset: job.dataset.clone(),
+            budget: self.budget(),
+            events: events(job, lattice)?,
+            evaluation: evaluation_events(job),
+            examples_max: self.examples_max,
+        })
+    }
+
     fn check_choices(&self, job: &JobSpec) -> Result<(), PolicyRefusal> {
         let (unit, trust) = (job.privacy.unit, job.privacy.trust);
         let not_allowed =
@@ -225,22 +238,25 @@ fn evaluation_events(job: &JobSpec) -> Vec<PrivacyEvent> {
 
 /// What one round of the job costs one tenant: with distributed noise, in the worst case that the
 /// protocol allows a full cohort.
-fn events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
-    let noise_multiplier = job.privacy.noise_multiplier;
-    if let (Some(noise), Some(spec)) = (secagg::noise(job), &job.secagg) {
+///
+/// The mechanisms say it themselves, so that the sampler's statistical distance and the difference
+/// between integer and continuous noise are in the debit.
+fn events(job: &JobSpec, lattice: Lattice) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
+    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    if let Some(noise) = secagg::noise(job) {
         let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
-        let lattice =
-            noise.lattice(spec.bits, WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed)?;
         return Ok(vec![secagg::event(job, &noise, &plan, lattice)]);
     }
-    let mut events = vec![match job.privacy.unit {
-        PrivacyUnit::Record => PrivacyEvent::PoissonGaussian {
-            sampling_rate: job.training.sampling_rate,
-            noise_multiplier,
-            steps: job.training.local_steps.into(),
-        },
-        PrivacyUnit::Tenant => PrivacyEvent::Gaussian { noise_multiplier, count: 1 },
-    }];
+    let (norm, multiplier) = (clipping_norm(job)?, privacy.noise_multiplier);
+    let event = match privacy.unit {
+        PrivacyUnit::Record => NoisyGradientSum::new(norm, multiplier, dimension).map(|sum| {
+            sum.event(job.training.sampling_rate).with_count(job.training.local_steps.into())
+        }),
+        PrivacyUnit::Tenant => {
+            NoisyUpdate::new(lattice, norm, multiplier, job.wire_dimension()).map(|it| it.event())
+        }
+    };
+    let mut events = vec![event.map_err(PolicyRefusal::Mechanism)?];
     if let Some(adaptive) = job.privacy.adaptive() {
         let noise_multiplier = adaptive.count_noise_multiplier;
         events.push(PrivacyEvent::Gaussian { noise_multiplier, count: 1 });
@@ -248,66 +264,57 @@ fn events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
     Ok(events)
 }
 
-/// Whether the mechanism exists and the cohort's sum fits the lattice.
-fn check_lattice(assignment: &Assignment) -> Result<(), PolicyRefusal> {
-    let (job, spec) = (&assignment.job, assignment.lattice);
-    let lattice = Lattice::new(spec.step, spec.bits).map_err(PolicyRefusal::Lattice)?;
-    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
-    if let Some(noise) = secagg::noise(job) {
-        return check_masked_lattice(job, &noise, lattice);
+fn clipping_norm(job: &JobSpec) -> Result<ClippingNorm, PolicyRefusal> {
+    ClippingNorm::new(job.privacy.clipping_norm)
+        .map_err(|error| PolicyRefusal::Mechanism(error.into()))
+}
+
+/// The finest lattice that holds the sum of every possible cohort of the job.
+///
+/// - `bits`: width of the modulus; `None` takes the job's
+fn finest_lattice(job: &JobSpec, bits: Option<u8>) -> Result<Lattice, PolicyRefusal> {
+    if let (Some(noise), Some(spec)) = (secagg::noise(job), &job.secagg) {
+        let bits = bits.unwrap_or(spec.bits);
+        return noise.lattice(bits, WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed);
     }
-    let clipping_norm = ClippingNorm::new(privacy.clipping_norm)
-        .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
-    let multiplier = privacy.noise_multiplier;
-    match privacy.unit {
-        PrivacyUnit::Record => {
-            NoisyGradientSum::new(clipping_norm, multiplier, dimension).map(|_| ())
-        }
-        PrivacyUnit::Tenant => {
-            NoisyUpdate::new(lattice, clipping_norm, multiplier, dimension).map(|_| ())
-        }
-    }
-    .map_err(PolicyRefusal::Mechanism)?;
-    clip_vote(job, lattice).map_err(PolicyRefusal::Mechanism)?;
     let UpdateBound { norm_max, noise_sigma } = job.update_bound();
-    let cohort_size = job.round.cohort_size;
     let request = LatticeRequest {
         dimension: job.wire_dimension(),
         norm_max,
         noise_sigma,
-        contributors_max: cohort_size,
-        bits: spec.bits,
+        contributors_max: job.round.cohort_size,
+        bits: bits.unwrap_or(job.privacy.lattice_bits),
         wrap_probability_max: WRAP_PROBABILITY_MAX,
     };
-    let finest = Lattice::plan(&request).map_err(PolicyRefusal::Lattice)?;
-    let (step, step_min) = (spec.step, finest.step());
-    if step < step_min * (1.0 - 1e-9) {
-        return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
-    }
-    if step > norm_max {
-        return Err(PolicyRefusal::LatticeCoarse { step, norm: norm_max });
-    }
-    Ok(())
+    Lattice::plan(&request).map_err(PolicyRefusal::Lattice)
 }
 
-/// Whether the sum of every possible cohort fits the lattice, and each share of noise does.
-fn check_masked_lattice(
-    job: &JobSpec,
-    noise: &DistributedNoise,
-    lattice: Lattice,
-) -> Result<(), PolicyRefusal> {
-    let finest =
-        noise.lattice(lattice.bits(), WRAP_PROBABILITY_MAX).map_err(PolicyRefusal::Distributed)?;
-    let (step, step_min) = (lattice.step(), finest.step());
-    let cohort_size = job.round.cohort_size;
+/// The assigned lattice, if the cohort's sum fits it and it is fine enough for the job.
+fn check_lattice(assignment: &Assignment) -> Result<Lattice, PolicyRefusal> {
+    let (job, spec) = (&assignment.job, assignment.lattice);
+    let lattice = Lattice::new(spec.step, spec.bits).map_err(PolicyRefusal::Lattice)?;
+    let (step, step_min) = (spec.step, finest_lattice(job, Some(spec.bits))?.step());
     if step < step_min * (1.0 - 1e-9) {
+        let cohort_size = job.round.cohort_size;
         return Err(PolicyRefusal::LatticeWraps { step, step_min, cohort_size });
     }
-    let plan = noise.plan(cohort_size).map_err(PolicyRefusal::Distributed)?;
+    if let Some(noise) = secagg::noise(job) {
+        check_shares(job, &noise, step)?;
+        return Ok(lattice);
+    }
+    clip_vote(job, lattice).map_err(PolicyRefusal::Mechanism)?;
+    let norm = job.update_bound().norm_max;
+    if step > norm {
+        return Err(PolicyRefusal::LatticeCoarse { step, norm });
+    }
+    Ok(lattice)
+}
+
+/// Whether each share of noise and each clipped gradient is fine enough on the grid.
+fn check_shares(job: &JobSpec, noise: &DistributedNoise, step: f64) -> Result<(), PolicyRefusal> {
+    let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
     if job.privacy.unit == PrivacyUnit::Record {
-        let norm = ClippingNorm::new(job.privacy.clipping_norm)
-            .map_err(|error| PolicyRefusal::Mechanism(error.into()))?;
-        ClippedGradientSum::new(norm, step, job.model.num_parameters())
+        ClippedGradientSum::new(clipping_norm(job)?, step, job.model.num_parameters())
             .map_err(PolicyRefusal::Mechanism)?;
     }
     // Below this many grid units the shares do not add up to what they are accounted as.
