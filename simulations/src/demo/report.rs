@@ -76,7 +76,7 @@ impl DemoReport {
         let Some(Killed { tenant, round, phase }) = &self.killed else { return String::new() };
         format!(
             "The agent of {tenant} was killed (kill -9) while round {round} was {phase}: the other \
-             {} revealed what removes its masks, and the round was committed without it.\n",
+             {} revealed what removes the masks that concern it, and the round was committed.\n",
             self.tenants.len() - 1
         )
     }
