@@ -42,7 +42,7 @@ impl BaseMetrics {
         Self { version, base, releases: 0, sums: spec.metrics.iter().map(zero).collect() }
     }
 
-    /// Adds one tenant's release, which [`is_usable`] accepted.
+    /// Adds one tenant's release, which `is_usable` accepted.
     pub fn add(&mut self, release: &[MetricSum]) {
         self.releases += 1;
         for (total, addend) in self.sums.iter_mut().zip(release) {
