@@ -15,6 +15,8 @@
 //! [`Round::restore`] continues from the last persisted record.
 
 mod configuration;
+mod error;
+mod event;
 mod key_exchange;
 mod reporting;
 mod secagg;
@@ -28,10 +30,8 @@ mod unmasking;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys, SecaggError};
+use tributary_privacy::secagg::{ClientMessage, PeerKeys};
 use tributary_protocol::{
-    error_code::{ErrorCode, Refusal},
     id::{Digest, RoundNumber, TenantId},
     job::RoundPlan,
     time::Timestamp,
@@ -40,6 +40,8 @@ use tributary_protocol::{
 use self::key_exchange::Timing;
 pub use self::{
     configuration::Configuration,
+    error::RoundError,
+    event::{Input, Output},
     key_exchange::KeyExchange,
     reporting::Reporting,
     secagg::{Aggregation, Request, SecaggTerms},
@@ -151,116 +153,6 @@ impl Phase {
             Self::Unmasking(_) => "unmasking",
             Self::Committed { .. } => "committed",
             Self::Abandoned { .. } => "abandoned",
-        }
-    }
-}
-
-/// What happened outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Who could take part.
-    Available {
-        /// Connected, eligible and not declining the job.
-        tenants: BTreeSet<TenantId>,
-        /// How many tenants could be available if all were connected.
-        population: usize,
-    },
-    /// A tenant (re)connected and should hear again what it is to do.
-    Connected(TenantId),
-    /// A cohort member starts training, or goes on after a reconnection.
-    Accepted {
-        /// Who.
-        tenant: TenantId,
-        /// What its signatures are verified with, where the round needs that.
-        credential: Option<Blob>,
-    },
-    /// A cohort member will not report.
-    Declined(TenantId, Refusal),
-    /// A cohort member's update is durable at the coordinator.
-    Reported(TenantId, Digest),
-}
-
-/// What the driver must do, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// Make this record durable before going on.
-    Persist(Box<RoundRecord>),
-    /// Send the tenant its assignment; the report is due at the given time.
-    Configure(TenantId, Timestamp),
-    /// Ask the tenant for its part in a step of secure aggregation.
-    Ask(TenantId, Request),
-    /// Aggregate these updates and make the new model durable together with this round's record.
-    Commit {
-        /// Whose updates are summed.
-        contributors: BTreeMap<TenantId, Digest>,
-        /// Removes the masks of the sum, if the updates are masked.
-        unmask: Option<Box<Aggregation>>,
-    },
-    /// Tell these tenants that the round is closed and why it was abandoned, if it was.
-    Close {
-        /// Everyone who was invited.
-        tenants: BTreeSet<TenantId>,
-        /// The reason, unless it committed.
-        abandoned: Option<String>,
-    },
-}
-
-/// Says why an input was refused; the round is unchanged.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum RoundError {
-    /// The tenant was not invited, or was dropped because it did not answer or declined.
-    #[error("tenant {tenant} is not in the cohort of round {round}")]
-    NotInCohort {
-        /// Who.
-        tenant: TenantId,
-        /// The round.
-        round: RoundNumber,
-    },
-    /// The tenant already reported something else.
-    #[error(
-        "tenant {tenant} already reported update {stored} in round {round}; {offered} is another one"
-    )]
-    Conflict {
-        /// Who.
-        tenant: TenantId,
-        /// The round.
-        round: RoundNumber,
-        /// What is counted.
-        stored: Digest,
-        /// What was offered now.
-        offered: Digest,
-    },
-    /// A message of secure aggregation is not what the step allows.
-    #[error("secure aggregation of round {round}: the message of tenant {tenant} is refused")]
-    Secagg {
-        /// Whose message.
-        tenant: TenantId,
-        /// The round.
-        round: RoundNumber,
-        /// Why.
-        #[source]
-        source: SecaggError,
-    },
-    /// The round takes no such input any more, or not yet.
-    #[error("round {round} is in phase {phase}")]
-    WrongPhase {
-        /// The round.
-        round: RoundNumber,
-        /// Its phase.
-        phase: &'static str,
-    },
-}
-
-impl RoundError {
-    /// The code for the peer.
-    #[must_use]
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::NotInCohort { .. } => ErrorCode::NotInCohort,
-            Self::Conflict { .. } => ErrorCode::UpdateConflict,
-            Self::Secagg { .. } => ErrorCode::SecaggMessageInvalid,
-            Self::WrongPhase { .. } => ErrorCode::WrongRound,
         }
     }
 }

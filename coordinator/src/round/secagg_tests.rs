@@ -11,7 +11,11 @@ use tributary_privacy::{
         ServerMessage,
     },
 };
-use tributary_protocol::{id::JobId, message::LatticeSpec};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    id::JobId,
+    message::LatticeSpec,
+};
 
 use super::*;
 

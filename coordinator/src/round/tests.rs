@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use tributary_protocol::error_code::{ErrorCode, Refusal};
 
 use super::*;
 

@@ -4,8 +4,10 @@
 //! do comes out of [`Scheduler::poll_action`], in order. Sockets, disk, clock and entropy live in
 //! [`crate::driver`], so tests and simulations run exactly this code.
 
+mod action;
 #[cfg(test)]
 mod control_tests;
+mod error;
 mod job;
 mod life_cycle;
 #[cfg(test)]
@@ -16,23 +18,20 @@ mod tenancy;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use thiserror::Error;
 use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys};
 use tributary_protocol::{
-    codec::CodecError,
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
-    job::{JobSpec, JobSpecError},
+    job::JobSpec,
     message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
 };
 
 pub use self::{
+    action::{Action, Commit, OfferAnswer},
+    error::SchedulerError,
     job::{Job, JobControl, JobRecord, JobState, RoundSummary},
     metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
@@ -41,209 +40,10 @@ use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
     registry::{ModelRegistry, ModelVersion, Promotion},
-    round::{Aggregation, Input, RoundError},
+    round::Input,
     store::Batch,
-    tenants::{EnrollmentError, QuotaUsedUp, TenantRecord, next_day},
+    tenants::{TenantRecord, next_day},
 };
-
-/// What the driver must do, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Make these records durable before going on.
-    Persist(Batch),
-    /// Record this in the audit log before going on.
-    Audit(AuditEvent),
-    /// Send a tenant a control message, if it is connected.
-    Send(TenantId, CoordinatorMessage),
-    /// Sign this ledger head of a connected tenant and welcome it with that.
-    Welcome(TenantId, LedgerHead),
-    /// Sign this newer ledger head of a tenant, which is durable, and send it the receipt.
-    Receipt(TenantId, LedgerHead),
-    /// Remove these files: what was persisted before no longer refers to them.
-    Discard(BTreeSet<Digest>),
-    /// Remove what has arrived of uploads for this round, which is closed.
-    Unstage(JobId, RoundNumber),
-    /// Aggregate these updates and answer with [`Scheduler::committed`].
-    Commit(Commit),
-}
-
-/// A round that has all its updates.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Commit {
-    /// The job.
-    pub job: JobId,
-    /// The round.
-    pub round: RoundNumber,
-    /// Whose updates are summed.
-    pub contributors: BTreeMap<TenantId, Digest>,
-    /// Removes the masks of the sum, if the updates are masked.
-    pub unmask: Option<Box<Aggregation>>,
-}
-
-/// What to do with an offered update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OfferAnswer {
-    /// It is already counted.
-    Stored,
-    /// Receive it.
-    Receive,
-}
-
-/// Says why a request was refused; nothing changed.
-#[derive(Debug, Clone, Error)]
-#[non_exhaustive]
-pub enum SchedulerError {
-    /// The job is not usable.
-    #[error("the job cannot be accepted")]
-    Job(#[source] JobSpecError),
-    /// A job of this name exists.
-    #[error("a job named {job} exists; choose another name")]
-    JobExists {
-        /// The name.
-        job: JobId,
-    },
-    /// No job of this name.
-    #[error("there is no job {job}; `job list` shows what there is")]
-    JobUnknown {
-        /// The name.
-        job: JobId,
-    },
-    /// The job takes no updates any more.
-    #[error("job {job} has ended")]
-    JobFinished {
-        /// The name.
-        job: JobId,
-    },
-    /// The update is for a round that is not open.
-    #[error("round {offered} of job {job} is not open; the open round is {open}")]
-    WrongRound {
-        /// The job.
-        job: JobId,
-        /// The round of the update.
-        offered: RoundNumber,
-        /// The round that is open.
-        open: RoundNumber,
-    },
-    /// The update has the wrong size.
-    #[error("the update has {offered} bytes; an update of job {job} has {expected}")]
-    UpdateLength {
-        /// The job.
-        job: JobId,
-        /// Announced length, in bytes.
-        offered: u64,
-        /// The only possible length, in bytes.
-        expected: u64,
-    },
-    /// A message of secure aggregation does not decode.
-    #[error("the message of secure aggregation is malformed")]
-    SecaggMalformed {
-        /// What the decoder met.
-        #[source]
-        source: Arc<CodecError>,
-    },
-    /// The metrics are not those that the job asks for in this round.
-    #[error("the metrics with the update are not those that job {job} asks for in this round")]
-    Metrics {
-        /// The job.
-        job: JobId,
-    },
-    /// The round refused the input.
-    #[error(transparent)]
-    Round(#[from] RoundError),
-    /// The token does not admit.
-    #[error(transparent)]
-    Enrollment(#[from] EnrollmentError),
-    /// The tenant is suspended.
-    #[error("tenant {tenant} is suspended: {reason}")]
-    TenantSuspended {
-        /// Who.
-        tenant: TenantId,
-        /// Why.
-        reason: String,
-    },
-    /// The tenant is revoked.
-    #[error("tenant {tenant} is revoked: {reason}")]
-    TenantRevoked {
-        /// Who.
-        tenant: TenantId,
-        /// Why.
-        reason: String,
-    },
-    /// No job that the tenant may take part in has this model.
-    #[error("there is no model file {file} here")]
-    ModelUnknown {
-        /// Which.
-        file: Digest,
-    },
-    /// The job has no such version.
-    #[error("job {job} has no model version {version}; `model list` shows what there is")]
-    VersionUnknown {
-        /// The job.
-        job: JobId,
-        /// The version.
-        version: u64,
-    },
-    /// Agents serve the first version already.
-    #[error("agents serve version 0 of job {job}; there is nothing before it")]
-    NothingBefore {
-        /// The job.
-        job: JobId,
-    },
-    /// No tenant of this name.
-    #[error("there is no tenant {tenant}; `tenant list` shows who there is")]
-    TenantUnknown {
-        /// The name.
-        tenant: TenantId,
-    },
-    /// The tenant has used what it may use today.
-    #[error("tenant {tenant}: {quota}")]
-    QuotaExceeded {
-        /// Who.
-        tenant: TenantId,
-        /// Which quota.
-        quota: QuotaUsedUp,
-    },
-    /// The tenant is not known, or shows a certificate that is not its current one.
-    #[error(
-        "the certificate of tenant {tenant} is not the registered one; enrol again with a new token"
-    )]
-    CertificateNotRegistered {
-        /// Who.
-        tenant: TenantId,
-    },
-}
-
-impl SchedulerError {
-    /// The code for the peer.
-    #[must_use]
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::Job(_) | Self::JobExists { .. } => ErrorCode::JobInvalid,
-            Self::JobUnknown { .. } => ErrorCode::JobUnknown,
-            Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
-            Self::UpdateLength { .. } => ErrorCode::UpdateLength,
-            Self::Metrics { .. } => ErrorCode::UpdateMalformed,
-            Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,
-            Self::Round(error) => error.code(),
-            Self::Enrollment(error) => error.code(),
-            Self::CertificateNotRegistered { .. } | Self::TenantUnknown { .. } => {
-                ErrorCode::CertificateNotRegistered
-            }
-            Self::ModelUnknown { .. }
-            | Self::VersionUnknown { .. }
-            | Self::NothingBefore { .. } => ErrorCode::BlobUnknown,
-            Self::TenantSuspended { .. } => ErrorCode::TenantSuspended,
-            Self::TenantRevoked { .. } => ErrorCode::TenantRevoked,
-            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
-        }
-    }
-
-    /// The refusal for the peer.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        Refusal::from_error(self.code(), self)
-    }
-}
 
 /// Tenants, jobs and models.
 #[derive(Debug, Default)]
