@@ -21,12 +21,12 @@
 //!
 //! let plan: RoundPlan = toml::from_str("rounds = 1\ncohort_size = 1\ncohort_size_min = 1\nreport_goal = 1")?;
 //! let now = Timestamp(0);
-//! let mut round = Round::new(RoundNumber(1), Digest::of(b"base"), plan, 7, now);
+//! let mut round = Round::new(RoundNumber(1), Digest::of(b"base"), plan, None, 7, now);
 //! let tenant = TenantId::new("alpha")?;
 //! round.handle(now, Input::Available { tenants: [tenant.clone()].into(), population: 1 })?;
 //! round.handle(now, Input::Reported(tenant, Digest::of(b"update")))?;
 //! let outputs: Vec<_> = std::iter::from_fn(|| round.poll_output()).collect();
-//! assert!(matches!(outputs[outputs.len() - 2], Output::Commit(_)));
+//! assert!(matches!(outputs[outputs.len() - 2], Output::Commit { .. }));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -26,7 +26,7 @@ pub enum Action {
     Discard(BTreeSet<Digest>),
     /// Remove what has arrived of uploads for this round, which is closed.
     Unstage(JobId, RoundNumber),
-    /// Aggregate these updates and answer with [`Scheduler::committed`].
+    /// Aggregate these updates and answer with [`Scheduler::committed`](super::Scheduler::committed).
     Commit(Commit),
 }
 
