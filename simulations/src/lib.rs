@@ -7,6 +7,8 @@
 //! - [`accounting`]: ε of a sequence of releases, and the noise for a wanted ε
 //! - [`audit`]: an empirical lower bound of ε for the trainer that agents run
 //! - [`experiment`], [`harness`]: experiment files, and rounds of thousands of tenants in one process
+//! - [`sweep`]: one experiment with many settings
+//! - [`report`]: pages of curves, tables and pictures in one HTML file
 //! - [`demo`]: the whole system on this machine, as separate processes
 //! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
@@ -31,3 +33,5 @@ pub mod demo;
 pub mod experiment;
 pub mod harness;
 pub mod population;
+pub mod report;
+pub mod sweep;

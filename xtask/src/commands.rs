@@ -42,6 +42,23 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
+/// Experiments that processes of `mpirun` share.
+pub(crate) fn mpi_test() -> anyhow::Result<()> {
+    let starts = |name: &str| {
+        program(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
+    ensure!(
+        starts("mpicc") && starts("mpirun"),
+        "there is no Open MPI; on Debian: apt-get install libopenmpi-dev openmpi-bin libclang-dev"
+    );
+    let feature = ["--package", "tributary-sim", "--features", "mpi"];
+    run(cargo().args(["clippy", "--locked"]).args(feature).args(["--", "-D", "warnings"]))?;
+    run(cargo()
+        .args(["test", "--locked", "--test", "mpi"])
+        .args(feature)
+        .args(["--", "--nocapture"]))
+}
+
 /// Everything that continuous integration runs.
 ///
 /// Tests on real data skip themselves where it is missing; here it is fetched for them first.

@@ -46,6 +46,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Experiments shared by processes of `mpirun`; needs Open MPI and libclang
+    MpiTest,
     /// Exactly what continuous integration runs: `check`, the public test data, `test`
     Ci,
 }
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo { arguments } => commands::demo(&arguments),
         Command::Bench { arguments } => commands::bench(&arguments),
         Command::Fuzz { target, arguments } => commands::fuzz(&target, &arguments),
+        Command::MpiTest => commands::mpi_test(),
         Command::Ci => commands::ci(),
     };
     match result {

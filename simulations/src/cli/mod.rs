@@ -5,8 +5,12 @@ pub mod audit;
 pub mod bench;
 pub mod data;
 pub mod demo;
+mod display;
+pub mod mpi;
 mod output;
+pub mod report;
 pub mod run;
+pub mod sweep;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +30,10 @@ pub enum Command {
     Demo(demo::DemoArguments),
     /// Run an experiment file: thousands of tenants in this process, repeatable to the bit
     Run(run::RunArguments),
+    /// Run an experiment with many settings: variants and a grid; goes on after interruptions
+    Sweep(sweep::SweepArguments),
+    /// Show runs and sweeps on one HTML page that needs nothing else; with CSV and JSON
+    Report(report::ReportArguments),
     /// Measure the harness: processor time, start-up, memory and accuracy of a fixed experiment
     Bench(bench::BenchArguments),
     /// Find, download and split public datasets

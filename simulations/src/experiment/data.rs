@@ -117,15 +117,27 @@ impl Records {
             ),
             DatasetSpec::Synthetic(spec) => spec.make(seed)?,
         };
-        for data in [&train, &test] {
+        let (names, shares) = split(experiment, &train, seed)?;
+        let records = Self { train, test, names, shares };
+        records.check(experiment)?;
+        Ok(records)
+    }
+
+    /// Checks that model and cohort fit these records.
+    pub(crate) fn check(&self, experiment: &Experiment) -> Result<(), ExperimentError> {
+        for data in [&self.train, &self.test] {
             check_shape(&experiment.model, data)?;
         }
-        let (names, shares) = split(experiment, &train, seed)?;
-        let size = experiment.cohort.size;
-        if size as usize > shares.len() {
-            return Err(ExperimentError::Cohort { size, tenants: shares.len() });
+        let (cohort, tenants) = (&experiment.cohort, self.shares.len());
+        let (size, report_goal) = (cohort.size, cohort.report_goal());
+        if size as usize > tenants {
+            return Err(ExperimentError::Cohort { size, tenants });
         }
-        Ok(Self { train, test, names, shares })
+        let busy = size as usize + report_goal as usize;
+        if experiment.asynchronous.is_some() && busy > tenants {
+            return Err(ExperimentError::Busy { size, report_goal, tenants });
+        }
+        Ok(())
     }
 }
 

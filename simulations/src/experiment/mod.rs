@@ -1,14 +1,20 @@
 //! Experiment files: everything that decides a simulation's result, in TOML.
 
+mod adapters;
+mod clock;
 mod data;
 mod error;
 mod privacy;
+mod secagg;
 mod spec;
 
 pub use self::{
+    adapters::AdaptersSpec,
+    clock::{AsynchronousSpec, ClockSpec},
     data::{DatasetSpec, FilesSpec, PartitionSpec, Records, SyntheticSpec},
     error::ExperimentError,
     privacy::{NoiseSpec, PrivacySpec},
+    secagg::SecaggSpec,
     spec::{
         AdversarySpec, Attack, CohortSampling, CohortSpec, EpochsSpec, EvaluationSpec, Experiment,
         TrainingSpec,

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
+    id::Digest,
     job::{ServerOptimizerSpec, TrainingPlan},
     model::ModelSpec,
 };
 
-use super::{DatasetSpec, ExperimentError, PartitionSpec, PrivacySpec};
+use super::{
+    AdaptersSpec, AsynchronousSpec, ClockSpec, DatasetSpec, ExperimentError, PartitionSpec,
+    PrivacySpec, SecaggSpec,
+};
 
 /// One experiment: what is trained, on whose data, by which rules, how often.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +53,18 @@ pub struct Experiment {
     /// Tenants that attack.
     #[serde(default)]
     pub adversary: Option<AdversarySpec>,
+    /// Masks on every update.
+    #[serde(default)]
+    pub secagg: Option<SecaggSpec>,
+    /// Virtual time.
+    #[serde(default)]
+    pub clock: Option<ClockSpec>,
+    /// Buffered asynchronous rounds.
+    #[serde(default)]
+    pub asynchronous: Option<AsynchronousSpec>,
+    /// Private adapters on the last base model.
+    #[serde(default)]
+    pub adapters: Option<AdaptersSpec>,
     /// Where relative paths of data files start.
     #[serde(skip)]
     folder: PathBuf,
@@ -237,6 +253,19 @@ impl Experiment {
         parsed.checked(folder)
     }
 
+    /// Digest of everything that decides results.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("an experiment has no map with odd keys"))
+    }
+
+    /// What the records depend on: experiments with equal keys have equal records.
+    pub(crate) fn data_key(&self, seed: u64) -> Vec<u8> {
+        let Self { dataset, partition, tenants, folder, .. } = self;
+        serde_json::to_vec(&(dataset, partition, tenants, folder, seed))
+            .expect("an experiment has no map with odd keys")
+    }
+
     /// Where relative paths of data files start.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -248,6 +277,10 @@ impl Experiment {
         self.model.validate()?;
         self.server_optimizer.validate()?;
         self.privacy.check(&self)?;
+        self.secagg.as_ref().map_or(Ok(()), |secagg| secagg.check(&self))?;
+        self.clock.as_ref().map_or(Ok(()), ClockSpec::check)?;
+        self.asynchronous.as_ref().map_or(Ok(()), |asynchronous| asynchronous.check(&self))?;
+        self.adapters.as_ref().map_or(Ok(()), AdaptersSpec::check)?;
         let (cohort, positive) = (&self.cohort, "a finite number above 0");
         let at_least_one = |field, value: f64| (field, value, value >= 1.0, "at least 1");
         let mut checks = vec![
@@ -373,7 +406,8 @@ mod tests {
             let path = entry.expect("an entry").path();
             // The demo's files are jobs, for agents in processes of their own.
             let jobs = ["fashion-mnist-demo.toml", "fashion-mnist-secagg.toml"];
-            if path.file_name().is_some_and(|name| jobs.iter().all(|job| name != *job)) {
+            let is_job = path.file_name().is_some_and(|name| jobs.iter().any(|job| name == *job));
+            if !is_job && path.is_file() {
                 Experiment::load(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
                 count += 1;
             }
