@@ -55,9 +55,9 @@ impl Dropout {
         matches!(self.state, State::Gone(_))
     }
 
-    /// Whether the agent still has to be killed or started again.
+    /// Whether the agent still has to be killed.
     pub(super) const fn is_pending(&self) -> bool {
-        matches!(self.state, State::Pending | State::Gone(_))
+        matches!(self.state, State::Pending)
     }
 
     /// When it was killed.
@@ -112,11 +112,12 @@ mod tests {
         let mut dropout = Dropout::new(true);
         assert_eq!(dropout.next("elm", &job(1, "reporting", "running")), Act::Nothing);
         assert_eq!(dropout.next("elm", &job(2, "key_exchange", "running")), Act::Nothing);
+        assert!(dropout.is_pending());
         assert_eq!(dropout.next("elm", &job(2, "reporting", "running")), Act::Kill);
-        assert!(dropout.is_gone());
+        assert!(dropout.is_gone() && !dropout.is_pending());
         assert_eq!(dropout.next("elm", &job(2, "unmasking", "running")), Act::Nothing);
         assert_eq!(dropout.next("elm", &job(3, "selection", "running")), Act::Start);
-        assert!(!dropout.is_pending());
+        assert!(!dropout.is_gone());
         let killed = dropout.killed().unwrap();
         assert_eq!((killed.round, killed.phase.as_str()), (2, "reporting"));
         assert_eq!(dropout.next("elm", &job(4, "reporting", "running")), Act::Nothing);

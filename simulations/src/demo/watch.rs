@@ -17,6 +17,8 @@ use crate::deadline::{Deadline, pause};
 
 /// How long nothing at all may change before the demo gives up.
 const STALL_LIMIT: Duration = Duration::from_secs(180);
+/// Pause between two looks for the moment to kill an agent: its phases last tens of milliseconds.
+const KILL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// How long a running process may fail to answer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -50,6 +52,7 @@ impl<'demo> Watcher<'demo> {
         let mut stall = Deadline::after(STALL_LIMIT);
         let mut silence = Deadline::after(SILENCE_LIMIT);
         let mut activity = None;
+        self.kill_in_a_round(stall, silence)?;
         loop {
             self.demo.check()?;
             match self.look() {
@@ -77,9 +80,31 @@ impl<'demo> Watcher<'demo> {
                 }
                 Err(Trouble::Unanswered { .. }) => {}
             }
-            // The phases of a round that somebody is to be killed in are short.
-            pause(if self.dropout.is_pending() { POLL_INTERVAL / 5 } else { POLL_INTERVAL });
+            pause(POLL_INTERVAL);
         }
+    }
+
+    /// Looks at nothing but the job's phase until the agent that is to be killed is: asking all
+    /// agents and measuring bases takes longer than a round.
+    fn kill_in_a_round(&mut self, stall: Deadline, mut silence: Deadline) -> Result<(), DemoError> {
+        while self.dropout.is_pending() && !stall.has_passed() {
+            self.demo.check()?;
+            match self.system.coordinator.job(&self.system.job) {
+                Ok(job) => {
+                    silence = silence.restarted();
+                    self.drop_out(&job)?;
+                    if job.state != JobState::Running {
+                        break;
+                    }
+                }
+                Err(source) if silence.has_passed() => {
+                    return Err(self.silent(coordinator::NAME.to_owned(), source));
+                }
+                Err(_) => {}
+            }
+            pause(KILL_POLL_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Kills the last tenant's agent in the middle of a round, and starts it again after it.
