@@ -2,6 +2,7 @@
 
 mod adagrad;
 mod adam;
+mod moments;
 #[cfg(test)]
 mod reference;
 mod sgd;
@@ -10,7 +11,13 @@ mod yogi;
 use ndarray::{Array1, ArrayView1, ArrayViewMut1, Zip};
 use tributary_protocol::job::ServerOptimizerSpec;
 
-pub use self::{adagrad::Adagrad, adam::Adam, sgd::Sgd, yogi::Yogi};
+pub use self::{
+    adagrad::Adagrad,
+    adam::Adam,
+    moments::{AdaptiveMoments, SecondMoment},
+    sgd::Sgd,
+    yogi::Yogi,
+};
 
 /// A first-order optimizer over the flat parameters.
 pub trait ServerOptimizer {
@@ -47,10 +54,22 @@ pub fn build(spec: &ServerOptimizerSpec, moments: Vec<Array1<f64>>) -> Box<dyn S
             Box::new(Adagrad::new(server_learning_rate, tau, first))
         }
         ServerOptimizerSpec::Adam { server_learning_rate, beta1, beta2, tau } => {
-            Box::new(Adam::new(server_learning_rate, [beta1, beta2], tau, first.zip(second)))
+            let moments = first.zip(second);
+            Box::new(AdaptiveMoments::<Adam>::new(
+                server_learning_rate,
+                [beta1, beta2],
+                tau,
+                moments,
+            ))
         }
         ServerOptimizerSpec::Yogi { server_learning_rate, beta1, beta2, tau } => {
-            Box::new(Yogi::new(server_learning_rate, [beta1, beta2], tau, first.zip(second)))
+            let moments = first.zip(second);
+            Box::new(AdaptiveMoments::<Yogi>::new(
+                server_learning_rate,
+                [beta1, beta2],
+                tau,
+                moments,
+            ))
         }
     }
 }
