@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tributary_protocol::id::Digest;
+use tributary_protocol::id::{Digest, JobId};
 
 /// One tenant's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,16 +83,28 @@ impl Site {
         self.directory.join("adapters")
     }
 
-    /// The file of one adapter version.
+    /// The adapters of one job.
     #[must_use]
-    pub fn adapter(&self, version: u64) -> PathBuf {
-        self.adapters().join(format!("{version}.safetensors"))
+    pub fn adapters_of(&self, job: &JobId) -> PathBuf {
+        self.adapters().join(job.as_str())
     }
 
-    /// Which base and adapter are served.
+    /// The file of one adapter version.
     #[must_use]
-    pub fn current(&self) -> PathBuf {
-        self.adapters().join("current.json")
+    pub fn adapter(&self, job: &JobId, version: u64) -> PathBuf {
+        self.adapters_of(job).join(format!("{version}.safetensors"))
+    }
+
+    /// The versions of one job's adapters, and which base and adapter of it are served.
+    #[must_use]
+    pub fn adapter_registry(&self, job: &JobId) -> PathBuf {
+        self.adapters_of(job).join("registry.json")
+    }
+
+    /// Which job's base and adapter are served.
+    #[must_use]
+    pub fn served(&self) -> PathBuf {
+        self.adapters().join("served.json")
     }
 
     /// Where the running agent's HTTP interface is.

@@ -169,12 +169,36 @@ pub fn initial_parameters(model: &ModelSpec, seed: u64) -> Vec<f32> {
         let elements = 0..tensor.num_elements();
         match tensor.initialization {
             Initialization::Zeros => parameters.extend(elements.map(|_| 0.0_f32)),
+            Initialization::Ones => parameters.extend(elements.map(|_| 1.0_f32)),
             Initialization::Uniform { bound } => {
                 parameters.extend(elements.map(|_| draw.random_range(-bound..=bound)));
             }
         }
     }
     parameters
+}
+
+/// Version 0 of a job's model from a stored file.
+///
+/// # Errors
+/// [`AggregationError`] if there is no such file, or it does not hold the job's model.
+pub fn model_from_file(
+    job: &JobSpec,
+    file: Digest,
+    now: Timestamp,
+    blobs: &BlobStore,
+) -> Result<ModelVersion, AggregationError> {
+    let bytes = blobs.read(file)?;
+    tributary_protocol::tensor_file::read(&job.model, &bytes)?;
+    Ok(ModelVersion {
+        job: job.name.clone(),
+        version: 0,
+        round: RoundNumber::default(),
+        file: BlobRef { digest: file, length: bytes.len() as u64 },
+        parent: None,
+        optimizer_state: None,
+        created: now,
+    })
 }
 
 /// Makes and stores version 0 of a job's model from a seed.

@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     id::{DatasetName, JobId, Region, RoundNumber},
-    model::{ModelSpec, ModelSpecError},
+    model::{FederatedPart, ModelSpec, ModelSpecError},
 };
 
 /// A complete job description, as in the TOML file of `job submit`.
@@ -39,6 +39,9 @@ pub struct JobSpec {
     pub regions: Vec<Region>,
     /// The model that is trained.
     pub model: ModelSpec,
+    /// Which part of it the tenants train together: everything, the head, or low-rank changes.
+    #[serde(default)]
+    pub federated: FederatedPart,
     /// Local training at each tenant.
     pub training: TrainingPlan,
     /// The promise that the agent keeps.
@@ -139,11 +142,17 @@ impl JobSpec {
         }
     }
 
-    /// Number of coordinates of an update on the wire: the parameters, and one for the vote where
-    /// the clipping norm adapts.
+    /// Number of parameters that the tenants train together.
+    #[must_use]
+    pub fn federated_dimension(&self) -> usize {
+        self.federated.dimension(&self.model)
+    }
+
+    /// Number of coordinates of an update on the wire: the federated parameters, and one for the vote
+    /// where the clipping norm adapts.
     #[must_use]
     pub fn wire_dimension(&self) -> usize {
-        self.model.num_parameters() + usize::from(self.privacy.adaptive().is_some())
+        self.federated_dimension() + usize::from(self.privacy.adaptive().is_some())
     }
 
     /// The public seed of a round's rotation; `None` if updates are not rotated.
@@ -176,6 +185,7 @@ impl JobSpec {
     /// [`JobSpecError`] naming the key, the value and the range that would work.
     pub fn validate(&self) -> Result<(), JobSpecError> {
         self.model.validate().map_err(JobSpecError::Model)?;
+        self.federated.validate(&self.model).map_err(JobSpecError::Model)?;
         self.server_optimizer.validate()?;
         let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
         let positive = "a finite number above 0";

@@ -11,6 +11,7 @@
 //! | [`message`] | control messages, transfers, enrolment |
 //! | [`codec`] | values to bytes, the only user of bincode |
 //! | [`tensor_file`] | models as safetensors |
+//! | [`checkpoint`] | model folders of the Hugging Face hub |
 //! | [`tensor_stream`] | chunked, checksummed, resumable files |
 //! | [`error_code`], [`version`] | numbered refusals, ALPN |
 //! | [`enrollment`] | the one-time token |
@@ -26,6 +27,7 @@
 //! # Ok::<(), codec::CodecError>(())
 //! ```
 
+pub mod checkpoint;
 pub mod codec;
 pub mod enrollment;
 pub mod error_code;

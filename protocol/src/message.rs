@@ -40,7 +40,7 @@ pub struct BlobRef {
 }
 
 /// One version of a job's base model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaseModel {
     /// The job that trains it.
     pub job: JobId,

@@ -13,9 +13,11 @@ use tributary_protocol::{
 
 use super::*;
 use crate::{
-    driver::status::{AdapterStatus, BaseStatus, SharedStatus},
+    adapter::{Registry, Served},
+    driver::status::SharedStatus,
     engine::{Engine, Serving},
     session::Phase,
+    train::Evaluation,
 };
 
 async fn start(with_model: bool) -> std::net::SocketAddr {
@@ -26,8 +28,18 @@ async fn start(with_model: bool) -> std::net::SocketAddr {
         let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
         let base = Digest::of(b"base");
         engine.swap(Serving::new(&spec, base, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], None).unwrap());
-        let adapter = AdapterStatus { version: 2, accuracy: Some(0.75) };
-        status.serving(BaseStatus { digest: base, accuracy: Some(0.5) }, Some(adapter));
+        let measured = |accuracy| Some(Evaluation { accuracy, loss: 1.0, num_examples: 4 });
+        let mut registry =
+            Registry::new("job".parse().unwrap(), "data".parse().unwrap(), spec.clone());
+        registry.serve(Served {
+            base,
+            base_version: 0,
+            base_held_out: measured(0.5),
+            adapter: Some(2),
+            held_out: measured(0.75),
+            since_ms: 1,
+        });
+        status.serving(&registry);
     }
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -124,6 +136,7 @@ async fn the_status_has_exactly_the_agreed_keys() {
         "steps",
         "base",
         "adapter",
+        "newest",
         "epsilon",
         "delta",
         "bytes_sent",

@@ -1,8 +1,10 @@
 //! The command line.
 
+mod adapter;
 mod check;
 mod enroll;
 mod error;
+mod model_folder;
 mod options;
 mod output;
 mod privacy;
@@ -26,5 +28,9 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Run(options) => run::run(options).await,
         Command::Serve(options) => run::serve(options).await,
         Command::Privacy(command) => privacy::execute(&command),
+        Command::Adapter(command) => {
+            // Training keeps its thread busy for as long as it takes.
+            tokio::task::block_in_place(|| adapter::execute(&command))
+        }
     }
 }

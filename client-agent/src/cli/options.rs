@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use tributary_protocol::id::JobId;
 
 use crate::{config::Overrides, site::Site};
 
@@ -27,6 +28,9 @@ pub enum Command {
     /// Show or verify the privacy ledger.
     #[command(subcommand)]
     Privacy(PrivacyCommand),
+    /// Train, list, activate and move private adapters; a running agent follows within a second.
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
 }
 
 /// Which agent.
@@ -133,6 +137,93 @@ pub struct RunOptions {
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+}
+
+/// What to do with private adapters.
+#[derive(Debug, Subcommand)]
+pub enum AdapterCommand {
+    /// Train a new version on the served base, from the served adapter; it is served at once if it is
+    /// not worse on held-out records.
+    Train(AdapterTrainOptions),
+    /// List the versions and what is served.
+    List(AdapterSite),
+    /// Serve a version, on the base that it belongs to.
+    Activate(AdapterActivateOptions),
+    /// Serve again what was served before.
+    Rollback(AdapterSite),
+    /// Read a PEFT folder as a new version on the served base.
+    Import(AdapterImportOptions),
+    /// Write a version as a PEFT folder.
+    Export(AdapterExportOptions),
+}
+
+/// Which adapters.
+#[derive(Debug, Clone, Args)]
+pub struct AdapterSite {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// Values that win over `agent.toml`.
+    #[command(flatten)]
+    pub overrides: OverrideOptions,
+    /// The job whose base the adapters sit on; the served one if not given.
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<JobId>,
+}
+
+/// Options of `adapter train`.
+#[derive(Debug, Args)]
+pub struct AdapterTrainOptions {
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Stop training after so many milliseconds, instead of `adapter.time_budget_ms`.
+    #[arg(long, value_name = "MS")]
+    pub time_budget_ms: Option<u64>,
+    /// Keep serving what is served.
+    #[arg(long)]
+    pub no_activate: bool,
+}
+
+/// Options of `adapter activate`.
+#[derive(Debug, Args)]
+pub struct AdapterActivateOptions {
+    /// The version, as `adapter list` shows it.
+    pub version: u64,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+}
+
+/// Options of `adapter import`.
+#[derive(Debug, Args)]
+pub struct AdapterImportOptions {
+    /// The PEFT folder.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Serve it at once.
+    #[arg(long)]
+    pub activate: bool,
+}
+
+/// Options of `adapter export`.
+#[derive(Debug, Args)]
+pub struct AdapterExportOptions {
+    /// The version, as `adapter list` shows it.
+    pub version: u64,
+    /// The PEFT folder to write.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Also write the adapter's base here as a model folder with its tokenizer, which `serve
+    /// --language-model` takes.
+    #[arg(long, value_name = "FOLDER")]
+    pub base: Option<PathBuf>,
 }
 
 /// What to do with the ledger.

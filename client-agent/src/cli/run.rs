@@ -13,10 +13,15 @@ use super::{
     privacy,
 };
 use crate::{
+    adapter::AdapterFolder,
     api::{self, ApiState},
     compute::set_threads,
     config::{Config, serve_folder},
-    driver::{self, Agent, AgentError, serving::Served, status::SharedStatus},
+    driver::{
+        self, Agent, AgentError,
+        serving::{follow, restore},
+        status::SharedStatus,
+    },
     durable_file::{Access, write_durably},
     engine::{
         Engine,
@@ -41,10 +46,14 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let listen = config.api_listen;
     let language = start_language(config.language.clone(), &tenant)?;
     let agent = Arc::new(Agent::open(site.clone(), config, policy, &identity)?);
-    let state = ApiState { engine: agent.engine(), language, status: agent.status(), metrics };
+    let (engine, status) = (agent.engine(), agent.status());
+    let following = follow(AdapterFolder::new(&site), engine.clone(), status.clone());
+    let following = tokio::spawn(following);
+    let state = ApiState { engine, language, status, metrics };
     let api = Api::start(&site, listen, state).await?;
     tracing::info!(%tenant, address = identity.coordinator.address, "agent runs");
     driver::run(agent, identity, stop).await;
+    following.abort();
     api.stop(&site).await
 }
 
@@ -85,8 +94,8 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
     let metrics = install_metrics()?;
     let language = start_language(config.language, &tenant)?;
     let engine = Arc::new(Engine::new());
-    let served =
-        Served::restore(&site, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
+    let folder = AdapterFolder::new(&site);
+    let served = restore(&folder, &engine).map_err(|error| AgentError::Serving(Box::new(error)))?;
     let status = Arc::new(SharedStatus::new(tenant, Phase::Serving));
     match (privacy::Copy::read(&site), Policy::load(&site)) {
         (Ok(copy), Ok(policy)) => status.spent(&copy.ledger, &policy, process::now().0),
@@ -94,19 +103,22 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
         (Err(error), _) => tracing::warn!(%error, "the ledger cannot be shown"),
         (_, Err(error)) => tracing::warn!(%error, "the ledger cannot be shown"),
     }
-    let detail = match &served.current {
-        Some(current) => {
-            status.serving(current.base, current.adapter);
-            format!("version {} of {}", current.base_version, current.job)
+    let current = served.as_ref().and_then(|registry| Some((registry, registry.current()?)));
+    let detail = match current {
+        Some((registry, current)) => {
+            status.serving(registry);
+            format!("version {} of {}", current.base_version, registry.job)
         }
         None if language.is_some() => "a language model".to_owned(),
         None => "no base has arrived yet; use `run` first".to_owned(),
     };
     let phase = Phase::Serving;
     status.show(View { phase, detail, round: None, refused: None, connected: false });
+    let following = tokio::spawn(follow(folder, engine.clone(), status.clone()));
     let state = ApiState { engine, language, status, metrics };
     let api = Api::start(&site, config.api_listen, state).await?;
     stop.await;
+    following.abort();
     api.stop(&site).await
 }
 

@@ -15,13 +15,15 @@ use tributary_protocol::{
 };
 
 use super::{
+    adapting::Partial,
     cancel::Cancellation,
     records::{Records, RecordsCache, RecordsError},
-    serving::{Served, ServingError},
+    serving::restore,
     status::SharedStatus,
     transfer::{DownloadError, download},
 };
 use crate::{
+    adapter::AdapterFolder,
     calendar::date,
     config::Config,
     durable_file::{FileError, create_directory},
@@ -48,7 +50,8 @@ pub struct Agent {
     pub(super) engine: Arc<Engine>,
     pub(super) status: Arc<SharedStatus>,
     pub(super) records: RecordsCache,
-    pub(super) served: Mutex<Served>,
+    /// What a cut adaptation leaves to the next; held while one adapts.
+    pub(super) partial: Mutex<Option<Partial>>,
     pub(super) connection: watch::Sender<Option<Connection>>,
 }
 
@@ -67,7 +70,7 @@ pub enum AgentError {
     File(#[from] FileError),
     /// What was served before cannot be served again.
     #[error("there is nothing to serve")]
-    Serving(#[source] Box<ServingError>),
+    Serving(#[source] Box<super::serving::ServingError>),
     /// The HTTP interface cannot listen.
     #[error("cannot listen on {address} (`api.listen`)")]
     Listen {
@@ -109,7 +112,7 @@ impl Agent {
         create_directory(&site.models())?;
         let engine = Arc::new(Engine::new());
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
-        let served = restore(&site, &engine, &status);
+        serve_again(&site, &engine, &status);
         status.spent(&ledger.lock(), &policy, process::now().0);
         Ok(Self {
             site,
@@ -122,7 +125,7 @@ impl Agent {
             engine,
             status,
             records: RecordsCache::default(),
-            served: Mutex::new(served),
+            partial: Mutex::new(None),
             connection: watch::Sender::new(None),
         })
     }
@@ -217,16 +220,16 @@ impl Agent {
 }
 
 /// Serves what was last served; damage there is no reason not to start.
-pub(super) fn restore(site: &Site, engine: &Engine, status: &SharedStatus) -> Served {
-    let served = Served::restore(site, engine).unwrap_or_else(|error: ServingError| {
-        let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-        tracing::warn!(error = refusal.message, "what was served before cannot be served again");
-        Served::default()
-    });
-    if let Some(current) = &served.current {
-        status.serving(current.base, current.adapter);
+fn serve_again(site: &Site, engine: &Engine, status: &SharedStatus) {
+    match restore(&AdapterFolder::new(site), engine) {
+        Ok(Some(registry)) => status.serving(&registry),
+        Ok(None) => {}
+        Err(error) => {
+            let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+            let error = refusal.message;
+            tracing::warn!(error, "what was served before cannot be served again");
+        }
     }
-    served
 }
 
 /// What would make room for a round that does not fit the budget.

@@ -1,6 +1,6 @@
 //! Sockets, threads, clocks and entropy around the stepped [`Session`].
 
-mod adapting;
+pub(crate) mod adapting;
 pub mod address;
 mod agent;
 mod cancel;

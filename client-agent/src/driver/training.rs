@@ -12,9 +12,9 @@ use super::{
     agent::Agent,
     cancel::Cancellation,
     records::{Records, RecordsError},
-    serving::load_base,
 };
 use crate::{
+    adapter::AdapterFolder,
     policy::Approved,
     secagg::Exchange,
     session::TrainingEnd,
@@ -68,7 +68,8 @@ fn train(
     if let Standing::Released(release) = standing {
         return Ok(release);
     }
-    let base = load_base(&agent.site, &assignment.job.model, assignment.base.file.digest)
+    let base = AdapterFolder::new(&agent.site)
+        .read_base(&assignment.job.model, assignment.base.file.digest)
         .map_err(|error| Refusal::from_error(ErrorCode::BaseModelInvalid, &error))
         .map_err(failed)?;
     let records = agent

@@ -14,7 +14,8 @@ use crate::{
     durable_file::{FileError, read_text},
     model::{
         checkpoint::{Checkpoint, CheckpointError, GenerationDefaults},
-        decoder::{AdapterFolderError, DecoderAdapter},
+        decoder::DecoderAdapter,
+        peft::PeftError,
     },
     text::{ChatTemplate, Tokenizer},
 };
@@ -65,7 +66,7 @@ pub enum LanguageError {
         name: String,
         /// Why.
         #[source]
-        source: AdapterFolderError,
+        source: PeftError,
     },
     /// An adapter has the name of the base.
     #[error("an adapter is named {name:?} like the base")]

@@ -242,7 +242,7 @@ fn evaluation_events(job: &JobSpec) -> Vec<PrivacyEvent> {
 /// The mechanisms say it themselves, so that the sampler's statistical distance and the difference
 /// between integer and continuous noise are in the debit.
 fn events(job: &JobSpec, lattice: Lattice) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
-    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    let (privacy, dimension) = (&job.privacy, job.federated_dimension());
     if let Some(noise) = secagg::noise(job) {
         let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
         return Ok(vec![secagg::event(job, &noise, &plan, lattice)]);
@@ -314,7 +314,7 @@ fn check_lattice(assignment: &Assignment) -> Result<Lattice, PolicyRefusal> {
 fn check_shares(job: &JobSpec, noise: &DistributedNoise, step: f64) -> Result<(), PolicyRefusal> {
     let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
     if job.privacy.unit == PrivacyUnit::Record {
-        ClippedGradientSum::new(clipping_norm(job)?, step, job.model.num_parameters())
+        ClippedGradientSum::new(clipping_norm(job)?, step, job.federated_dimension())
             .map_err(PolicyRefusal::Mechanism)?;
     }
     // Below this many grid units the shares do not add up to what they are accounted as.

@@ -13,11 +13,7 @@ use tributary_protocol::{
 };
 
 use super::{ReleaseFiles, SharedLedger, UpdateError, release::request};
-use crate::{
-    data::Dataset,
-    policy::Approved,
-    train::{Outcome, outcomes},
-};
+use crate::{data::Dataset, model::Outcome, policy::Approved, train::outcomes};
 
 /// Measures a base on a tenant's held-out records and adds noise to each metric's sum and count.
 ///
@@ -43,7 +39,7 @@ pub fn noisy_evaluation(
     let sum = |&metric: &Metric| {
         let (low, high) = spec.bounds(metric);
         let value = |outcome: &Outcome| match metric {
-            Metric::Accuracy => f64::from(u8::from(outcome.correct)),
+            Metric::Accuracy => outcome.accuracy,
             Metric::Loss => outcome.loss,
         };
         // Clipped before the mean, so that no single record moves a tenant's mean by more.

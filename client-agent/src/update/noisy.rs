@@ -18,7 +18,7 @@ use crate::{
     compute,
     data::Dataset,
     model::ExampleClip,
-    train::{LocalTask, Trainer, local_sgd},
+    train::{LocalTask, Trainer},
 };
 
 /// What a round trains from and on.
@@ -54,7 +54,7 @@ pub fn noisy_update(
     progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<u8>, UpdateError> {
     let job = &assignment.job;
-    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    let (privacy, dimension) = (&job.privacy, job.federated_dimension());
     let task = LocalTask {
         spec: &job.model,
         base: round.base,
@@ -79,7 +79,8 @@ pub fn noisy_update(
             };
             let mechanism =
                 NoisyGradientSum::new(clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut trainer = Trainer::new(&job.model, compute::threads())?.clipping(clip);
+            let mut trainer =
+                Trainer::of(&job.model, job.federated, compute::threads())?.clipping(clip);
             let mut update = trainer.dp_sgd(&task, &mechanism, &mut noise, progress)?;
             let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
             clip_l2(&mut update, norm_max)?;
@@ -89,10 +90,12 @@ pub fn noisy_update(
         PrivacyUnit::Tenant => {
             let mechanism =
                 NoisyUpdate::new(lattice, clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut update = local_sgd(&task, &mut noise, progress)?;
+            let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?;
+            let mut update = trainer.local_sgd(&task, &mut noise, progress)?;
             let norm = l2_norm(&update)?;
             if privacy.clipping == Clipping::PerLayer {
-                LayerNorms::even(&job.model.layer_lengths(), clipping_norm)?.clip(&mut update)?;
+                let layers = job.federated.layer_lengths(&job.model);
+                LayerNorms::even(&layers, clipping_norm)?.clip(&mut update)?;
             } else {
                 clip_l2(&mut update, clipping_norm)?;
             }

@@ -126,7 +126,7 @@ pub fn open_sum(
     lattice: Lattice,
     mut sum: Vec<f64>,
 ) -> Result<(Vec<f64>, Option<f64>), AggregationError> {
-    let dimension = job.model.num_parameters();
+    let dimension = job.federated_dimension();
     let vote = clip_vote(job, lattice)?.map(|vote| vote.count(lattice, sum[dimension]));
     sum.truncate(dimension);
     if let Some(seed) = job.rotation_seed(round) {
@@ -255,7 +255,10 @@ pub struct NextModel {
 ///
 /// Depends only on its arguments, so repeating it after a crash gives the same files.
 ///
-/// - `sum`: of the updates, shape `[num_parameters]`, units of the wire ([`JobSpec::wire_scale`])
+/// The optimizer moves the federated part; low-rank changes are then merged into the base.
+///
+/// - `sum`: of the updates, shape `[federated_dimension]`, units of the wire
+///   ([`JobSpec::wire_scale`])
 ///
 /// # Errors
 /// [`AggregationError`].
@@ -267,10 +270,11 @@ pub fn next_model(
     blobs: &BlobStore,
 ) -> Result<NextModel, AggregationError> {
     let mut parameters = tensor_file::read(&job.model, &blobs.read(base)?)?;
+    let mut federated = job.federated.start(&job.model, &parameters);
     let moments = match optimizer_state {
         Some(state) => {
             let moments = optimizer::num_moments(&job.server_optimizer);
-            read_moments(state, moments, parameters.len(), blobs)?
+            read_moments(state, moments, federated.len(), blobs)?
         }
         None => Vec::new(),
     };
@@ -278,7 +282,8 @@ pub fn next_model(
     let scale = job.wire_scale();
     sum.iter_mut().for_each(|value| *value *= scale);
     let gradient = optimizer::pseudo_gradient(sum, job.round.report_goal);
-    optimizer.step(ArrayViewMut1::from(&mut parameters), gradient.view());
+    optimizer.step(ArrayViewMut1::from(&mut federated), gradient.view());
+    job.federated.merge(&job.model, &mut parameters, &federated);
     let bytes = tensor_file::write(&job.model, &parameters)?;
     let state: Vec<u8> =
         optimizer.moments().into_iter().flatten().flat_map(|value| value.to_le_bytes()).collect();

@@ -75,11 +75,13 @@ pub(super) async fn rounds(
 #[serde(deny_unknown_fields)]
 pub(super) struct SubmitQuery {
     start_from: Option<Digest>,
+    start_file: Option<Digest>,
 }
 
 /// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.
 ///
-/// With `?start_from=DIGEST` it begins with a registered model instead of a new one.
+/// With `?start_from=DIGEST` it begins with a registered model instead of a new one, with
+/// `?start_file=DIGEST` with a file that lies among the coordinator's, such as a pretrained model.
 pub(super) async fn submit_job(
     State(state): State<ApiState>,
     Extension(who): Extension<Principal>,
@@ -109,12 +111,14 @@ pub(super) async fn submit_job(
             error => refuse(&error),
         })?;
         let lattice = aggregation::plan_lattice(&spec).map_err(|error| refuse(&error))?;
-        let initial = match query.start_from {
-            Some(file) => {
+        let initial = match (query.start_from, query.start_file) {
+            (Some(file), _) => {
                 let start = starting_model(&core.scheduler, &spec, file)?;
                 ModelVersion::starting_from(start, spec.name.clone(), now)
             }
-            None => registry::initial_model(&spec, model_seed, now, &core.blobs)
+            (None, Some(file)) => registry::model_from_file(&spec, file, now, &core.blobs)
+                .map_err(|error| refuse(&error))?,
+            (None, None) => registry::initial_model(&spec, model_seed, now, &core.blobs)
                 .map_err(|error| refuse(&error))?,
         };
         let job = spec.name.clone();

@@ -9,6 +9,7 @@ mod client;
 mod init;
 mod job;
 mod model;
+mod pretrained;
 mod serve;
 mod tenant;
 mod token;

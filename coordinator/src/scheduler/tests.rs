@@ -22,6 +22,7 @@ pub(crate) fn job() -> JobSpec {
         dataset: tributary_protocol::id::DatasetName::new("data").expect("valid"),
         regions: vec![Region::new("eu").expect("valid")],
         model: ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 }),
+        federated: tributary_protocol::model::FederatedPart::All,
         training: TrainingPlan {
             local_steps: 1,
             sampling_rate: 0.5,

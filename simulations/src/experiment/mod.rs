@@ -6,6 +6,7 @@ mod data;
 mod error;
 mod privacy;
 mod secagg;
+mod speakers;
 mod spec;
 
 pub use self::{
@@ -15,6 +16,7 @@ pub use self::{
     error::ExperimentError,
     privacy::{NoiseSpec, PrivacySpec},
     secagg::SecaggSpec,
+    speakers::SpeakersSpec,
     spec::{
         AdversarySpec, Attack, CohortSampling, CohortSpec, EpochsSpec, EvaluationSpec, Experiment,
         TrainingSpec,

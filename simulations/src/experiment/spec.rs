@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::{
     id::Digest,
     job::{ServerOptimizerSpec, TrainingPlan},
-    model::ModelSpec,
+    model::{FederatedPart, ModelSpec},
 };
 
 use super::{
@@ -40,6 +40,9 @@ pub struct Experiment {
     pub cohort: CohortSpec,
     /// The model.
     pub model: ModelSpec,
+    /// Which part of it the tenants train together.
+    #[serde(default)]
+    pub federated: FederatedPart,
     /// Local training of a tenant.
     pub training: TrainingSpec,
     /// How the aggregate moves the base model.
@@ -275,6 +278,7 @@ impl Experiment {
     fn checked(mut self, folder: &Path) -> Result<Self, ExperimentError> {
         self.folder = folder.to_owned();
         self.model.validate()?;
+        self.federated.validate(&self.model)?;
         self.server_optimizer.validate()?;
         self.privacy.check(&self)?;
         self.secagg.as_ref().map_or(Ok(()), |secagg| secagg.check(&self))?;

@@ -87,7 +87,8 @@ impl<'a> Population<'a> {
         let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
         let train = self.train(tenant);
         let Some(plan) = self.experiment.training.plan(train.len()) else {
-            worker.zero.resize(base.len(), 0.0);
+            let experiment = self.experiment;
+            worker.zero.resize(experiment.federated.dimension(&experiment.model), 0.0);
             return self.release.add(&mut worker.sum, &mut worker.zero, &mut noise, sender);
         };
         let attacks = self.attacks(tenant);
@@ -100,7 +101,7 @@ impl<'a> Population<'a> {
         // All work on this thread: the others have tenants of their own.
         let mut trainer = match worker.trainer.take() {
             Some(trainer) => trainer,
-            None => Trainer::new(spec, 1).map_err(trained)?,
+            None => Trainer::of(spec, self.experiment.federated, 1).map_err(trained)?,
         };
         let ignored = &mut |_, _| ControlFlow::Continue(());
         let mut update = match &self.release.path {

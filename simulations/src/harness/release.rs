@@ -75,7 +75,7 @@ impl Release {
         tenants: usize,
         secagg: Option<SecaggPlan>,
     ) -> Result<Self, HarnessError> {
-        let dimension = experiment.model.num_parameters();
+        let dimension = experiment.federated.dimension(&experiment.model);
         let cohort = &experiment.cohort;
         let contributors_max = match cohort.sampling {
             CohortSampling::Fixed => cohort.report_goal(),

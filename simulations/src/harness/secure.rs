@@ -124,7 +124,7 @@ impl SecureRound {
             cohort_root: cohort_root(&credentials),
             plan,
             bits: lattice.bits(),
-            dimension: base.len() as u64 / 4,
+            dimension: experiment.federated.dimension(&experiment.model) as u64,
             coordinate_max: (1 << (lattice.bits() - 1)) - 1,
         };
         let failed = |source| HarnessError::Secagg { round, source };

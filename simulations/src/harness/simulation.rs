@@ -87,7 +87,8 @@ impl<'a> Simulation<'a> {
         let (seeds, tenants) = (Seeds(seed), records.shares.len());
         let (schedule, splits, release) = population::plan(experiment, records, seeds)?;
         let base = initial_parameters(&experiment.model, seeds.number(Purpose::InitialModel, 0));
-        let worker = || Worker::new(ModularSum::new(release.lattice, base.len()));
+        let dimension = experiment.federated.dimension(&experiment.model);
+        let worker = || Worker::new(ModularSum::new(release.lattice, dimension));
         Ok(Self {
             workers: (0..threads.max(1)).map(|_| worker()).collect(),
             optimizer: optimizer::build(&experiment.server_optimizer, Vec::new()),
@@ -141,7 +142,9 @@ impl<'a> Simulation<'a> {
     pub fn step(&mut self) -> Result<RoundOutcome, HarnessError> {
         let round = self.round + 1;
         let cohort = self.schedule.round(round);
-        let dimension = self.base.len();
+        let (model, federated) =
+            (&self.population.experiment.model, self.population.experiment.federated);
+        let (parameters, dimension) = (self.base.len(), federated.dimension(model));
         let aggregate = match cohort.reporting.is_empty() {
             true => None,
             false => self.aggregate(round, &cohort)?,
@@ -162,7 +165,7 @@ impl<'a> Simulation<'a> {
             round,
             invited: cohort.invited.len(),
             reported: if committed { cohort.reporting.len() } else { 0 },
-            bytes_down: cohort.invited.len() as u64 * dimension as u64 * PARAMETER_BYTES
+            bytes_down: cohort.invited.len() as u64 * parameters as u64 * PARAMETER_BYTES
                 + bytes_down,
             bytes_up: (cohort.reporting.len() * packed) as u64 + bytes_up,
             virtual_s: self.virtual_s,
@@ -267,7 +270,11 @@ impl<'a> Simulation<'a> {
         }
         let report_goal = experiment.cohort.report_goal();
         let gradient = optimizer::pseudo_gradient(sum, report_goal);
-        self.optimizer.step(ArrayViewMut1::from(self.base.as_mut_slice()), gradient.view());
+        let (model, federated) =
+            (&self.population.experiment.model, self.population.experiment.federated);
+        let mut trained = federated.start(model, &self.base);
+        self.optimizer.step(ArrayViewMut1::from(trained.as_mut_slice()), gradient.view());
+        federated.merge(model, &mut self.base, &trained);
         match self.base.iter().all(|parameter| parameter.is_finite()) {
             true => Ok(()),
             false => Err(HarnessError::Diverged { round }),
@@ -285,7 +292,10 @@ impl<'a> Simulation<'a> {
         let (mut correct, mut loss, mut count) = (0.0, 0.0, 0);
         // In a fixed order, so that the float sum does not depend on the threads.
         for part in parts {
-            correct += (part.accuracy * part.num_examples as f64).round();
+            let right = part.accuracy * part.num_examples as f64;
+            // Of classifiers a whole number, which the division lost.
+            correct +=
+                if self.population.records.test.texts().is_some() { right } else { right.round() };
             loss += part.loss * part.num_examples as f64;
             count += part.num_examples;
         }

@@ -46,6 +46,8 @@ struct Header {
     parameters: usize,
     history: usize,
     moments: usize,
+    /// Of each moment.
+    federated: usize,
 }
 
 impl Checkpoint {
@@ -66,6 +68,7 @@ impl Checkpoint {
             parameters: parameters.len(),
             history: history.len(),
             moments: moments.len(),
+            federated: moments.first().map_or(0, Vec::len),
         };
         let header = serde_json::to_vec(&header).map_err(|error| failed(error.into()))?;
         let mut bytes = Vec::with_capacity(header.len() + 4 * parameters.len() + 8);
@@ -116,7 +119,8 @@ impl Checkpoint {
         let mut models = models.chunks(width).map(<[f32]>::to_vec);
         let parameters = models.next().unwrap_or_default();
         let (moments, odd) = moments.as_chunks::<8>();
-        if !odd.is_empty() || moments.len() != header.parameters * header.moments {
+        let expected = header.federated.checked_mul(header.moments)?;
+        if !odd.is_empty() || moments.len() != expected {
             return None;
         }
         let moments: Vec<f64> = moments.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
@@ -130,7 +134,7 @@ impl Checkpoint {
                 participations: header.participations,
                 parameters,
                 history: models.collect(),
-                moments: moments.chunks(width).map(<[f64]>::to_vec).collect(),
+                moments: moments.chunks(header.federated.max(1)).map(<[f64]>::to_vec).collect(),
             },
         })
     }
