@@ -7,6 +7,7 @@ mod people;
 mod recovery;
 mod samples;
 mod secagg;
+mod soak;
 mod uploads;
 
 use tributary_protocol::{

@@ -44,6 +44,34 @@ impl Coordinator {
         coordinator
     }
 
+    /// A second coordinator with a copy of the folder of one that does not run, not started yet.
+    ///
+    /// # Panics
+    /// If it runs, or cannot be copied.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        assert!(self.process.is_none(), "a running coordinator cannot be copied file by file");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy_folder(self.folder.path(), folder.path());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { folder, process: None, quic: any, api: String::new() }
+    }
+
+    /// A coordinator in a folder that a command made, not started yet, to run on the address of `other`.
+    #[must_use]
+    pub const fn in_folder(folder: TempDir, other: &Self) -> Self {
+        Self { folder, process: None, quic: other.quic, api: String::new() }
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end within `seconds`.
+    pub fn wait_for_end(&mut self, seconds: u64) -> std::process::ExitStatus {
+        let mut child = self.process.take().expect("a running process");
+        until("the coordinator to end", seconds, || child.try_wait().expect("can be waited for"))
+    }
+
     /// Starts the process (again), on the same QUIC address as before.
     ///
     /// # Panics
@@ -127,7 +155,16 @@ impl Coordinator {
     /// If that fails.
     #[must_use]
     pub fn add_tenant(&self, tenant: &str) -> String {
-        let added = self.ask(&["tenant", "add", tenant, "--region", "eu"]);
+        self.add_tenant_in(tenant, "eu")
+    }
+
+    /// Admits a tenant of a region; returns its token.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn add_tenant_in(&self, tenant: &str, region: &str) -> String {
+        let added = self.ask(&["tenant", "add", tenant, "--region", region]);
         added["token"].as_str().expect("text").to_owned()
     }
 
@@ -178,6 +215,19 @@ impl Coordinator {
 
     fn log(&self) -> PathBuf {
         self.path("coordinator.log")
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    for entry in fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("lists");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir(&to).expect("creates");
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).expect("copies");
+        }
     }
 }
 

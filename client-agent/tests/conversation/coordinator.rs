@@ -49,7 +49,12 @@ impl Coordinator {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let identity = tls::Identity { chain, key };
         let tls = tls::server(identity.clone(), &authority).unwrap();
-        let endpoint = endpoint::listen(SocketAddr::from(([127, 0, 0, 1], 0)), tls).unwrap();
+        let endpoint = endpoint::listen(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls,
+            &endpoint::Listening::default(),
+        )
+        .unwrap();
         Self { endpoint, identity, authority, issuer }
     }
 

@@ -38,6 +38,10 @@ impl Actor {
 pub enum Act {
     /// The coordinator started.
     CoordinatorStart,
+    /// The coordinator was copied.
+    CoordinatorBackup,
+    /// The coordinator was restored from a copy.
+    CoordinatorRestore,
     /// A tenant was admitted or invited anew.
     TenantAdd,
     /// What a tenant may do and use was changed.

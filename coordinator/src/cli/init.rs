@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Common, ListenFlags, print};
 use tributary_coordinator::{
-    config::{Api, ApiTls, Config, Listen},
+    config::{Agents, Api, ApiTls, Config, Listen},
     tenants::authority::Authority,
 };
 use tributary_protocol::transport::process;
@@ -25,7 +25,7 @@ pub(super) fn run(common: &Common, hosts: &[String], listen: &ListenFlags) -> an
     };
     // Access tokens do not cross a network in the clear.
     let tls = if listen.api.ip().is_loopback() { ApiTls::Off } else { ApiTls::Authority };
-    let config = Config { listen, api: Api { tls, ..Api::default() } };
+    let config = Config { listen, api: Api { tls, ..Api::default() }, agents: Agents::default() };
     let pair = Authority::generate(now)?;
     let authority = Authority::load(&pair)?;
     let server = authority

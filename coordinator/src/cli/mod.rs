@@ -5,6 +5,7 @@
 //! one.
 
 mod audit;
+mod backup;
 mod client;
 mod init;
 mod job;
@@ -118,6 +119,30 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Copy the whole coordinator to a new folder, also while it runs.
+    Backup {
+        /// A folder that does not exist yet; it will hold keys.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make a coordinator's folder from a backup.
+    Restore {
+        /// What `backup` made.
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// How many rounds each job leaves out: at least as many as may have been run after the
+        /// backup, because agents have spent budget on their numbers.
+        #[arg(long, default_value_t = 1000)]
+        skip_rounds: u64,
+        /// The folder that is replaced, if its audit log can still be read: names the rounds that
+        /// are lost.
+        #[arg(long, value_name = "FOLDER")]
+        newer: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
     /// List and export models.
     Model {
         #[command(subcommand)]
@@ -140,6 +165,10 @@ impl Cli {
             }
             Command::Tenant { command, common } => command.run(&common),
             Command::Job { command, common } => command.run(&common),
+            Command::Backup { to, common } => backup::backup(&common, &to),
+            Command::Restore { from, skip_rounds, newer, common } => {
+                backup::restore(&common, &from, skip_rounds, newer.as_deref())
+            }
             Command::Token { command, common } => command.run(&common),
             Command::Audit { command, common } => command.run(&common),
             Command::Model { command, common } => command.run(&common),

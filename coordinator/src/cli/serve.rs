@@ -14,7 +14,10 @@ use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::Digest,
-    transport::{endpoint, process, tls},
+    transport::{
+        endpoint::{self, Listening},
+        process, tls,
+    },
 };
 
 use super::{Common, ListenFlags};
@@ -54,6 +57,8 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let authority = folder.authority()?;
     let identity = authority::server_identity(&folder.server()?, &authority)?;
     let tls = tls::server(identity.clone(), authority.certificate())?;
+    // Of the authority's key, which outlives the coordinator's own.
+    let reset_secret = authority.secret("stateless reset");
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
@@ -68,7 +73,9 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
         Core::restore(Box::new(store), blobs, authority, identity, administrator, folder.path())?;
     let keyring = core.keyring.clone();
     let (core, mut stopped) = core.spawn();
-    let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls)?;
+    let listening =
+        Listening { idle_timeout: config.agents.idle_timeout(), reset_secret: Some(reset_secret) };
+    let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls, &listening)?;
     let api = TcpListener::bind(api_address)
         .await
         .with_context(|| format!("cannot listen on {api_address}"))?;

@@ -7,6 +7,7 @@
 
 pub mod core;
 mod enrollment;
+pub mod line;
 mod listener;
 mod peers;
 mod session;

@@ -13,7 +13,7 @@ use tributary_protocol::{
     transport::{TransportError, endpoint::close, stream},
 };
 
-use super::{CoreError, CoreHandle, transfer};
+use super::{CoreError, CoreHandle, line::QuicLine, transfer};
 use crate::tenants::authority;
 
 /// After the handshake, a hello must come within this time.
@@ -90,13 +90,13 @@ async fn serve(
     let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
-    let (who, handle) = (tenant.clone(), connection.clone());
+    let (who, (line, outbox)) = (tenant.clone(), QuicLine::new(connection.clone()));
     let opened = core.call(move |core, now| {
         // It may have been suspended, or enrolled anew, while it took its time to say hello.
         core.scheduler.check_certificate(&who, shown).map_err(|error| error.refusal())?;
-        Ok(core.open_session(&who, handle, head, now))
+        Ok(core.open_session(&who, Box::new(line), head, now))
     });
-    let (session, outbox) = opened.await?.map_err(SessionError::Refused)?;
+    let session = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
     let result = tokio::select! {
         result = read_control(&mut receive, tenant, certificate, &core) => result,

@@ -73,6 +73,67 @@ impl JobRecord {
     pub fn put(&self, batch: &mut Batch) {
         batch.put(Table::Jobs, self.spec.name.as_str(), self);
     }
+
+    /// The updates that the open round has counted, and still needs.
+    #[must_use]
+    pub fn awaiting_sum(&self) -> BTreeMap<TenantId, Digest> {
+        match self.round.phase {
+            Phase::Reporting(_) | Phase::Unmasking(_) => self.round.updates(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Gives the open round up before the coordinator starts: what it counted is lost.
+    ///
+    /// - returns: what to record; the round's record and summary are in `batch`
+    pub fn abandon_lost(
+        &mut self,
+        reason: String,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> AuditEvent {
+        let (job, round) = (self.spec.name.clone(), self.round.number);
+        let event = abandoned(&job, round, &reason);
+        let summary = RoundSummary {
+            job,
+            round,
+            contributors: BTreeMap::new(),
+            abandoned: Some(reason.clone()),
+            ended: now,
+        };
+        self.round.phase = Phase::Abandoned { reason };
+        summary.put(batch);
+        self.put(batch);
+        event
+    }
+
+    /// Moves a job that still trains past rounds that were run after the copy from which it is
+    /// restored: agents have spent budget on their numbers.
+    ///
+    /// - returns: what to record, if it still trains
+    pub(crate) fn leap(
+        &mut self,
+        rounds: u64,
+        restored: &str,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> Option<AuditEvent> {
+        if !matches!(self.state, JobState::Running | JobState::Paused) {
+            return None;
+        }
+        let before = self.round.number;
+        self.round.number = RoundNumber(before.0.saturating_add(rounds));
+        let reason = format!(
+            "the coordinator was restored {restored}: rounds from {before} up to this one may have \
+             been run after it, and are lost"
+        );
+        Some(self.abandon_lost(reason, now, batch))
+    }
+}
+
+fn abandoned(job: &JobId, round: RoundNumber, reason: &str) -> AuditEvent {
+    let subject = format!("{job}/{round}");
+    AuditEvent::done(Actor::coordinator(), Act::RoundAbandon, subject, reason)
 }
 
 /// How a round ended, for the history.
@@ -90,6 +151,13 @@ pub struct RoundSummary {
     pub abandoned: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+impl RoundSummary {
+    /// Adds the record to a batch.
+    fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Rounds, format!("{}/{:010}", self.job, self.round.0), self);
+    }
 }
 
 /// What an operator asks of a job.
@@ -318,9 +386,7 @@ impl Job {
             match output {
                 Output::Persist(round) => {
                     if let Phase::Abandoned { reason } = &round.phase {
-                        let subject = format!("{}/{}", self.record.spec.name, round.number);
-                        let actor = Actor::coordinator();
-                        let event = AuditEvent::done(actor, Act::RoundAbandon, subject, reason);
+                        let event = abandoned(&self.record.spec.name, round.number, reason);
                         actions.push(Action::Audit(event));
                     }
                     let mut batch = Batch::default();
@@ -447,8 +513,7 @@ impl Job {
             updates.extend(round.updates().into_values());
             leftovers.push(Action::Discard(updates));
             leftovers.push(Action::Unstage(summary.job.clone(), round.number));
-            let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
-            batch.put(Table::Rounds, key, &summary);
+            summary.put(batch);
         }
         self.record.round = round;
         self.record.put(batch);

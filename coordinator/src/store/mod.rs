@@ -3,6 +3,7 @@
 //! A [`Batch`] is applied atomically and is durable when [`Store::apply`] returns. Models and
 //! updates are not records but content-addressed files ([`crate::blobs`]).
 
+mod integrity;
 mod memory;
 mod sled;
 #[cfg(test)]
@@ -33,7 +34,20 @@ pub enum Table {
 }
 
 impl Table {
-    const fn name(self) -> &'static str {
+    /// Every table: what a backup copies.
+    pub const ALL: [Self; 7] = [
+        Self::Tenants,
+        Self::Jobs,
+        Self::Models,
+        Self::Rounds,
+        Self::Audit,
+        Self::Tokens,
+        Self::Promotions,
+    ];
+
+    /// The name in the store and in backups.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Tenants => "tenants",
             Self::Jobs => "jobs",
@@ -60,10 +74,30 @@ pub enum StoreError {
         source: ::sled::Error,
     },
     /// The store failed; nothing of the batch is applied.
-    #[error("the store failed; check the disk, nothing was reset")]
-    Backend(#[source] ::sled::Error),
+    #[error("the store at {path} failed; check the disk, then start again: nothing was reset")]
+    Backend {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the store says.
+        #[source]
+        source: ::sled::Error,
+    },
+    /// The store lost records, or they were changed.
+    #[error(
+        "the store at {path} is damaged: {reason}; nothing was reset, put the newest backup in its \
+         place with `tributary-coordinator restore`"
+    )]
+    Corrupt {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// A record does not parse. It is left as it is.
-    #[error("record {key:?} of table {table} is damaged or from another version; restore a backup")]
+    #[error(
+        "record {key:?} of table {table} is damaged or from another version; put the newest backup in \
+         its place with `tributary-coordinator restore`"
+    )]
     Damaged {
         /// The table.
         table: &'static str,
@@ -86,6 +120,11 @@ impl Batch {
     pub fn put<T: Serialize>(&mut self, table: Table, key: impl Into<String>, record: &T) {
         let value = serde_json::to_vec(record).expect("records are plain data with string keys");
         self.writes.push((table, key.into(), value));
+    }
+
+    /// Adds a record as it was stored.
+    pub(crate) fn put_bytes(&mut self, table: Table, key: String, value: Vec<u8>) {
+        self.writes.push((table, key, value));
     }
 
     /// Whether there is nothing to write.

@@ -121,6 +121,14 @@ impl Authority {
         Digest::of(&self.certificate)
     }
 
+    /// A secret for one purpose, the same at every start.
+    #[must_use]
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 secrets of an authority");
+        hasher.update(purpose.as_bytes()).update(&self.issuer.key().serialize_der());
+        *hasher.finalize().as_bytes()
+    }
+
     /// Makes the coordinator's own key and certificate for these DNS names and IP addresses.
     ///
     /// # Errors
