@@ -80,6 +80,12 @@ pub enum ConfigError {
         /// What it is.
         seconds: u32,
     },
+    /// Certificates would never work, or for too long.
+    #[error("`agents.certificate_days` is {days}; it must be 1 to 825")]
+    CertificateDays {
+        /// What it is.
+        days: u32,
+    },
     /// Key or certificate are not usable.
     #[error("the authority or the coordinator's certificate is not usable")]
     Authority(#[from] AuthorityError),
@@ -105,11 +111,14 @@ pub struct Config {
 pub struct Agents {
     /// An agent that is silent for this long counts as gone, in seconds, 5 to 300. Default 10.
     pub idle_timeout_s: u32,
+    /// How long their certificates are valid, in days, 1 to 825; they renew them after two thirds of
+    /// it. Default 365.
+    pub certificate_days: u32,
 }
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { idle_timeout_s: IDLE_TIMEOUT.as_secs() as u32 }
+        Self { idle_timeout_s: IDLE_TIMEOUT.as_secs() as u32, certificate_days: 365 }
     }
 }
 
@@ -199,6 +208,21 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Replaces the coordinator's own certificate, durably and at once; its key stays.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the certificate before is then still there.
+    pub fn replace_server_certificate(&self, pem: &str) -> Result<(), ConfigError> {
+        let replace = || {
+            let mut file = fs::File::create(self.join("server.pem.new"))?;
+            file.write_all(pem.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(self.join("server.pem.new"), self.join("server.pem"))?;
+            fs::File::open(&self.path)?.sync_all()
+        };
+        replace().map_err(|source| self.error("replace", "server.pem", source))
+    }
+
     /// Fills a new folder: configuration, authority, own certificate, administrator's token.
     ///
     /// # Errors
@@ -239,6 +263,10 @@ impl Folder {
         if !range.contains(&config.agents.idle_timeout()) {
             let seconds = config.agents.idle_timeout_s;
             return Err(ConfigError::IdleTimeout { seconds });
+        }
+        let days = config.agents.certificate_days;
+        if !(1..=825).contains(&days) {
+            return Err(ConfigError::CertificateDays { days });
         }
         if config.api.requests_per_minute == 0 {
             return Err(ConfigError::NoRequests);

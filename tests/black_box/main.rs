@@ -1,10 +1,13 @@
 //! Black-box tests: real processes over real QUIC.
 
+mod backup;
+mod damage;
 mod identity;
 mod jobs;
 mod life_cycle;
 mod people;
 mod recovery;
+mod rotation;
 mod samples;
 mod secagg;
 mod soak;

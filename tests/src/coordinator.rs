@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -59,7 +59,7 @@ impl Coordinator {
 
     /// A coordinator in a folder that a command made, not started yet, to run on the address of `other`.
     #[must_use]
-    pub const fn in_folder(folder: TempDir, other: &Self) -> Self {
+    pub fn in_folder(folder: TempDir, other: &Self) -> Self {
         Self { folder, process: None, quic: other.quic, api: String::new() }
     }
 
@@ -77,22 +77,56 @@ impl Coordinator {
     /// # Panics
     /// If it does not come up.
     pub fn serve(&mut self) {
+        let ended = self.try_serve(&program("tributary-coordinator").get_program().to_owned(), &[]);
+        assert_eq!(ended, None, "it ended instead of serving:\n{}", self.log_text());
+    }
+
+    /// Starts the process (again) if it can; else waits for its end.
+    ///
+    /// - `launcher`: what runs, with `before` before the program's own arguments
+    /// - returns: how it ended, or `None` if it serves
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub fn try_serve(
+        &mut self,
+        launcher: &std::ffi::OsStr,
+        before: &[&str],
+    ) -> Option<std::process::ExitStatus> {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
         let _ = fs::remove_file(self.path("endpoints.json"));
-        let child = program("tributary-coordinator")
+        let mut child = Command::new(launcher)
+            .args(before)
             .args(["serve", "--quic-listen", &self.quic.to_string(), "--dir"])
             .arg(self.folder.path())
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .expect("the coordinator starts");
-        self.process = Some(child);
-        let endpoints = until("the coordinator's endpoints.json", 30, || {
+        let endpoints = until("the coordinator to serve or end", 30, || {
+            if let Some(status) = child.try_wait().expect("can be waited for") {
+                return Some(Err(status));
+            }
             let text = fs::read_to_string(self.path("endpoints.json")).ok()?;
-            serde_json::from_str::<Value>(&text).ok()
+            serde_json::from_str::<Value>(&text).ok().map(Ok)
         });
+        let endpoints = match endpoints {
+            Err(status) => return Some(status),
+            Ok(endpoints) => endpoints,
+        };
+        self.process = Some(child);
         self.quic = endpoints["quic"].as_str().expect("text").parse().expect("an address");
         self.api = endpoints["api"].as_str().expect("text").to_owned();
+        None
+    }
+
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("a running process").id()
     }
 
     /// Kills the process with SIGKILL.

@@ -91,16 +91,31 @@ impl Coordinator {
 
     /// Answers one enrolment: signs what is asked for.
     pub(crate) async fn answer_enrollment(&self) {
+        self.answer_enrollment_with(|_| {}).await;
+    }
+
+    /// Answers one enrolment with a certificate that `change` changed.
+    pub(crate) async fn answer_enrollment_with(&self, change: fn(&mut CertificateParams)) {
         let connection = self.accept().await;
         let (mut send, mut receive) = connection.accept_bi().await.unwrap();
         let request: EnrollmentRequest = expect_message(&mut receive).await.unwrap();
-        let der = request.signing_request.into();
-        let signing = CertificateSigningRequestParams::from_der(&der).unwrap();
-        let leaf = signing.signed_by(&self.issuer).unwrap();
-        let certificates = vec![leaf.der().to_vec(), self.authority.to_vec()];
+        let certificates = self.certify(request.signing_request, change);
         write_message(&mut send, &EnrollmentResponse::Issued { certificates }).await.unwrap();
         send.finish().unwrap();
         connection.closed().await;
+    }
+
+    /// Signs what is asked for, as `change` changed it.
+    pub(crate) fn certify(
+        &self,
+        signing_request: Vec<u8>,
+        change: fn(&mut CertificateParams),
+    ) -> Vec<Vec<u8>> {
+        let der = signing_request.into();
+        let mut signing = CertificateSigningRequestParams::from_der(&der).unwrap();
+        change(&mut signing.params);
+        let leaf = signing.signed_by(&self.issuer).unwrap();
+        vec![leaf.der().to_vec(), self.authority.to_vec()]
     }
 
     /// Waits for an agent and welcomes it.
@@ -136,6 +151,13 @@ impl Session {
         let (send, mut receive) = self.connection.accept_bi().await.unwrap();
         let request = expect_message(&mut receive).await.unwrap();
         Transfer { send, receive, request }
+    }
+
+    /// The certificate that the agent showed.
+    pub(crate) fn shown(&self) -> Vec<u8> {
+        let chain = self.connection.peer_identity().unwrap();
+        let chain = chain.downcast::<Vec<CertificateDer<'static>>>().unwrap();
+        chain[0].to_vec()
     }
 
     pub(crate) fn break_off(&self) {

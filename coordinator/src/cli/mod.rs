@@ -79,6 +79,8 @@ enum Command {
         #[command(flatten)]
         listen: ListenFlags,
         #[command(flatten)]
+        outside: init::OutsideAuthority,
+        #[command(flatten)]
         common: Common,
     },
     /// Run the coordinator.
@@ -159,7 +161,9 @@ impl Cli {
     /// Whatever the command meets, as a chain of causes ending in a hint where there is one.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Init { hosts, listen, common } => init::run(&common, &hosts, &listen),
+            Command::Init { hosts, listen, outside, common } => {
+                init::run(&common, &hosts, &listen, &outside)
+            }
             Command::Serve { listen, exit_with_stdin, common } => {
                 serve::run(&common, &listen, exit_with_stdin)
             }
@@ -190,6 +194,26 @@ fn print<T: Serialize>(common: &Common, document: &T, text: impl FnOnce(&T) -> S
 #[expect(clippy::print_stderr, reason = "the answer of a command that failed")]
 pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+    if error.chain().any(is_full_disk) {
+        eprintln!(
+            "hint: the disk is full, or a file may not grow: make room, then start again; whatever was \
+             answered is durable"
+        );
+    }
+}
+
+fn is_full_disk(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::{Error, ErrorKind};
+    let kind = cause.downcast_ref::<Error>().map(Error::kind).or_else(|| {
+        match cause.downcast_ref::<sled::Error>() {
+            Some(sled::Error::Io(error)) => Some(error.kind()),
+            _ => None,
+        }
+    });
+    matches!(
+        kind,
+        Some(ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded)
+    )
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]

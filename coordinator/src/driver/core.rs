@@ -26,6 +26,7 @@ use crate::{
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     backup::{self, BackupError, Manifest},
     blobs::{BlobError, BlobStore},
+    config::Agents,
     registry::ModelRegistry,
     scheduler::{
         Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
@@ -76,6 +77,8 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// How long certificates of agents are valid, in days.
+    pub certificate_days: u32,
     /// The coordinator's own certificate and key; signs receipts.
     identity: Identity,
     /// Who may use the HTTP API.
@@ -180,6 +183,7 @@ impl Core {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            certificate_days: Agents::default().certificate_days,
             identity,
             keyring,
             store,
@@ -298,6 +302,14 @@ impl Core {
     #[must_use]
     pub const fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    /// Shows another certificate of the coordinator's from now on.
+    pub fn replace_identity(&mut self, identity: Identity) {
+        let detail = identity.chain.first().map(|leaf| format!("certificate {}", Digest::of(leaf)));
+        let (actor, detail) = (Actor::coordinator(), detail.unwrap_or_default());
+        self.record(AuditEvent::done(actor, Act::CoordinatorRenew, "", detail));
+        self.identity = identity;
     }
 
     /// Takes a snapshot of everything that is durable, in the coordinator's own folder.

@@ -10,6 +10,7 @@ mod enrollment;
 pub mod line;
 mod listener;
 mod peers;
+pub mod rotation;
 mod session;
 mod transfer;
 

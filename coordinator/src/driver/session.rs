@@ -13,7 +13,7 @@ use tributary_protocol::{
     transport::{TransportError, endpoint::close, stream},
 };
 
-use super::{CoreError, CoreHandle, line::QuicLine, transfer};
+use super::{CoreError, CoreHandle, enrollment, line::QuicLine, transfer};
 use crate::tenants::authority;
 
 /// After the handshake, a hello must come within this time.
@@ -119,7 +119,8 @@ async fn greet(
         }
         AgentMessage::Accept { .. }
         | AgentMessage::Decline { .. }
-        | AgentMessage::Secagg { .. } => Err(TransportError::EndedEarly),
+        | AgentMessage::Secagg { .. }
+        | AgentMessage::Renew { .. } => Err(TransportError::EndedEarly),
     }
 }
 
@@ -151,6 +152,14 @@ async fn read_control(
                 core.call(move |core, now| {
                     core.scheduler.count_request(&who, now)?;
                     core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
+            }
+            AgentMessage::Renew { signing_request } => {
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    enrollment::renew(core, &who, &signing_request, now);
+                    Ok(())
                 })
                 .await?
             }
