@@ -29,7 +29,7 @@ use crate::{
     config::Agents,
     registry::ModelRegistry,
     scheduler::{
-        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+        Action, AggregationRecord, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
     },
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -161,6 +161,13 @@ impl Core {
         );
         let tenants = store::load(&*store, Table::Tenants)?;
         let mut jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let aggregations = store::load::<AggregationRecord>(&*store, Table::Aggregations)?;
+        for job in &mut jobs {
+            if !job.attach(&aggregations) {
+                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
+                return Err(StoreError::Missing { table, key }.into());
+            }
+        }
         let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
         for promotion in store::load(&*store, Table::Promotions)? {
             models.promote(promotion);

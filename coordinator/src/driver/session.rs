@@ -5,7 +5,7 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
@@ -56,7 +56,7 @@ pub(super) async fn run(
             );
         }
     };
-    let span = info_span!("session", %tenant, %remote);
+    let span = info_span!("session", %tenant, region = field::Empty, %remote);
     async {
         let error = match serve(&connection, &tenant, &certificate, core).await {
             Ok(()) => return info!("disconnected"),
@@ -87,6 +87,7 @@ async fn serve(
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
+    Span::current().record("region", field::display(&context.region));
     let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;

@@ -1,6 +1,9 @@
 //! One job: its document, its open round, and what its rounds lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
@@ -17,7 +20,7 @@ use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
     registry::ModelVersion,
-    round::{Output, Phase, Request, Round, RoundRecord},
+    round::{Aggregation, Output, Phase, Request, Round, RoundRecord},
     store::{Batch, Table},
 };
 
@@ -71,7 +74,39 @@ pub struct JobRecord {
 impl JobRecord {
     /// Adds the record to a batch.
     pub fn put(&self, batch: &mut Batch) {
-        batch.put(Table::Jobs, self.spec.name.as_str(), self);
+        self.put_changed(&mut None, batch);
+    }
+
+    /// Adds the record to a batch, but for the secure aggregation that is stored by itself, unless it
+    /// changed.
+    ///
+    /// - `saved`: the one that is stored
+    pub(super) fn put_changed(&self, saved: &mut Option<Arc<Aggregation>>, batch: &mut Batch) {
+        let (mut slim, name) = (self.clone(), self.spec.name.as_str());
+        let current = slim.round.detach();
+        batch.put(Table::Jobs, name, &slim);
+        let is_saved = match (&current, &*saved) {
+            (Some(current), Some(saved)) => Arc::ptr_eq(current, saved),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_saved {
+            let (job, round) = (slim.spec.name.clone(), slim.round.number);
+            let aggregation = current.as_deref().cloned();
+            batch.put(Table::Aggregations, name, &AggregationRecord { job, round, aggregation });
+        }
+        *saved = current;
+    }
+
+    /// Puts back the secure aggregation that is stored by itself; false if the open round needs one,
+    /// and it is not there.
+    #[must_use]
+    pub fn attach(&mut self, stored: &[AggregationRecord]) -> bool {
+        let own = |record: &&AggregationRecord| {
+            record.job == self.spec.name && record.round == self.round.number
+        };
+        let aggregation = stored.iter().find(own).and_then(|record| record.aggregation.clone());
+        self.round.attach(aggregation.map(Arc::new))
     }
 
     /// The updates that the open round has counted, and still needs.
@@ -136,6 +171,16 @@ fn abandoned(job: &JobId, round: RoundNumber, reason: &str) -> AuditEvent {
     AuditEvent::done(Actor::coordinator(), Act::RoundAbandon, subject, reason)
 }
 
+/// The secure aggregation of a round whose masked updates are arriving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregationRecord {
+    job: JobId,
+    round: RoundNumber,
+    /// `None` once the round needs it no more.
+    aggregation: Option<Aggregation>,
+}
+
 /// How a round ended, for the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,6 +225,8 @@ pub struct Job {
     pub(super) round: Round,
     /// A commit is with the driver; later outputs wait until the model is durable.
     committing: bool,
+    /// The secure aggregation that is stored by itself.
+    saved: Option<Arc<Aggregation>>,
     /// Tenants that refuse the job until they reconnect, and why.
     pub(super) refusals: BTreeMap<TenantId, Refusal>,
 }
@@ -208,12 +255,13 @@ impl Job {
             submitted: now,
             priority: 0,
         };
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved: None, refusals: BTreeMap::new() }
     }
 
     pub(super) fn restore(record: JobRecord, now: Timestamp) -> Self {
+        let saved = record.round.detachable().cloned();
         let round = Round::restore(record.round.clone(), now);
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved, refusals: BTreeMap::new() }
     }
 
     /// The durable form.
@@ -516,7 +564,7 @@ impl Job {
             summary.put(batch);
         }
         self.record.round = round;
-        self.record.put(batch);
+        self.record.put_changed(&mut self.saved, batch);
         leftovers
     }
 

@@ -25,6 +25,8 @@ pub enum Table {
     Models,
     /// [`crate::scheduler::RoundSummary`] by job id and round number.
     Rounds,
+    /// [`crate::scheduler::AggregationRecord`] by job id.
+    Aggregations,
     /// The head of the audit log, under `head`.
     Audit,
     /// [`crate::access::TokenRecord`] by token name.
@@ -35,11 +37,12 @@ pub enum Table {
 
 impl Table {
     /// Every table: what a backup copies.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Tenants,
         Self::Jobs,
         Self::Models,
         Self::Rounds,
+        Self::Aggregations,
         Self::Audit,
         Self::Tokens,
         Self::Promotions,
@@ -53,6 +56,7 @@ impl Table {
             Self::Jobs => "jobs",
             Self::Models => "models",
             Self::Rounds => "rounds",
+            Self::Aggregations => "aggregations",
             Self::Audit => "audit",
             Self::Tokens => "tokens",
             Self::Promotions => "promotions",
@@ -93,6 +97,17 @@ pub enum StoreError {
         /// What does not fit.
         reason: String,
     },
+    /// A record that another one refers to is not there.
+    #[error(
+        "record {key:?} of table {table} is missing; put the newest backup in place of the store with \
+         `tributary-coordinator restore`"
+    )]
+    Missing {
+        /// The table.
+        table: &'static str,
+        /// The key.
+        key: String,
+    },
     /// A record does not parse. It is left as it is.
     #[error(
         "record {key:?} of table {table} is damaged or from another version; put the newest backup in \
@@ -125,6 +140,12 @@ impl Batch {
     /// Adds a record as it was stored.
     pub(crate) fn put_bytes(&mut self, table: Table, key: String, value: Vec<u8>) {
         self.writes.push((table, key, value));
+    }
+
+    /// The tables that it writes to, once for each record.
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Table> {
+        self.writes.iter().map(|(table, ..)| *table)
     }
 
     /// Whether there is nothing to write.

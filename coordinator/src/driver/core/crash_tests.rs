@@ -94,6 +94,14 @@ fn a_kill_at_any_boundary_of_one_against_a_lying_coordinator_changes_nothing() {
 }
 
 #[test]
+fn a_masked_update_does_not_store_the_whole_aggregation_again() {
+    let mut world = World::new(6, |_| false);
+    world.run(&[masked(job("masked", 6, 2), Adversary::SemiHonest)]);
+    // Once when the uploads of a round begin, once when it is needed no more.
+    assert_eq!(world.aggregations_written(), 2 * 2);
+}
+
+#[test]
 fn kills_again_and_again_change_nothing() {
     let jobs = [
         with_adam(job("plain", 4, 3)),

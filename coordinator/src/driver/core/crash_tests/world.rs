@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rcgen::{CertificateParams, KeyPair};
@@ -64,15 +67,21 @@ fn tenant(index: usize) -> TenantId {
 
 /// Survives the process.
 #[derive(Debug, Clone, Default)]
-struct Disk(Arc<Mutex<MemoryStore>>);
+struct Disk {
+    records: Arc<Mutex<MemoryStore>>,
+    /// How often the state of a secure aggregation was written by itself.
+    aggregations: Arc<AtomicUsize>,
+}
 
 impl Store for Disk {
     fn scan(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        self.0.lock().expect("nobody panics").scan(table)
+        self.records.lock().expect("nobody panics").scan(table)
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.0.lock().expect("nobody panics").apply(batch)
+        let aggregations = batch.tables().filter(|table| *table == Table::Aggregations).count();
+        self.aggregations.fetch_add(aggregations, Ordering::Relaxed);
+        self.records.lock().expect("nobody panics").apply(batch)
     }
 }
 
@@ -130,6 +139,11 @@ impl World {
 
     pub(super) const fn deaths(&self) -> usize {
         self.deaths
+    }
+
+    /// How often the state of a secure aggregation was written while masked updates arrived.
+    pub(super) fn aggregations_written(&self) -> usize {
+        self.disk.aggregations.load(Ordering::Relaxed)
     }
 
     /// Runs the jobs to their end.
