@@ -58,7 +58,7 @@ fn newest_model(coordinator: &Coordinator) -> PathBuf {
     models.pop().expect("models")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_of_the_coordinator_stops_its_start_and_is_named_with_what_helps() {
     let mut whole = with_history().await;
     let newest = newest_model(&whole);
@@ -91,7 +91,7 @@ async fn a_damaged_file_of_the_coordinator_stops_its_start_and_is_named_with_wha
     whole.serve();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_anywhere_in_the_store_changes_nothing_or_stops_the_start() {
     let mut whole = with_history().await;
     let pristine = whole.twin();
@@ -128,7 +128,7 @@ async fn a_flipped_bit_anywhere_in_the_store_changes_nothing_or_stops_the_start(
     assert!(refused > 0, "{refused} refused, {harmless} harmless");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_not_taken_for_the_newest() {
     let mut coordinator = with_history().await;
     let older = coordinator.twin();
@@ -144,7 +144,7 @@ async fn an_older_copy_of_the_store_is_not_taken_for_the_newest() {
     assert!(text.contains("store") && text.contains("nothing was reset"), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_coordinator_and_what_was_answered_is_there_after_it() {
     let mut coordinator = with_history().await;
     // No file may grow past a little more than the largest is now; in units of 512 bytes.
@@ -221,14 +221,14 @@ fn a_damaged_file_of_an_agent_is_named_with_what_helps() {
     coordinator.submit(&job("points", 2, 1));
     coordinator.finish("points", 60);
     agent.kill();
-    for (file, words) in [
-        ("ledger.jsonl", &["ledger", "line"][..]),
-        ("identity/certificate.pem", &["certificate.pem", "enrol again"]),
-        ("identity/key.pem", &["key.pem", "enrol again"]),
-        ("policy.toml", &["policy.toml"]),
+    // What is damaged, at which byte, and words of the answer.
+    for (file, at, words) in [
+        ("ledger.jsonl", 40, &["ledger", "line"][..]),
+        ("identity/certificate.pem", 3, &["certificate.pem", "enrol again"]),
+        ("identity/key.pem", 3, &["key.pem", "enrol again"]),
+        ("policy.toml", 3, &["policy.toml"]),
     ] {
         let path = agent.path(file);
-        let at = fs::metadata(&path).expect("there").len() as usize / 3;
         flip(&path, at);
         let damaged = fs::read(&path).expect("reads");
         let checked = agent.command(&["check"]);

@@ -9,7 +9,7 @@ use tributary_protocol::{
 
 use super::Driver;
 use crate::{
-    identity::{Identity, NewKey, RenewalError},
+    identity::{NewKey, RenewalError},
     secagg::TenantKeys,
     session::{Input, Renewed},
 };

@@ -1,6 +1,6 @@
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    message::{CoordinatorMessage, EnrollmentResponse},
+    message::{CoordinatorMessage, EnrollmentResponse, LedgerHead},
 };
 
 use super::{tests::Stage, *};

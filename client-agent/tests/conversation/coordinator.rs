@@ -89,13 +89,8 @@ impl Coordinator {
         }
     }
 
-    /// Answers one enrolment: signs what is asked for.
-    pub(crate) async fn answer_enrollment(&self) {
-        self.answer_enrollment_with(|_| {}).await;
-    }
-
     /// Answers one enrolment with a certificate that `change` changed.
-    pub(crate) async fn answer_enrollment_with(&self, change: fn(&mut CertificateParams)) {
+    pub(crate) async fn answer_enrollment(&self, change: fn(&mut CertificateParams)) {
         let connection = self.accept().await;
         let (mut send, mut receive) = connection.accept_bi().await.unwrap();
         let request: EnrollmentRequest = expect_message(&mut receive).await.unwrap();

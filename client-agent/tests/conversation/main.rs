@@ -107,7 +107,7 @@ impl Stage {
         write_records(directory.path(), 200);
         let (address, token) = (coordinator.address(), coordinator.token("ash"));
         let (enrollment, ()) =
-            tokio::join!(enroll(&address, &token), coordinator.answer_enrollment_with(change));
+            tokio::join!(enroll(&address, &token), coordinator.answer_enrollment(change));
         Identity::save(&Site::new(directory.path()), &enrollment.unwrap(), false).unwrap();
         Self { coordinator, directory }
     }

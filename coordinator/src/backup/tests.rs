@@ -7,7 +7,7 @@ use crate::{
     config::{Agents, Api, Config, Folder, Listen},
     round::Phase,
     scheduler::{JobRecord, RoundSummary},
-    store::{self, Batch, SledStore, Store, Table},
+    store::{self, SledStore, Store, Table},
     tenants::authority::Authority,
 };
 use tributary_protocol::time::Timestamp;

@@ -29,7 +29,8 @@ use crate::{
     config::Agents,
     registry::ModelRegistry,
     scheduler::{
-        Action, AggregationRecord, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+        Action, AggregationRecord, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler,
+        SchedulerError,
     },
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,

@@ -64,8 +64,8 @@ impl Reporting {
         declined: BTreeMap<TenantId, String>,
         deadline: Timestamp,
     ) -> Self {
-        let (reported, aggregation) = (BTreeMap::new(), None);
-        Self { deadline, expected, reported, declined, masked: false, aggregation }
+        let reported = BTreeMap::new();
+        Self { deadline, expected, reported, declined, masked: false, aggregation: None }
     }
 
     /// Of the masked updates of a cohort that has exchanged its keys.

@@ -40,6 +40,11 @@ impl Seal {
         self.toggle(key, value);
     }
 
+    /// Whether it fits the same records as another.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        (self.records, self.sum) == (other.records, other.sum)
+    }
+
     fn toggle(&mut self, key: &[u8], value: &[u8]) {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(key.len() as u64).to_le_bytes()).update(key).update(value);

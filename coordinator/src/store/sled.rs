@@ -64,7 +64,7 @@ impl SledStore {
 /// The seal that the database has, and the one that fits its records.
 fn seals(database: &sled::Db) -> sled::Result<(Option<Seal>, Seal)> {
     let (mut noted, mut found) = (None, Seal::default());
-    for row in database {
+    for row in database.iter() {
         let (key, value) = row?;
         if *key == *SEAL.as_bytes() {
             // What does not parse is as good as lost.
@@ -85,7 +85,7 @@ fn check(noted: Option<Seal>, found: Seal, witness: Option<u64>) -> Result<Seal,
             _ => Err(format!("its seal is lost, with {records} records left")),
         };
     };
-    if seal != (Seal { sequence: seal.sequence, ..found }) {
+    if !seal.fits(&found) {
         return Err(format!("it was sealed with {} records, and {records} are left", seal.records)
             + " or some were changed");
     }

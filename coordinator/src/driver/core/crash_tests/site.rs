@@ -128,7 +128,8 @@ impl Site {
             CoordinatorMessage::Refused(refusal) => panic!("refused: {refusal}"),
             CoordinatorMessage::Welcome(_)
             | CoordinatorMessage::Receipt(_)
-            | CoordinatorMessage::NewBase(_) => vec![],
+            | CoordinatorMessage::NewBase(_)
+            | CoordinatorMessage::Renewal(_) => vec![],
         }
     }
 

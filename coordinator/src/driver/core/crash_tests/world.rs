@@ -49,7 +49,7 @@ fn pki() -> &'static Pki {
         let pair = Authority::generate(NOW).expect("makes");
         let authority = Authority::load(&pair).expect("loads");
         let server = authority.issue_server(&["localhost".to_owned()], NOW).expect("issues");
-        let agent = |index| {
+        let agent = |index: usize| {
             let key = KeyPair::generate().expect("a key");
             let params = CertificateParams::new(vec![]).expect("parameters");
             let request = params.serialize_request(&key).expect("a request").der().to_vec();
@@ -117,7 +117,7 @@ impl World {
         let folder =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let authority = Authority::load(&pki().authority).expect("loads");
-        let site = |index| {
+        let site = |index: usize| {
             let identity = pki().agents[index].clone();
             Site::new(tenant(index), identity, authority.certificate().clone())
         };
@@ -192,7 +192,7 @@ impl World {
             site.session = None;
             // Every other time what was sent just before still arrives; the answers do not.
             let sent: Vec<_> = site.inbox.lock().expect("nobody panics").drain(..).collect();
-            if self.boundaries % 2 == 0 {
+            if self.boundaries.is_multiple_of(2) {
                 for message in sent {
                     site.hear(message);
                 }
@@ -331,16 +331,18 @@ impl World {
             };
             assert!(entries.iter().any(|entry| audited(&entry)), "{subject} is not in the log");
         }
-        let core = self.core.as_ref().expect("alive");
         let files = std::fs::read_dir(self.folder.path().join("blobs")).expect("lists");
         let files: BTreeSet<_> = files
             .map(|entry| entry.expect("lists").file_name().into_string().expect("text"))
             .collect();
-        let referenced = core.scheduler.referenced_files();
-        let referenced: BTreeSet<_> = referenced.iter().map(ToString::to_string).collect();
-        assert_eq!(files, referenced, "files that nothing refers to, or that are lost");
+        let models: Vec<ModelVersion> = store::load(&self.disk, Table::Models).expect("reads");
+        let latest = self.core.as_ref().expect("alive").scheduler.models();
+        let states = models.iter().filter_map(|model| latest.latest(&model.job)?.optimizer_state);
+        let needed = models.iter().map(|model| model.file.digest).chain(states);
+        let needed: BTreeSet<_> = needed.map(|file| file.to_string()).collect();
+        assert_eq!(files, needed, "files that nothing refers to, or that are lost");
         Outcome {
-            models: store::load(&self.disk, Table::Models).expect("reads"),
+            models,
             jobs: store::load(&self.disk, Table::Jobs).expect("reads"),
             rounds,
             heads: self.sites.iter().map(|site| site.head().sequence).collect(),
