@@ -11,7 +11,7 @@
 //! and log are copied, files are linked. Whoever asked copies it elsewhere at leisure.
 //!
 //! A copy is an older coordinator. Rounds that were committed after it are lost, but agents have
-//! spent budget on them and will not release anything else under their numbers. So [`restore`]
+//! spent budget on them and will not release anything else under their numbers. So [`restore()`]
 //! moves every job past them.
 
 mod manifest;
