@@ -5,12 +5,19 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use tributary_protocol::{time::Timestamp, transport::tls::Identity};
+use tributary_protocol::{
+    time::Timestamp,
+    transport::{
+        endpoint::{IDLE_TIMEOUT, IDLE_TIMEOUT_MIN},
+        tls::Identity,
+    },
+};
 
 use crate::tenants::authority::{self, Authority, AuthorityError, PemPair};
 
@@ -67,6 +74,18 @@ pub enum ConfigError {
     /// Nobody could ask anything.
     #[error("`api.requests_per_minute` is 0; it must be at least 1")]
     NoRequests,
+    /// Agents would be cut off, or never missed.
+    #[error("`agents.idle_timeout_s` is {seconds}; it must be 5 to 300")]
+    IdleTimeout {
+        /// What it is.
+        seconds: u32,
+    },
+    /// Certificates would never work, or for too long.
+    #[error("`agents.certificate_days` is {days}; it must be 1 to 825")]
+    CertificateDays {
+        /// What it is.
+        days: u32,
+    },
     /// Key or certificate are not usable.
     #[error("the authority or the coordinator's certificate is not usable")]
     Authority(#[from] AuthorityError),
@@ -81,6 +100,34 @@ pub struct Config {
     /// The HTTP API.
     #[serde(default)]
     pub api: Api,
+    /// Connections of agents.
+    #[serde(default)]
+    pub agents: Agents,
+}
+
+/// Connections of agents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agents {
+    /// An agent that is silent for this long counts as gone, in seconds, 5 to 300. Default 10.
+    pub idle_timeout_s: u32,
+    /// How long their certificates are valid, in days, 1 to 825; they renew them after two thirds of
+    /// it. Default 365.
+    pub certificate_days: u32,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self { idle_timeout_s: IDLE_TIMEOUT.as_secs() as u32, certificate_days: 365 }
+    }
+}
+
+impl Agents {
+    /// [`Self::idle_timeout_s`] as a duration.
+    #[must_use]
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s.into())
+    }
 }
 
 /// The HTTP API, for people and monitoring.
@@ -161,6 +208,21 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Replaces the coordinator's own certificate, durably and at once; its key stays.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the certificate before is then still there.
+    pub fn replace_server_certificate(&self, pem: &str) -> Result<(), ConfigError> {
+        let replace = || {
+            let mut file = fs::File::create(self.join("server.pem.new"))?;
+            file.write_all(pem.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(self.join("server.pem.new"), self.join("server.pem"))?;
+            fs::File::open(&self.path)?.sync_all()
+        };
+        replace().map_err(|source| self.error("replace", "server.pem", source))
+    }
+
     /// Fills a new folder: configuration, authority, own certificate, administrator's token.
     ///
     /// # Errors
@@ -197,6 +259,15 @@ impl Folder {
         }
         let config: Config = toml::from_str(&self.read("coordinator.toml")?)
             .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })?;
+        let range = IDLE_TIMEOUT_MIN..=Duration::from_secs(300);
+        if !range.contains(&config.agents.idle_timeout()) {
+            let seconds = config.agents.idle_timeout_s;
+            return Err(ConfigError::IdleTimeout { seconds });
+        }
+        let days = config.agents.certificate_days;
+        if !(1..=825).contains(&days) {
+            return Err(ConfigError::CertificateDays { days });
+        }
         if config.api.requests_per_minute == 0 {
             return Err(ConfigError::NoRequests);
         }

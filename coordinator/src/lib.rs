@@ -10,7 +10,7 @@
 //! | [`scheduler`] | jobs, tenants and models, stepped by hand |
 //! | [`aggregation`], [`optimizer`] | from packed updates to the next base model |
 //! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
-//! | [`store`], [`blobs`] | durable records, content-addressed files |
+//! | [`store`], [`blobs`], [`backup`] | durable records, content-addressed files, copies of both |
 //! | [`audit`] | what was done and decided, tamper-evidently |
 //! | [`access`] | roles and tokens of people |
 //! | [`driver`], [`api`], [`config`] | sockets, clock, people |
@@ -34,6 +34,7 @@ pub mod access;
 pub mod aggregation;
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod cohort;
 pub mod config;

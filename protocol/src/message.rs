@@ -113,6 +113,11 @@ pub enum AgentMessage {
         /// What the agent's part of the protocol says.
         payload: SecaggPayload,
     },
+    /// Asks for the certificate that takes the place of the one that this connection shows.
+    Renew {
+        /// Certificate signing request for a new key, DER.
+        signing_request: Vec<u8>,
+    },
 }
 
 /// From the coordinator, on the control stream.
@@ -160,6 +165,8 @@ pub enum CoordinatorMessage {
     },
     /// Acknowledges a newer ledger head, durably.
     Receipt(Box<Receipt>),
+    /// Answers [`AgentMessage::Renew`]. The certificate before works until the new one is first shown.
+    Renewal(EnrollmentResponse),
 }
 
 /// A message of the secure aggregation protocol, opaque to the transport.

@@ -80,6 +80,7 @@ fn agent_messages() {
     let payload = SecaggPayload::encode(&"no").expect("encodes");
     let secagg = AgentMessage::Secagg { job, round, payload };
     check(&secagg, &["03", "03 6a6f62", "02", "03 026e6f"]);
+    check(&AgentMessage::Renew { signing_request: vec![0x30, 0x00] }, &["04", "02 3000"]);
 }
 
 #[test]
@@ -95,6 +96,8 @@ fn coordinator_messages() {
     let fields = ["05 616c706861", "09", &hash(0xbb), "fa", "02 3031", "fb 0304", "01 07"];
     check(&CoordinatorMessage::Welcome(receipt.clone().into()), &[&["00"], &fields[..]].concat());
     check(&CoordinatorMessage::Receipt(receipt.into()), &[&["07"], &fields[..]].concat());
+    let issued = EnrollmentResponse::Issued { certificates: vec![vec![1, 2], vec![3]] };
+    check(&CoordinatorMessage::Renewal(issued), &["08", "00", "02", "02 0102", "01 03"]);
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
     check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);

@@ -1,12 +1,16 @@
 //! Black-box tests: real processes over real QUIC.
 
+mod backup;
+mod damage;
 mod identity;
 mod jobs;
 mod life_cycle;
 mod people;
 mod recovery;
+mod rotation;
 mod samples;
 mod secagg;
+mod soak;
 mod uploads;
 
 use tributary_protocol::{

@@ -83,6 +83,16 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     run(cargo().args(["bench", "--locked", "--workspace", "--benches"]).args(arguments))
 }
 
+/// The long test of recovery.
+pub(crate) fn soak(seconds: u64) -> anyhow::Result<()> {
+    build::programs(Profile::Dev)?;
+    // The whole workspace, so that the programs keep their set of features.
+    run(cargo()
+        .args(["test", "--locked", "--workspace", "--test", "black_box", "--"])
+        .args(["--ignored", "--nocapture", "minutes_of_random_kills"])
+        .env("TRIBUTARY_SOAK_SECONDS", seconds.to_string()))
+}
+
 /// One fuzz target.
 pub(crate) fn fuzz(target: &str, arguments: &[String]) -> anyhow::Result<()> {
     let file = root().join("fuzz/fuzz_targets").join(format!("{target}.rs"));

@@ -62,6 +62,7 @@ impl Session {
         let retry_at = now.after_ms(wait_ms);
         let attempt = attempt.saturating_add(1);
         self.link = Link::Disconnected { retry_at, attempt, reason, lasting };
+        self.renewal_disconnected();
         let exchanges = &self.exchanges;
         self.rounds.disconnected(|key| exchanges.of(key).is_some());
     }

@@ -75,13 +75,13 @@ pub(super) fn receipt() -> Box<Receipt> {
     })
 }
 
-struct Stage {
-    session: Session,
-    now: Timestamp,
+pub(super) struct Stage {
+    pub(super) session: Session,
+    pub(super) now: Timestamp,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let datasets = vec![DatasetName::new("adult").unwrap()];
         let mut stage = Self {
             session: Session::new(policy(), datasets, crate::secagg::tests::keys("ash")),
@@ -97,23 +97,23 @@ impl Stage {
         stage
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         let outputs = self.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
         assert!(matches!(outputs[..], [Output::Send(AgentMessage::Hello { .. })]));
         let outputs = self.give(Input::Message(CoordinatorMessage::Welcome(receipt())));
         assert_eq!(outputs[0], Output::CompareLedger(receipt()));
     }
 
-    fn give(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn give(&mut self, input: Input) -> Vec<Output> {
         self.session.handle(self.now, input);
         self.outputs()
     }
 
-    fn outputs(&mut self) -> Vec<Output> {
+    pub(super) fn outputs(&mut self) -> Vec<Output> {
         std::iter::from_fn(|| self.session.poll_output()).collect()
     }
 
-    fn configure(&mut self, round: u64) -> Vec<Output> {
+    pub(super) fn configure(&mut self, round: u64) -> Vec<Output> {
         self.give(Input::Message(CoordinatorMessage::Configure(assignment(round, 1.0))))
     }
 
@@ -121,7 +121,7 @@ impl Stage {
         self.give(Input::Examined { key: key(round), outcome: Ok(Standing::Fresh) })
     }
 
-    fn closed(&mut self, round: u64) -> Vec<Output> {
+    pub(super) fn closed(&mut self, round: u64) -> Vec<Output> {
         let RoundKey { job, round } = key(round);
         self.give(Input::Message(CoordinatorMessage::RoundClosed { job, round, abandoned: None }))
     }
@@ -133,7 +133,7 @@ impl Stage {
         self.outputs()
     }
 
-    fn lose(&mut self) -> Vec<Output> {
+    pub(super) fn lose(&mut self) -> Vec<Output> {
         let reason = "gone".to_owned();
         self.give(Input::ConnectionFailed(Failure { reason, lasting: false, jitter: 0.5 }))
     }

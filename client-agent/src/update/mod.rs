@@ -114,9 +114,8 @@ impl UpdateError {
             }
             Self::Secagg(_) => ErrorCode::TrainingFailed,
             Self::Ledger(LedgerError::BudgetExceeded { .. }) => ErrorCode::BudgetExhausted,
-            Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) | Self::Lost { .. } => {
-                ErrorCode::TrainingFailed
-            }
+            Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) => ErrorCode::TrainingFailed,
+            Self::Lost { .. } => ErrorCode::ReleaseLost,
             Self::Cancelled => ErrorCode::TimedOut,
             Self::Noise(_) | Self::Ledger(_) | Self::File(_) | Self::Encode(_) => {
                 ErrorCode::Internal

@@ -214,7 +214,11 @@ impl RoundSum {
             self = Self::new(self.round, lattice, self.sum.values().len());
         }
         for (tenant, &update) in contributors {
-            self.add(tenant, update, blobs)?;
+            if !self.added.contains_key(tenant) {
+                // It arrived before a restart: the disk may have changed it since.
+                blobs.verify(update)?;
+                self.add(tenant, update, blobs)?;
+            }
         }
         if let Some(unmask) = unmask {
             unmask.apply(&mut self.sum, contributors.len() as u32)?;

@@ -12,6 +12,7 @@ use tributary_protocol::{
 
 use crate::{
     access::{Principal, Role, TokenRecord},
+    backup::Manifest,
     registry::ModelVersion,
     round::Phase,
     scheduler::{BaseMetrics, Job, JobRecord, JobState, MetricEstimate, Scheduler},
@@ -457,5 +458,25 @@ impl AuditHead {
     #[must_use]
     pub const fn new(head: ChainHead) -> Self {
         Self { sequence: head.sequence, hash: Digest::from_bytes(head.hash) }
+    }
+}
+
+/// A snapshot that `backup` copies elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTaken {
+    /// When.
+    pub made: Timestamp,
+    /// How many records it holds.
+    pub records: u64,
+    /// How many model and update files.
+    pub files: u64,
+}
+
+impl SnapshotTaken {
+    /// Describes a snapshot.
+    #[must_use]
+    pub fn new(manifest: &Manifest) -> Self {
+        let Manifest { made, records, ref files, .. } = *manifest;
+        Self { made, records, files: files.len() as u64 }
     }
 }

@@ -6,6 +6,7 @@
 //! audit log before it is answered.
 
 mod authorize;
+mod backup;
 mod documents;
 mod jobs;
 mod openapi;
@@ -37,8 +38,8 @@ use tributary_protocol::{
 pub use self::{
     documents::{
         AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
-        NewPriority, NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument,
-        TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
+        NewPriority, NewPromotion, NewTenant, NewToken, SnapshotTaken, StopTenant, TenantAdded,
+        TenantDocument, TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
     },
     server::{TlsListener, TlsListenerError},
 };
@@ -87,6 +88,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/jobs/{job}/rollback", post(jobs::rollback))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
+        .route("/v1/snapshot", post(backup::snapshot))
         .route("/v1/audit", get(people::audit))
         .route("/v1/audit/verify", get(people::verify_audit))
         .route("/v1/tokens", get(people::tokens).post(people::add_token))

@@ -173,6 +173,13 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         get("/v1/models", Roles(ALL), "Model versions.", List("Model")),
         get("/v1/models/{digest}", Roles(OPERATORS), "A model as a safetensors file.", Bytes),
+        post(
+            "/v1/snapshot",
+            ADMINISTRATOR,
+            "Takes a snapshot in the coordinator's folder, for `backup`.",
+            Body::None,
+            "SnapshotTaken",
+        ),
         get("/v1/audit", Roles(AUDITORS), "The newest audit entries.", List("AuditEntry")),
         get(
             "/v1/audit/verify",

@@ -120,6 +120,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("POST", "/v1/jobs/{job}/rollback", "o"),
     ("GET", "/v1/models", "vota"),
     ("GET", "/v1/models/{digest}", "o"),
+    ("POST", "/v1/snapshot", ""),
     ("GET", "/v1/audit", "oa"),
     ("GET", "/v1/audit/verify", "oa"),
     ("GET", "/v1/tokens", "a"),
@@ -415,6 +416,7 @@ async fn answers_have_exactly_the_fields_of_their_schemas() {
         ("Model", bench.get(ADMIN, "/v1/models").await.1[0].clone()),
         ("AuditEntry", bench.get(ADMIN, "/v1/audit").await.1[0].clone()),
         ("AuditHead", bench.get(ADMIN, "/v1/audit/verify").await.1),
+        ("SnapshotTaken", bench.post(ADMIN, "/v1/snapshot", &Value::Null).await.1),
     ];
     answers.push(("TenantState", answers[10].1["tenants"][0].clone()));
     let document = openapi::document();

@@ -1,8 +1,8 @@
 //! The task that owns all state and carries out the scheduler's actions in order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -16,18 +16,21 @@ use tributary_protocol::{
     message::{CoordinatorMessage, LedgerHead, SecaggPayload, UploadOffer},
     receipt::Receipt,
     time::Timestamp,
-    transport::{endpoint, process, tls::Identity},
+    transport::{process, tls::Identity},
 };
 
-use super::peers::Peers;
+use super::{line::Line, peers::Peers};
 use crate::{
     access::{Keyring, TokenRecord},
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
+    backup::{self, BackupError, Manifest},
     blobs::{BlobError, BlobStore},
+    config::Agents,
     registry::ModelRegistry,
     scheduler::{
-        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+        Action, AggregationRecord, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler,
+        SchedulerError,
     },
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -35,9 +38,6 @@ use crate::{
 
 /// Requests waiting for the core; senders wait when it is full.
 const QUEUE: usize = 1024;
-
-/// Control messages waiting for a slow agent; past that its connection is closed.
-const SESSION_QUEUE: usize = 256;
 
 /// Says why the coordinator had to stop. What is durable stays as it is.
 #[derive(Debug, Error)]
@@ -49,6 +49,19 @@ pub enum CoreError {
     /// A model or update file cannot be read or written.
     #[error("a file failed")]
     Blob(#[from] BlobError),
+    /// An unfinished snapshot cannot be removed.
+    #[error(transparent)]
+    Backup(#[from] Box<BackupError>),
+    /// An update that an open round has counted is damaged.
+    #[error(
+        "an open round has counted an update whose file is damaged; without a backup of the file, \
+         remove it: the round is then given up at the next start"
+    )]
+    Update {
+        /// Which file.
+        #[source]
+        source: BlobError,
+    },
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -65,14 +78,18 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// How long certificates of agents are valid, in days.
+    pub certificate_days: u32,
     /// The coordinator's own certificate and key; signs receipts.
     identity: Identity,
     /// Who may use the HTTP API.
     pub keyring: Keyring,
     store: Box<dyn Store>,
     audit: AuditLog,
+    /// The coordinator's own folder.
+    folder: PathBuf,
     /// Events of the current request; recorded before anything that it changed becomes durable.
-    events: Vec<AuditEvent>,
+    events: VecDeque<AuditEvent>,
     /// Records that the current request changed outside of the scheduler.
     unsaved: Batch,
     /// The head of the audit log as the store has it.
@@ -84,11 +101,10 @@ pub struct Core {
     sessions_opened: u64,
 }
 
-/// The way to a connected agent.
+/// A connected agent.
 struct Session {
     number: u64,
-    outbox: mpsc::Sender<CoordinatorMessage>,
-    connection: quinn::Connection,
+    line: Box<dyn Line>,
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -145,7 +161,14 @@ impl Core {
             env!("CARGO_PKG_VERSION"),
         );
         let tenants = store::load(&*store, Table::Tenants)?;
-        let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let mut jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let aggregations = store::load::<AggregationRecord>(&*store, Table::Aggregations)?;
+        for job in &mut jobs {
+            if !job.attach(&aggregations) {
+                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
+                return Err(StoreError::Missing { table, key }.into());
+            }
+        }
         let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
         for promotion in store::load(&*store, Table::Promotions)? {
             models.promote(promotion);
@@ -154,7 +177,12 @@ impl Core {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
+        let (mut events, mut unsaved) = (VecDeque::from([start]), Batch::default());
+        give_up_lost(&mut jobs, &blobs, &mut events, &mut unsaved)?;
         let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
+        verify_files(&scheduler, &blobs)?;
+        // What an interrupted `backup` left.
+        backup::discard(folder).map_err(Box::new)?;
         blobs.retain(&scheduler.referenced_files())?;
         blobs.retain_staged(
             scheduler.jobs().map(|job| (&job.record().spec.name, job.round().number)),
@@ -163,12 +191,14 @@ impl Core {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            certificate_days: Agents::default().certificate_days,
             identity,
             keyring,
             store,
             audit,
-            events: vec![start],
-            unsaved: Batch::default(),
+            folder: folder.to_owned(),
+            events,
+            unsaved,
             noted,
             refused: BTreeSet::new(),
             sums: BTreeMap::new(),
@@ -267,7 +297,7 @@ impl Core {
     /// Records an act in the audit log, before anything that the current request changed becomes
     /// durable.
     pub fn record(&mut self, event: AuditEvent) {
-        self.events.push(event);
+        self.events.push_back(event);
     }
 
     /// Adds an access token, or replaces its record.
@@ -280,6 +310,23 @@ impl Core {
     #[must_use]
     pub const fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    /// Shows another certificate of the coordinator's from now on.
+    pub fn replace_identity(&mut self, identity: Identity) {
+        let detail = identity.chain.first().map(|leaf| format!("certificate {}", Digest::of(leaf)));
+        let (actor, detail) = (Actor::coordinator(), detail.unwrap_or_default());
+        self.record(AuditEvent::done(actor, Act::CoordinatorRenew, "", detail));
+        self.identity = identity;
+    }
+
+    /// Takes a snapshot of everything that is durable, in the coordinator's own folder.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn snapshot(&self, now: Timestamp) -> Result<Manifest, BackupError> {
+        let (head, authority) = (self.audit.head(), self.authority.fingerprint());
+        backup::snapshot(&self.folder, &*self.store, &self.blobs, head, authority, now)
     }
 
     /// Records that a tenant's connection was refused, once until it connects.
@@ -322,22 +369,21 @@ impl Core {
     pub fn open_session(
         &mut self,
         tenant: &TenantId,
-        connection: quinn::Connection,
+        line: Box<dyn Line>,
         head: LedgerHead,
         now: Timestamp,
-    ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
-        let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
+    ) -> u64 {
         self.sessions_opened += 1;
         let number = self.sessions_opened;
-        let session = Session { number, outbox, connection };
+        let session = Session { number, line };
         if let Some(earlier) = self.sessions.insert(tenant.clone(), session) {
             let refusal =
                 Refusal::new(ErrorCode::Superseded, "a newer connection of this tenant took over");
-            endpoint::close(&earlier.connection, &refusal);
+            earlier.line.close(&refusal);
         }
         self.refused.retain(|(refused, _)| refused != tenant);
         self.scheduler.connected(tenant, head, now);
-        (number, messages)
+        number
     }
 
     /// Forgets a connection, unless a newer one took its place.
@@ -351,48 +397,64 @@ impl Core {
     /// Closes the connection of a tenant whose certificate was replaced.
     pub fn drop_session(&mut self, tenant: &TenantId, refusal: &Refusal, now: Timestamp) {
         if let Some(session) = self.sessions.remove(tenant) {
-            endpoint::close(&session.connection, refusal);
+            session.line.close(refusal);
             self.scheduler.disconnected(tenant, now);
         }
     }
 
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
-        for event in std::mem::take(&mut self.events) {
+        while self.settle_next(now)? {}
+        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
+        Ok(())
+    }
+
+    /// Carries out one action; false if there was none left. Between two of them the process may
+    /// die, and [`Self::restore`] goes on.
+    fn settle_next(&mut self, now: Timestamp) -> Result<bool, CoreError> {
+        if let Some(event) = self.events.pop_front() {
             self.audit.append(event, now)?;
+            return Ok(true);
         }
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
             self.store.apply(&unsaved)?;
+            return Ok(true);
         }
-        while let Some(action) = self.scheduler.poll_action() {
-            match action {
-                Action::Persist(batch) => self.store.apply(&batch)?,
-                Action::Audit(event) => self.audit.append(event, now)?,
-                Action::Send(tenant, message) => self.send(&tenant, message),
-                Action::Discard(files) => {
-                    for file in files {
-                        self.blobs.remove(file)?;
-                    }
-                }
-                Action::Welcome(tenant, head) => {
-                    self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
-                }
-                Action::Receipt(tenant, head) => {
-                    self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
-                }
-                Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
-                Action::Commit(commit) => self.commit(&commit, now)?,
-            }
+        if let Some(action) = self.scheduler.poll_action() {
+            self.carry_out(action, now)?;
+            return Ok(true);
         }
-        if self.noted != Some(self.audit.head()) {
+        let behind = self.noted != Some(self.audit.head());
+        if behind {
             // May lag behind a crash, never run ahead: the log is durable first.
             let mut batch = Batch::default();
             batch.put(Table::Audit, "head", &self.audit.head());
             self.store.apply(&batch)?;
             self.noted = Some(self.audit.head());
         }
-        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
+        Ok(behind)
+    }
+
+    fn carry_out(&mut self, action: Action, now: Timestamp) -> Result<(), CoreError> {
+        match action {
+            Action::Persist(batch) => self.store.apply(&batch)?,
+            Action::Audit(event) => self.audit.append(event, now)?,
+            Action::Send(tenant, message) => self.send(&tenant, message),
+            Action::Discard(files) => {
+                for file in files {
+                    self.blobs.remove(file)?;
+                }
+            }
+            Action::Welcome(tenant, head) => {
+                self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
+            }
+            Action::Receipt(tenant, head) => {
+                self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
+            }
+            Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
+            Action::Commit(commit) => self.commit(&commit, now)?,
+        }
         Ok(())
     }
 
@@ -419,10 +481,10 @@ impl Core {
 
     fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
         let Some(session) = self.sessions.get(tenant) else { return };
-        if session.outbox.try_send(message).is_err() {
+        if !session.line.send(message) {
             warn!(%tenant, "the agent does not read its messages; closing its connection");
             let refusal = Refusal::new(ErrorCode::TimedOut, "control messages were not read");
-            endpoint::close(&session.connection, &refusal);
+            session.line.close(&refusal);
         }
     }
 
@@ -477,6 +539,49 @@ impl Core {
     }
 }
 
+/// Gives up open rounds that counted an update whose file is gone, which is how an operator answers
+/// to a damaged one. A damaged file stops the start.
+fn give_up_lost(
+    jobs: &mut [JobRecord],
+    blobs: &BlobStore,
+    events: &mut VecDeque<AuditEvent>,
+    unsaved: &mut Batch,
+) -> Result<(), CoreError> {
+    for job in jobs {
+        for (tenant, update) in job.awaiting_sum() {
+            match blobs.verify(update) {
+                Ok(()) => {}
+                Err(BlobError::Missing { .. }) => {
+                    let (name, round) = (&job.spec.name, job.round.number);
+                    let reason =
+                        format!("the file {update} of tenant {tenant}'s update is missing");
+                    warn!(job = %name, %round, %tenant, reason, "round abandoned");
+                    events.push_back(job.abandon_lost(reason, process::now(), unsaved));
+                    break;
+                }
+                Err(source) => return Err(CoreError::Update { source }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks the files that rounds go on from; older models are only looked for.
+fn verify_files(scheduler: &Scheduler, blobs: &BlobStore) -> Result<(), BlobError> {
+    for job in scheduler.jobs() {
+        let models = scheduler.models();
+        let latest = models.latest(&job.record().spec.name).expect("every job has version 0");
+        for file in [latest.file.digest].into_iter().chain(latest.optimizer_state) {
+            blobs.verify(file)?;
+        }
+    }
+    let missing = scheduler.models().iter().find(|model| !blobs.contains(model.file.digest));
+    match missing {
+        Some(model) => Err(BlobError::Missing { path: blobs.path(model.file.digest) }),
+        None => Ok(()),
+    }
+}
+
 /// Shows what a job's newest round said.
 fn observe(job: &Job) {
     let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
@@ -502,3 +607,6 @@ async fn sleep(wait: Option<std::time::Duration>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod crash_tests;

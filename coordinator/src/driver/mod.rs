@@ -7,8 +7,10 @@
 
 pub mod core;
 mod enrollment;
+pub mod line;
 mod listener;
 mod peers;
+pub mod rotation;
 mod session;
 mod transfer;
 

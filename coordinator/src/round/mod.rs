@@ -27,7 +27,10 @@ mod selection;
 mod tests;
 mod unmasking;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_privacy::secagg::{ClientMessage, PeerKeys};
@@ -76,6 +79,33 @@ pub struct RoundRecord {
 }
 
 impl RoundRecord {
+    /// Takes out what is stored by itself, because it is large and seldom changes: the secure
+    /// aggregation whose masked updates are arriving.
+    pub fn detach(&mut self) -> Option<Arc<Aggregation>> {
+        match &mut self.phase {
+            Phase::Reporting(reporting) => reporting.detach(),
+            _ => None,
+        }
+    }
+
+    /// Puts back what [`Self::detach`] took out; false if the round needs it, and it is not this.
+    #[must_use]
+    pub fn attach(&mut self, aggregation: Option<Arc<Aggregation>>) -> bool {
+        match &mut self.phase {
+            Phase::Reporting(reporting) => reporting.attach(aggregation),
+            _ => true,
+        }
+    }
+
+    /// What is stored by itself.
+    #[must_use]
+    pub const fn detachable(&self) -> Option<&Arc<Aggregation>> {
+        match &self.phase {
+            Phase::Reporting(reporting) => reporting.detachable(),
+            _ => None,
+        }
+    }
+
     /// The updates that it counts.
     #[must_use]
     pub fn updates(&self) -> BTreeMap<TenantId, Digest> {

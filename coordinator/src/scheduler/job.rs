@@ -1,6 +1,9 @@
 //! One job: its document, its open round, and what its rounds lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
@@ -17,7 +20,7 @@ use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
     registry::ModelVersion,
-    round::{Output, Phase, Request, Round, RoundRecord},
+    round::{Aggregation, Output, Phase, Request, Round, RoundRecord},
     store::{Batch, Table},
 };
 
@@ -71,8 +74,111 @@ pub struct JobRecord {
 impl JobRecord {
     /// Adds the record to a batch.
     pub fn put(&self, batch: &mut Batch) {
-        batch.put(Table::Jobs, self.spec.name.as_str(), self);
+        self.put_changed(&mut None, batch);
     }
+
+    /// Adds the record to a batch, but for the secure aggregation that is stored by itself, unless it
+    /// changed.
+    ///
+    /// - `saved`: the one that is stored
+    pub(super) fn put_changed(&self, saved: &mut Option<Arc<Aggregation>>, batch: &mut Batch) {
+        let (mut slim, name) = (self.clone(), self.spec.name.as_str());
+        let current = slim.round.detach();
+        batch.put(Table::Jobs, name, &slim);
+        let is_saved = match (&current, &*saved) {
+            (Some(current), Some(saved)) => Arc::ptr_eq(current, saved),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_saved {
+            let (job, round) = (slim.spec.name.clone(), slim.round.number);
+            let aggregation = current.as_deref().cloned();
+            batch.put(Table::Aggregations, name, &AggregationRecord { job, round, aggregation });
+        }
+        *saved = current;
+    }
+
+    /// Puts back the secure aggregation that is stored by itself; false if the open round needs one,
+    /// and it is not there.
+    #[must_use]
+    pub fn attach(&mut self, stored: &[AggregationRecord]) -> bool {
+        let own = |record: &&AggregationRecord| {
+            record.job == self.spec.name && record.round == self.round.number
+        };
+        let aggregation = stored.iter().find(own).and_then(|record| record.aggregation.clone());
+        self.round.attach(aggregation.map(Arc::new))
+    }
+
+    /// The updates that the open round has counted, and still needs.
+    #[must_use]
+    pub fn awaiting_sum(&self) -> BTreeMap<TenantId, Digest> {
+        match self.round.phase {
+            Phase::Reporting(_) | Phase::Unmasking(_) => self.round.updates(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Gives the open round up before the coordinator starts: what it counted is lost.
+    ///
+    /// - returns: what to record; the round's record and summary are in `batch`
+    pub fn abandon_lost(
+        &mut self,
+        reason: String,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> AuditEvent {
+        let (job, round) = (self.spec.name.clone(), self.round.number);
+        let event = abandoned(&job, round, &reason);
+        let summary = RoundSummary {
+            job,
+            round,
+            contributors: BTreeMap::new(),
+            abandoned: Some(reason.clone()),
+            ended: now,
+        };
+        self.round.phase = Phase::Abandoned { reason };
+        summary.put(batch);
+        self.put(batch);
+        event
+    }
+
+    /// Moves a job that still trains past rounds that were run after the copy from which it is
+    /// restored: agents have spent budget on their numbers.
+    ///
+    /// - returns: what to record, if it still trains
+    pub(crate) fn leap(
+        &mut self,
+        rounds: u64,
+        restored: &str,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> Option<AuditEvent> {
+        if !matches!(self.state, JobState::Running | JobState::Paused) {
+            return None;
+        }
+        let before = self.round.number;
+        self.round.number = RoundNumber(before.0.saturating_add(rounds));
+        let reason = format!(
+            "the coordinator was restored {restored}: rounds from {before} up to this one may have \
+             been run after it, and are lost"
+        );
+        Some(self.abandon_lost(reason, now, batch))
+    }
+}
+
+fn abandoned(job: &JobId, round: RoundNumber, reason: &str) -> AuditEvent {
+    let subject = format!("{job}/{round}");
+    AuditEvent::done(Actor::coordinator(), Act::RoundAbandon, subject, reason)
+}
+
+/// The secure aggregation of a round whose masked updates are arriving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregationRecord {
+    job: JobId,
+    round: RoundNumber,
+    /// `None` once the round needs it no more.
+    aggregation: Option<Aggregation>,
 }
 
 /// How a round ended, for the history.
@@ -90,6 +196,13 @@ pub struct RoundSummary {
     pub abandoned: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+impl RoundSummary {
+    /// Adds the record to a batch.
+    fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Rounds, format!("{}/{:010}", self.job, self.round.0), self);
+    }
 }
 
 /// What an operator asks of a job.
@@ -112,6 +225,8 @@ pub struct Job {
     pub(super) round: Round,
     /// A commit is with the driver; later outputs wait until the model is durable.
     committing: bool,
+    /// The secure aggregation that is stored by itself.
+    saved: Option<Arc<Aggregation>>,
     /// Tenants that refuse the job until they reconnect, and why.
     pub(super) refusals: BTreeMap<TenantId, Refusal>,
 }
@@ -140,12 +255,13 @@ impl Job {
             submitted: now,
             priority: 0,
         };
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved: None, refusals: BTreeMap::new() }
     }
 
     pub(super) fn restore(record: JobRecord, now: Timestamp) -> Self {
+        let saved = record.round.detachable().cloned();
         let round = Round::restore(record.round.clone(), now);
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved, refusals: BTreeMap::new() }
     }
 
     /// The durable form.
@@ -318,9 +434,7 @@ impl Job {
             match output {
                 Output::Persist(round) => {
                     if let Phase::Abandoned { reason } = &round.phase {
-                        let subject = format!("{}/{}", self.record.spec.name, round.number);
-                        let actor = Actor::coordinator();
-                        let event = AuditEvent::done(actor, Act::RoundAbandon, subject, reason);
+                        let event = abandoned(&self.record.spec.name, round.number, reason);
                         actions.push(Action::Audit(event));
                     }
                     let mut batch = Batch::default();
@@ -447,11 +561,10 @@ impl Job {
             updates.extend(round.updates().into_values());
             leftovers.push(Action::Discard(updates));
             leftovers.push(Action::Unstage(summary.job.clone(), round.number));
-            let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
-            batch.put(Table::Rounds, key, &summary);
+            summary.put(batch);
         }
         self.record.round = round;
-        self.record.put(batch);
+        self.record.put_changed(&mut self.saved, batch);
         leftovers
     }
 

@@ -66,7 +66,7 @@ impl Scheduler {
     ) -> Result<Refusal, SchedulerError> {
         let mut record = self.known_tenant(tenant)?.clone();
         record.standing = Standing::Revoked { reason, since: now };
-        record.certificate = None;
+        (record.certificate, record.next_certificate) = (None, None);
         record.invitation.used.get_or_insert(now);
         Ok(self.stop(record, now))
     }

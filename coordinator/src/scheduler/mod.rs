@@ -32,7 +32,7 @@ use tributary_protocol::{
 pub use self::{
     action::{Action, Commit, OfferAnswer},
     error::SchedulerError,
-    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
+    job::{AggregationRecord, Job, JobControl, JobRecord, JobState, RoundSummary},
     metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
 };

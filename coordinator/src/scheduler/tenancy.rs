@@ -1,8 +1,9 @@
 //! The scheduler's side of tenants: enrolment, connections, and who may serve which job.
 
 use tributary_protocol::{
+    error_code::Refusal,
     id::{Digest, JobId, TenantId},
-    message::{CoordinatorMessage, LedgerHead},
+    message::{CoordinatorMessage, EnrollmentResponse, LedgerHead},
     time::Timestamp,
 };
 
@@ -68,9 +69,27 @@ impl Scheduler {
         self.check_enrollment(tenant, secret, now)?;
         let mut record = self.tenants[tenant].clone();
         record.invitation.used = Some(now);
-        record.certificate = Some(certificate);
+        (record.certificate, record.next_certificate) = (Some(certificate), None);
         self.put_tenant(record);
         Ok(())
+    }
+
+    /// Registers the certificate that takes the place of a tenant's, and hands it over. The one before
+    /// works until the new one is first shown, so nothing is lost if the answer is.
+    ///
+    /// - `chain`: DER, leaf first
+    pub fn renewed(&mut self, tenant: &TenantId, chain: Vec<Vec<u8>>) {
+        let (Some(record), Some(leaf)) = (self.tenants.get(tenant), chain.first()) else { return };
+        let record = TenantRecord { next_certificate: Some(Digest::of(leaf)), ..record.clone() };
+        self.put_tenant(record);
+        let answer = EnrollmentResponse::Issued { certificates: chain };
+        self.send(tenant.clone(), CoordinatorMessage::Renewal(answer));
+    }
+
+    /// Tells a tenant why its certificate is not renewed.
+    pub fn renewal_refused(&mut self, tenant: &TenantId, refusal: Refusal) {
+        let answer = EnrollmentResponse::Refused(refusal);
+        self.send(tenant.clone(), CoordinatorMessage::Renewal(answer));
     }
 
     /// Whether a connection may act for the tenant that its certificate names. Counts as a request.
@@ -86,6 +105,11 @@ impl Scheduler {
     ) -> Result<TenantContext, SchedulerError> {
         let context = self.check_certificate(tenant, certificate)?;
         self.count_request(tenant, now)?;
+        let record = &self.tenants[tenant];
+        if record.next_certificate == Some(certificate) {
+            let (certificate, next_certificate) = (record.next_certificate, None);
+            self.put_tenant(TenantRecord { certificate, next_certificate, ..record.clone() });
+        }
         Ok(context)
     }
 
@@ -99,7 +123,11 @@ impl Scheduler {
         certificate: Digest,
     ) -> Result<TenantContext, SchedulerError> {
         self.require_active(tenant)?;
-        let record = self.tenants.get(tenant).filter(|r| r.certificate == Some(certificate));
+        let is_shown = |known: Option<Digest>| known == Some(certificate);
+        let record = self
+            .tenants
+            .get(tenant)
+            .filter(|record| is_shown(record.certificate) || is_shown(record.next_certificate));
         let record = record
             .ok_or_else(|| SchedulerError::CertificateNotRegistered { tenant: tenant.clone() })?;
         Ok(record.context.clone())

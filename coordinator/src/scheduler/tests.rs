@@ -60,14 +60,14 @@ pub(super) fn tenant(name: &str) -> TenantId {
 }
 
 /// A scheduler with its store of files; actions are carried out at once, like the driver does.
-pub(super) struct Bench {
-    pub(super) scheduler: Scheduler,
-    pub(super) blobs: BlobStore,
+pub(crate) struct Bench {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) blobs: BlobStore,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let blobs = BlobStore::open(folder.path()).expect("opens");
         let mut scheduler = Scheduler::default();
@@ -78,7 +78,7 @@ impl Bench {
         Self { scheduler, blobs, _folder: folder }
     }
 
-    pub(super) fn submit(&mut self) {
+    pub(crate) fn submit(&mut self) {
         self.submit_job(job());
     }
 

@@ -3,6 +3,7 @@
 pub mod authority;
 mod context;
 mod enrollment;
+pub mod planner;
 mod quota;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,9 @@ pub struct TenantRecord {
     pub invitation: Invitation,
     /// BLAKE3 of the certificate that its agent must show; `None` before enrolment.
     pub certificate: Option<Digest>,
+    /// BLAKE3 of the certificate that takes its place once it is first shown.
+    #[serde(default)]
+    pub next_certificate: Option<Digest>,
     /// The newest ledger head that its agent reported.
     pub acknowledged_head: LedgerHead,
     /// When it was added.

@@ -11,6 +11,7 @@ pub mod process;
 pub mod signature;
 pub mod stream;
 pub mod tls;
+pub mod validity;
 
 use thiserror::Error;
 
