@@ -294,13 +294,21 @@ fn wrong_sweeps_and_reports_are_named_with_what_would_work() {
         (&["sweep", &wrong], "variant"),
         (&["report", &path("nothing")], "nothing"),
         (&["report", folder.path().to_str().expect("UTF-8")], "no finished run"),
-        (&["run", &path("small.toml"), "--mpi"], "mpi"),
     ] {
         let output = run(arguments);
         let text = format!("{}{}", stderr(&output), String::from_utf8_lossy(&output.stdout));
         assert!(!output.status.success() && text.contains(expected), "{arguments:?}: {text}");
         assert!(!text.contains("panicked"), "{text}");
     }
+}
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn a_build_without_mpi_says_how_to_get_it() {
+    let (folder, ..) = sweep_folder();
+    let file = folder.path().join("small.toml");
+    let output = run(&["run", file.to_str().expect("UTF-8"), "--mpi"]);
+    assert!(!output.status.success() && stderr(&output).contains("--features mpi"));
 }
 
 #[test]
