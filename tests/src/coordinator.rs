@@ -77,7 +77,7 @@ impl Coordinator {
     /// # Panics
     /// If it does not come up.
     pub fn serve(&mut self) {
-        let ended = self.try_serve(&program("tributary-coordinator").get_program().to_owned(), &[]);
+        let ended = self.try_serve(program("tributary-coordinator").get_program(), &[]);
         assert_eq!(ended, None, "it ended instead of serving:\n{}", self.log_text());
     }
 
