@@ -12,8 +12,9 @@
 //! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
 //! | [`store`], [`blobs`] | durable records, content-addressed files |
 //! | [`audit`] | what was done and decided, tamper-evidently |
+//! | [`spending`] | what counted releases cost each tenant, by the terms of the jobs |
 //! | [`access`] | roles and tokens of people |
-//! | [`driver`], [`api`], [`config`] | sockets, clock, people |
+//! | [`driver`], [`api`], [`config`] | sockets, clock, people; the API also serves the dashboard |
 //!
 //! ```
 //! use tributary_coordinator::round::{Input, Output, Round};
@@ -37,10 +38,12 @@ pub mod audit;
 pub mod blobs;
 pub mod cohort;
 pub mod config;
+mod dashboard;
 pub mod driver;
 pub mod optimizer;
 pub mod registry;
 pub mod round;
 pub mod scheduler;
+pub mod spending;
 pub mod store;
 pub mod tenants;

@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -19,16 +19,15 @@ use tributary_protocol::{
     transport::{endpoint, process, tls::Identity},
 };
 
-use super::peers::Peers;
+use super::{peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     blobs::{BlobError, BlobStore},
     registry::ModelRegistry,
-    scheduler::{
-        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
-    },
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
+    spending::Spending,
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -80,6 +79,9 @@ pub struct Core {
     /// Refused sessions that are in the log already: an agent tries again and again.
     refused: BTreeSet<(TenantId, u16)>,
     sums: BTreeMap<JobId, RoundSum>,
+    /// The counted releases of every tenant.
+    spending: Spending,
+    progress: Progress,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
 }
@@ -153,6 +155,8 @@ impl Core {
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
+        let rounds: Vec<RoundSummary> = store::load(&*store, Table::Rounds)?;
+        let spending = Spending::restore(&rounds, jobs.iter().map(|job| &job.spec), &models);
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
         let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
         blobs.retain(&scheduler.referenced_files())?;
@@ -172,6 +176,8 @@ impl Core {
             noted,
             refused: BTreeSet::new(),
             sums: BTreeMap::new(),
+            spending,
+            progress: Progress::default(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
         })
@@ -259,8 +265,7 @@ impl Core {
             self.add_to_sum(tenant, offer)?;
         }
         self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())?;
-        metrics::counter!("tributary_updates_total", "tenant" => tenant.to_string(), "job" => offer.job.to_string())
-            .increment(1);
+        telemetry::count_update(tenant, offer);
         Ok(())
     }
 
@@ -280,6 +285,18 @@ impl Core {
     #[must_use]
     pub const fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    /// The counted releases of every job and tenant.
+    #[must_use]
+    pub const fn spending(&self) -> &Spending {
+        &self.spending
+    }
+
+    /// Since when the rounds are in their phases, and that something changed.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Records that a tenant's connection was refused, once until it connects.
@@ -358,17 +375,22 @@ impl Core {
 
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
+        let mut changed = !self.events.is_empty() || !self.unsaved.is_empty();
         for event in std::mem::take(&mut self.events) {
             self.audit.append(event, now)?;
         }
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
-            self.store.apply(&unsaved)?;
+            self.persist(&unsaved)?;
         }
         while let Some(action) = self.scheduler.poll_action() {
+            changed = true;
             match action {
-                Action::Persist(batch) => self.store.apply(&batch)?,
-                Action::Audit(event) => self.audit.append(event, now)?,
+                Action::Persist(batch) => self.persist(&batch)?,
+                Action::Audit(event) => {
+                    telemetry::count_event(&event);
+                    self.audit.append(event, now)?;
+                }
                 Action::Send(tenant, message) => self.send(&tenant, message),
                 Action::Discard(files) => {
                     for file in files {
@@ -392,7 +414,14 @@ impl Core {
             self.store.apply(&batch)?;
             self.noted = Some(self.audit.head());
         }
-        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
+        self.progress.observe(&self.scheduler, changed, now);
+        Ok(())
+    }
+
+    fn persist(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let started = tokio::time::Instant::now();
+        self.store.apply(batch)?;
+        telemetry::observe_persist(started.elapsed());
         Ok(())
     }
 
@@ -427,29 +456,32 @@ impl Core {
     }
 
     fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
-        match self.aggregate(commit) {
+        let _span = info_span!("commit", job = %commit.job, round = %commit.round).entered();
+        let started = tokio::time::Instant::now();
+        let aggregated = self.aggregate(commit);
+        telemetry::observe_aggregation(&commit.job, started.elapsed());
+        match aggregated {
             Ok(model) => {
-                info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
-                metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
-                self.scheduler.committed(commit, model, now);
+                info!(updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
+                telemetry::count_commit(&commit.job);
                 let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-                observe(job);
-                if let Some(revealed) = &job.record().revealed {
-                    metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
-                        .set(revealed.epsilon);
-                }
+                let base = self.scheduler.models().latest(&commit.job);
+                let base_version = base.expect("every job has version 0").version;
+                let contributors = commit.contributors.keys();
+                self.spending.count(&job.record().spec, base_version, contributors);
+                self.scheduler.committed(commit, model, now);
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
             Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
-                warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
+                warn!(%error, "round abandoned");
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
                 self.scheduler.commit_abandoned(commit, refusal.message, now);
                 Ok(())
             }
             Err(error) => {
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
+                error!(reason = %refusal.message, "the job failed");
                 self.scheduler.commit_failed(commit, refusal.message);
                 Ok(())
             }
@@ -474,25 +506,6 @@ impl Core {
         let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
         let model = aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)?;
         Ok(NextModel { clip_vote, ..model })
-    }
-}
-
-/// Shows what a job's newest round said.
-fn observe(job: &Job) {
-    let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
-    metrics::gauge!("tributary_job_clipping_norm", "job" => name.clone())
-        .set(spec.privacy.clipping_norm);
-    let Some((newest, evaluation)) = job.record().metrics.last().zip(spec.evaluation.as_ref())
-    else {
-        return;
-    };
-    for estimate in newest.estimates(evaluation) {
-        let labels = [("job", name.clone()), ("metric", estimate.metric.name().to_owned())];
-        let (Some(value), Some(error)) = (estimate.value, estimate.standard_error) else {
-            continue;
-        };
-        metrics::gauge!("tributary_job_metric", &labels).set(value);
-        metrics::gauge!("tributary_job_metric_standard_error", &labels).set(error);
     }
 }
 

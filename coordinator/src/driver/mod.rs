@@ -9,10 +9,17 @@ pub mod core;
 mod enrollment;
 mod listener;
 mod peers;
+mod process_usage;
+mod progress;
 mod session;
+pub(crate) mod telemetry;
+#[cfg(any(test, feature = "otel"))]
+pub mod traces;
 mod transfer;
 
 pub use self::{
     core::{Core, CoreError, CoreHandle},
     listener::listen,
+    progress::Progress,
+    telemetry::install as install_metrics,
 };
