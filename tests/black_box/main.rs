@@ -3,6 +3,7 @@
 mod identity;
 mod jobs;
 mod life_cycle;
+mod metrics;
 mod people;
 mod recovery;
 mod samples;
