@@ -19,6 +19,7 @@ use tributary_protocol::{
     },
 };
 
+use crate::access::oidc::OidcConfig;
 use crate::tenants::authority::{self, Authority, AuthorityError, PemPair};
 
 /// The machine's own names, in the certificate that the authority makes for the API.
@@ -138,11 +139,14 @@ pub struct Api {
     pub tls: ApiTls,
     /// Requests of each access token, in requests a minute; as many may come at once. Default 6000.
     pub requests_per_minute: u32,
+    /// An issuer whose tokens are accepted beside the coordinator's own. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcConfig>,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { tls: ApiTls::default(), requests_per_minute: 6000 }
+        Self { tls: ApiTls::default(), requests_per_minute: 6000, oidc: None }
     }
 }
 

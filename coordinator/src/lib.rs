@@ -12,8 +12,9 @@
 //! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
 //! | [`store`], [`blobs`], [`backup`] | durable records, content-addressed files, copies of both |
 //! | [`audit`] | what was done and decided, tamper-evidently |
+//! | [`spending`] | what counted releases cost each tenant, by the terms of the jobs |
 //! | [`access`] | roles and tokens of people |
-//! | [`driver`], [`api`], [`config`] | sockets, clock, people |
+//! | [`driver`], [`api`], [`config`] | sockets, clock, people; the API also serves the dashboard |
 //!
 //! ```
 //! use tributary_coordinator::round::{Input, Output, Round};
@@ -38,10 +39,12 @@ pub mod backup;
 pub mod blobs;
 pub mod cohort;
 pub mod config;
+mod dashboard;
 pub mod driver;
 pub mod optimizer;
 pub mod registry;
 pub mod round;
 pub mod scheduler;
+pub mod spending;
 pub mod store;
 pub mod tenants;

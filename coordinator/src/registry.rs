@@ -139,13 +139,38 @@ impl ModelRegistry {
     /// One version of a job's model.
     #[must_use]
     pub fn version(&self, job: &JobId, version: u64) -> Option<&ModelVersion> {
-        self.versions.get(job)?.iter().find(|known| known.version == version)
+        let versions = self.versions.get(job)?;
+        let place = versions.binary_search_by_key(&version, |known| known.version).ok()?;
+        versions.get(place)
     }
 
     /// The newest version of a job.
     #[must_use]
     pub fn latest(&self, job: &JobId) -> Option<&ModelVersion> {
         self.versions.get(job).and_then(|versions| versions.last())
+    }
+
+    /// The version that this one was trained from: the newest one before it with its parent's file,
+    /// or for version 0 of a job that started from a registered model, the oldest version with it.
+    #[must_use]
+    pub fn parent(&self, version: &ModelVersion) -> Option<&ModelVersion> {
+        let file = version.parent?;
+        if version.version == 0 {
+            let others = self.iter().filter(|other| other.job != version.job);
+            return others
+                .filter(|other| other.file.digest == file)
+                .min_by_key(|other| other.created);
+        }
+        let own = self.versions.get(&version.job)?.iter().rev();
+        own.filter(|other| other.version < version.version).find(|other| other.file.digest == file)
+    }
+
+    /// The version that a committed round started from.
+    #[must_use]
+    pub fn base_of(&self, job: &JobId, round: RoundNumber) -> Option<u64> {
+        let versions = self.versions.get(job)?;
+        let made = versions.iter().find(|version| version.round == round && version.version > 0)?;
+        Some(made.version - 1)
     }
 
     /// Every version, job by job, oldest first.
@@ -223,4 +248,33 @@ pub fn initial_model(
         optimizer_state: None,
         created: now,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(job: &str, version: u64, file: &[u8], parent: Option<&[u8]>) -> ModelVersion {
+        let record = serde_json::json!({
+            "job": job, "version": version, "round": version, "created": version,
+            "file": BlobRef { digest: Digest::of(file), length: 1 },
+            "parent": parent.map(Digest::of), "optimizer_state": null,
+        });
+        serde_json::from_value(record).expect("a record")
+    }
+
+    #[test]
+    fn descent_leads_back_to_the_first_model_also_across_jobs() {
+        let first = version("first", 0, b"a", None);
+        let second = version("first", 1, b"b", Some(b"a"));
+        let next =
+            ModelVersion::starting_from(&second, "next".parse().expect("valid"), Timestamp(9));
+        let trained = version("next", 1, b"c", Some(b"b"));
+        let registry =
+            ModelRegistry::new(vec![first.clone(), second.clone(), next.clone(), trained.clone()]);
+        assert_eq!(registry.parent(&trained), Some(&next));
+        assert_eq!(registry.parent(&next), Some(&second), "a start is no child of itself");
+        assert_eq!(registry.parent(&second), Some(&first));
+        assert_eq!(registry.parent(&first), None);
+    }
 }

@@ -5,6 +5,7 @@ mod damage;
 mod identity;
 mod jobs;
 mod life_cycle;
+mod metrics;
 mod people;
 mod recovery;
 mod rotation;

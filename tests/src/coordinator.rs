@@ -20,6 +20,7 @@ pub struct Coordinator {
     process: Option<Child>,
     quic: SocketAddr,
     api: String,
+    flags: Vec<String>,
 }
 
 impl Coordinator {
@@ -29,9 +30,19 @@ impl Coordinator {
     /// If it does not come up.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more flags for `serve`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut coordinator = Self { folder, process: None, quic: any, api: String::new() };
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let mut coordinator = Self { folder, process: None, quic: any, api: String::new(), flags };
         let init = coordinator.command(&[
             "init",
             "--quic-listen",
@@ -54,13 +65,19 @@ impl Coordinator {
         let folder = tempfile::tempdir().expect("a temporary folder");
         copy_folder(self.folder.path(), folder.path());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder, process: None, quic: any, api: String::new() }
+        Self { folder, process: None, quic: any, api: String::new(), flags: self.flags.clone() }
     }
 
     /// A coordinator in a folder that a command made, not started yet, to run on the address of `other`.
     #[must_use]
     pub fn in_folder(folder: TempDir, other: &Self) -> Self {
-        Self { folder, process: None, quic: other.quic, api: String::new() }
+        Self {
+            folder,
+            process: None,
+            quic: other.quic,
+            api: String::new(),
+            flags: other.flags.clone(),
+        }
     }
 
     /// Waits for the process to end by itself.
@@ -77,7 +94,20 @@ impl Coordinator {
     /// # Panics
     /// If it does not come up.
     pub fn serve(&mut self) {
-        let ended = self.try_serve(program("tributary-coordinator").get_program(), &[]);
+        self.serve_with(&[]);
+    }
+
+    /// As [`Self::serve`], with the API on this port, for somebody who still looks there.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn serve_api_on(&mut self, port: &str) {
+        self.serve_with(&["--api-listen", &format!("127.0.0.1:{port}")]);
+    }
+
+    fn serve_with(&mut self, flags: &[&str]) {
+        let launcher = program("tributary-coordinator");
+        let ended = self.launch(launcher.get_program(), &[], flags);
         assert_eq!(ended, None, "it ended instead of serving:\n{}", self.log_text());
     }
 
@@ -93,12 +123,24 @@ impl Coordinator {
         launcher: &std::ffi::OsStr,
         before: &[&str],
     ) -> Option<std::process::ExitStatus> {
+        self.launch(launcher, before, &[])
+    }
+
+    fn launch(
+        &mut self,
+        launcher: &std::ffi::OsStr,
+        before: &[&str],
+        flags: &[&str],
+    ) -> Option<std::process::ExitStatus> {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
         let _ = fs::remove_file(self.path("endpoints.json"));
         let mut child = Command::new(launcher)
             .args(before)
-            .args(["serve", "--quic-listen", &self.quic.to_string(), "--dir"])
+            .args(["serve", "--quic-listen", &self.quic.to_string()])
+            .args(flags)
+            .arg("--dir")
             .arg(self.folder.path())
+            .args(&self.flags)
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
@@ -139,10 +181,29 @@ impl Coordinator {
         child.wait().expect("can be waited for");
     }
 
+    /// Restarts it with these lines in place of the table `[api]` of its configuration.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn reconfigure(&mut self, text: &str) {
+        self.kill();
+        let path = self.path("coordinator.toml");
+        let config = fs::read_to_string(&path).expect("reads");
+        let listen = config.split("[api").next().expect("the first part").to_owned();
+        fs::write(&path, format!("{listen}\n{text}\n")).expect("writes");
+        self.serve();
+    }
+
     /// Where agents connect.
     #[must_use]
     pub const fn quic(&self) -> SocketAddr {
         self.quic
+    }
+
+    /// The base address of its HTTP API.
+    #[must_use]
+    pub fn api(&self) -> &str {
+        &self.api
     }
 
     /// A file in its folder.

@@ -21,6 +21,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "tributary-coordinator",
         "-p",
         "tributary-agent",
+        // Off by default, so nothing else sees that it compiles.
+        "--features",
+        "tributary-coordinator/otel",
     ]))?;
     run(cargo()
         .args(["doc", "--locked", "--workspace", "--no-deps"])

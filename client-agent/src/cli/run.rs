@@ -5,7 +5,10 @@ use std::{process::ExitCode, sync::Arc};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
-use tributary_protocol::{id::TenantId, transport::process};
+use tributary_protocol::{
+    id::TenantId,
+    transport::{log, process},
+};
 
 use super::{
     CliError,
@@ -43,6 +46,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let stop = process::stop_requested(options.exit_with_stdin).map_err(AgentError::Signal)?;
     let metrics = install_metrics()?;
     let tenant = identity.coordinator.tenant.clone();
+    log::name_tenant(&tenant);
     let listen = config.api_listen;
     let language = start_language(config.language.clone(), &tenant)?;
     let agent = Arc::new(Agent::open(site.clone(), config, policy, &identity)?);

@@ -95,7 +95,7 @@ async fn serve(
         let served = core.scheduler.models().served(&job).expect("it was just promoted");
         let follows = if version.is_none() { ", and newer ones" } else { "" };
         let detail = format!("version {}{follows}", served.version);
-        Ok((ModelDocument::new(served, true), detail))
+        Ok((ModelDocument::new(served, &core.scheduler), detail))
     });
     served.await.map(Json)
 }
@@ -122,7 +122,7 @@ async fn control(
     let controlled = state.act(&who, act, job.to_string(), move |core, now| {
         core.scheduler.control(&job, control, now).map_err(|error| refused(&error))?;
         let changed = core.scheduler.job(&job).expect("it was just controlled");
-        let document = JobDocument::new(changed, &core.scheduler, &sees, now);
+        let document = JobDocument::new(changed, core, &sees, now);
         let detail = match control {
             JobControl::Priority(priority) => format!("priority {priority}"),
             _ => format!("round {}", document.round),

@@ -53,7 +53,7 @@ fn operation(rule: &Rule) -> Value {
         .map(|name| {
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
         })
-        .chain((rule.path == "/v1/audit").then(last_parameter))
+        .chain((rule.path == "/v1/audit").then(page_parameters).into_iter().flatten())
         .chain(matches!(rule.body, Body::Toml).then(start_parameter))
         .collect();
     if !parameters.is_empty() {
@@ -77,12 +77,19 @@ fn operation(rule: &Rule) -> Value {
     operation
 }
 
-fn last_parameter() -> Value {
-    json!({
-        "name": "last", "in": "query", "required": false,
-        "description": "How many entries at most.",
-        "schema": { "type": "integer", "minimum": 0, "maximum": 10_000, "default": 100 },
-    })
+fn page_parameters() -> [Value; 2] {
+    let parameter = |name: &str, description: &str, schema: Value| {
+        json!({
+            "name": name, "in": "query", "required": false,
+            "description": description, "schema": schema,
+        })
+    };
+    let last = json!({ "type": "integer", "minimum": 0, "maximum": 10_000, "default": 100 });
+    let before = json!({ "type": "integer", "minimum": 1 });
+    [
+        parameter("last", "How many entries at most.", last),
+        parameter("before", "Only entries with a smaller number: the page before.", before),
+    ]
 }
 
 fn start_parameter() -> Value {
@@ -115,6 +122,8 @@ fn content(answer: Answer) -> Value {
         Answer::List(schema) => {
             json_content(&json!({ "type": "array", "items": reference(schema) }))
         }
+        Answer::Page => json!({ "text/html": {} }),
+        Answer::Events => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Answer::Bytes => json!({ "application/octet-stream": {} }),
     }

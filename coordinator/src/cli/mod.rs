@@ -21,7 +21,10 @@ use clap::{Args, Parser, Subcommand};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tributary_protocol::time::Timestamp;
+use tributary_protocol::{
+    time::Timestamp,
+    transport::log::{self, LogFormat},
+};
 
 use tributary_coordinator::config::Folder;
 
@@ -91,6 +94,9 @@ enum Command {
         /// Stop when standard input closes (for a parent process).
         #[arg(long, hide = true)]
         exit_with_stdin: bool,
+        /// Lines for people (text), or one JSON object a line (json).
+        #[arg(long, env = log::FORMAT_VARIABLE, default_value_t)]
+        log_format: LogFormat,
         #[command(flatten)]
         common: Common,
     },
@@ -165,7 +171,15 @@ impl Cli {
             Command::Init { hosts, listen, outside, common } => {
                 init::run(&common, &hosts, &listen, &outside)
             }
-            Command::Serve { listen, exit_with_stdin, common } => {
+            Command::Serve { listen, exit_with_stdin, log_format, common } => {
+                #[cfg(feature = "otel")]
+                log::install_beside(
+                    tributary_coordinator::driver::traces::Collector::from_environment()
+                        .map(|collector| Box::new(collector.layer()) as _),
+                    log_format,
+                );
+                #[cfg(not(feature = "otel"))]
+                log::install(log_format);
                 serve::run(&common, &listen, exit_with_stdin)
             }
             Command::Tenant { command, common } => command.run(&common),

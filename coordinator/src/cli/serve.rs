@@ -1,15 +1,13 @@
 //! `serve`: the running coordinator.
 
 use std::{
-    io::IsTerminal,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use anyhow::Context;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use quinn::VarInt;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
@@ -22,7 +20,7 @@ use tributary_protocol::{
 
 use super::{Common, ListenFlags};
 use tributary_coordinator::{
-    access::{RateLimit, RateLimits},
+    access::{RateLimit, RateLimits, oidc::Oidc},
     api::{self, ApiState, TlsListener},
     blobs::BlobStore,
     config::Endpoints,
@@ -39,13 +37,6 @@ pub(super) fn run(
     listen: &ListenFlags,
     exit_with_stdin: bool,
 ) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
         common,
         listen,
@@ -67,10 +58,13 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
         folder.api_identity(&config.api.tls, api_address, &authority, process::now())?;
+    let oidc = match config.api.oidc.clone() {
+        Some(oidc) => Some(Oidc::new(oidc, folder.path())?),
+        None => None,
+    };
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
-    let metrics =
-        PrometheusBuilder::new().install_recorder().context("metrics are already installed")?;
+    let metrics = driver::install_metrics().context("metrics cannot be collected")?;
 
     let blobs = BlobStore::open(folder.path())?;
     let mut core =
@@ -93,7 +87,15 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let rotating = core.clone();
     let limit = RateLimit { requests_per_minute: config.api.requests_per_minute };
     let limits = Arc::new(RateLimits::new(limit));
-    let router = api::router(ApiState { core, keyring, limits, metrics });
+    let router = api::router(ApiState {
+        core,
+        keyring,
+        oidc,
+        limits,
+        metrics,
+        epsilons: Arc::default(),
+        watchers: Arc::new(Semaphore::new(api::WATCHERS_MAX)),
+    });
     match api_identity {
         Some(identity) => {
             let listener = TlsListener::new(api, tls::https(identity)?)?;

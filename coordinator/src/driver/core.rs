@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -19,7 +19,7 @@ use tributary_protocol::{
     transport::{process, tls::Identity},
 };
 
-use super::{line::Line, peers::Peers};
+use super::{line::Line, peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
     aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
@@ -29,9 +29,10 @@ use crate::{
     config::Agents,
     registry::ModelRegistry,
     scheduler::{
-        Action, AggregationRecord, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler,
+        Action, AggregationRecord, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler,
         SchedulerError,
     },
+    spending::Spending,
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
@@ -92,11 +93,16 @@ pub struct Core {
     events: VecDeque<AuditEvent>,
     /// Records that the current request changed outside of the scheduler.
     unsaved: Batch,
+    /// Whether anything happened that the observers of progress have not been told of.
+    unseen: bool,
     /// The head of the audit log as the store has it.
     noted: Option<ChainHead>,
     /// Refused sessions that are in the log already: an agent tries again and again.
     refused: BTreeSet<(TenantId, u16)>,
     sums: BTreeMap<JobId, RoundSum>,
+    /// The counted releases of every tenant.
+    spending: Spending,
+    progress: Progress,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
 }
@@ -176,6 +182,8 @@ impl Core {
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
+        let rounds: Vec<RoundSummary> = store::load(&*store, Table::Rounds)?;
+        let spending = Spending::restore(&rounds, jobs.iter().map(|job| &job.spec), &models);
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
         let (mut events, mut unsaved) = (VecDeque::from([start]), Batch::default());
         give_up_lost(&mut jobs, &blobs, &mut events, &mut unsaved)?;
@@ -199,9 +207,12 @@ impl Core {
             folder: folder.to_owned(),
             events,
             unsaved,
+            unseen: true,
             noted,
             refused: BTreeSet::new(),
             sums: BTreeMap::new(),
+            spending,
+            progress: Progress::default(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
         })
@@ -289,8 +300,7 @@ impl Core {
             self.add_to_sum(tenant, offer)?;
         }
         self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())?;
-        metrics::counter!("tributary_updates_total", "tenant" => tenant.to_string(), "job" => offer.job.to_string())
-            .increment(1);
+        telemetry::count_update(tenant, offer);
         Ok(())
     }
 
@@ -327,6 +337,18 @@ impl Core {
     pub fn snapshot(&self, now: Timestamp) -> Result<Manifest, BackupError> {
         let (head, authority) = (self.audit.head(), self.authority.fingerprint());
         backup::snapshot(&self.folder, &*self.store, &self.blobs, head, authority, now)
+    }
+
+    /// The counted releases of every job and tenant.
+    #[must_use]
+    pub const fn spending(&self) -> &Spending {
+        &self.spending
+    }
+
+    /// Since when the rounds are in their phases, and that something changed.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Records that a tenant's connection was refused, once until it connects.
@@ -405,7 +427,6 @@ impl Core {
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
         while self.settle_next(now)? {}
-        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
         Ok(())
     }
 
@@ -413,15 +434,18 @@ impl Core {
     /// die, and [`Self::restore`] goes on.
     fn settle_next(&mut self, now: Timestamp) -> Result<bool, CoreError> {
         if let Some(event) = self.events.pop_front() {
+            self.unseen = true;
             self.audit.append(event, now)?;
             return Ok(true);
         }
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
-            self.store.apply(&unsaved)?;
+            self.unseen = true;
+            self.persist(&unsaved)?;
             return Ok(true);
         }
         if let Some(action) = self.scheduler.poll_action() {
+            self.unseen = true;
             self.carry_out(action, now)?;
             return Ok(true);
         }
@@ -432,14 +456,20 @@ impl Core {
             batch.put(Table::Audit, "head", &self.audit.head());
             self.store.apply(&batch)?;
             self.noted = Some(self.audit.head());
+        } else {
+            let changed = std::mem::take(&mut self.unseen);
+            self.progress.observe(&self.scheduler, changed, now);
         }
         Ok(behind)
     }
 
     fn carry_out(&mut self, action: Action, now: Timestamp) -> Result<(), CoreError> {
         match action {
-            Action::Persist(batch) => self.store.apply(&batch)?,
-            Action::Audit(event) => self.audit.append(event, now)?,
+            Action::Persist(batch) => self.persist(&batch)?,
+            Action::Audit(event) => {
+                telemetry::count_event(&event);
+                self.audit.append(event, now)?;
+            }
             Action::Send(tenant, message) => self.send(&tenant, message),
             Action::Discard(files) => {
                 for file in files {
@@ -455,6 +485,13 @@ impl Core {
             Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
             Action::Commit(commit) => self.commit(&commit, now)?,
         }
+        Ok(())
+    }
+
+    fn persist(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let started = tokio::time::Instant::now();
+        self.store.apply(batch)?;
+        telemetry::observe_persist(started.elapsed());
         Ok(())
     }
 
@@ -489,29 +526,32 @@ impl Core {
     }
 
     fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
-        match self.aggregate(commit) {
+        let _span = info_span!("commit", job = %commit.job, round = %commit.round).entered();
+        let started = tokio::time::Instant::now();
+        let aggregated = self.aggregate(commit);
+        telemetry::observe_aggregation(&commit.job, started.elapsed());
+        match aggregated {
             Ok(model) => {
-                info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
-                metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
-                self.scheduler.committed(commit, model, now);
+                info!(updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
+                telemetry::count_commit(&commit.job);
                 let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-                observe(job);
-                if let Some(revealed) = &job.record().revealed {
-                    metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
-                        .set(revealed.epsilon);
-                }
+                let base = self.scheduler.models().latest(&commit.job);
+                let base_version = base.expect("every job has version 0").version;
+                let contributors = commit.contributors.keys();
+                self.spending.count(&job.record().spec, base_version, contributors);
+                self.scheduler.committed(commit, model, now);
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
             Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
-                warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
+                warn!(%error, "round abandoned");
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
                 self.scheduler.commit_abandoned(commit, refusal.message, now);
                 Ok(())
             }
             Err(error) => {
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
+                error!(reason = %refusal.message, "the job failed");
                 self.scheduler.commit_failed(commit, refusal.message);
                 Ok(())
             }
@@ -579,25 +619,6 @@ fn verify_files(scheduler: &Scheduler, blobs: &BlobStore) -> Result<(), BlobErro
     match missing {
         Some(model) => Err(BlobError::Missing { path: blobs.path(model.file.digest) }),
         None => Ok(()),
-    }
-}
-
-/// Shows what a job's newest round said.
-fn observe(job: &Job) {
-    let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
-    metrics::gauge!("tributary_job_clipping_norm", "job" => name.clone())
-        .set(spec.privacy.clipping_norm);
-    let Some((newest, evaluation)) = job.record().metrics.last().zip(spec.evaluation.as_ref())
-    else {
-        return;
-    };
-    for estimate in newest.estimates(evaluation) {
-        let labels = [("job", name.clone()), ("metric", estimate.metric.name().to_owned())];
-        let (Some(value), Some(error)) = (estimate.value, estimate.standard_error) else {
-            continue;
-        };
-        metrics::gauge!("tributary_job_metric", &labels).set(value);
-        metrics::gauge!("tributary_job_metric_standard_error", &labels).set(error);
     }
 }
 

@@ -5,7 +5,11 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use tracing::{Instrument, Span, debug, field, info, info_span, warn};
+use tracing::{
+    Instrument, Span, debug,
+    field::{self, Empty},
+    info, info_span, warn,
+};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
@@ -208,7 +212,10 @@ async fn accept_transfers(
         tokio::select! {
             streams = connection.accept_bi() => {
                 let (send, receive) = streams.map_err(TransportError::Connection)?;
-                transfers.spawn(transfer::run(send, receive, tenant.clone(), core.clone()).in_current_span());
+                // An upload says later what it is for.
+                let span = info_span!("transfer", job = Empty, round = Empty);
+                let transfer = transfer::run(send, receive, tenant.clone(), core.clone());
+                transfers.spawn(transfer.instrument(span));
             }
             Some(_) = transfers.join_next() => {}
         }

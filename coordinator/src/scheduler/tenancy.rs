@@ -32,6 +32,12 @@ impl Scheduler {
         self.connected.contains(tenant)
     }
 
+    /// How many tenants' agents are connected.
+    #[must_use]
+    pub fn connected_count(&self) -> usize {
+        self.connected.len()
+    }
+
     /// Adds a tenant or replaces its record.
     pub fn put_tenant(&mut self, record: TenantRecord) {
         let mut batch = Batch::default();

@@ -7,6 +7,7 @@
 
 pub mod credential;
 pub mod endpoint;
+pub mod log;
 pub mod process;
 pub mod signature;
 pub mod stream;
