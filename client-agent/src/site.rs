@@ -65,6 +65,12 @@ impl Site {
         self.directory.join("releases")
     }
 
+    /// What runs with correlated noise need from round to round; as secret as the records.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.directory.join("runs")
+    }
+
     /// Base models from the coordinator.
     #[must_use]
     pub fn models(&self) -> PathBuf {

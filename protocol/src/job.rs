@@ -2,6 +2,7 @@
 //! the coordinator schedules and that every agent checks against its own policy.
 
 mod clipping;
+mod correlated;
 mod evaluation;
 mod privacy;
 mod round;
@@ -14,6 +15,7 @@ use thiserror::Error;
 
 pub use self::{
     clipping::{AdaptiveClipping, Clipping},
+    correlated::CorrelatedNoise,
     evaluation::{EvaluationSpec, Metric, MetricSum},
     privacy::{PrivacyPlan, PrivacyUnit, Trust},
     round::RoundPlan,
@@ -268,6 +270,7 @@ impl JobSpec {
             });
         }
         privacy.validate_clipping()?;
+        self.validate_correlated()?;
         self.evaluation.as_ref().map_or(Ok(()), EvaluationSpec::validate)?;
         self.validate_secagg()
     }

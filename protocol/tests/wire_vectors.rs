@@ -152,8 +152,8 @@ fn an_assignment_carries_the_whole_job() {
         // Training.
         format!("04 {half} 10 {one} {two}"),
         // Privacy: local, tenant, norm, multiplier, delta, adaptive clipping (quantile, rate,
-        // noise), rotation, 24 bits.
-        format!("00 01 {one} {two} {half} 02 {half} {one} {two} 01 18"),
+        // noise), rotation, 24 bits, independent noise.
+        format!("00 01 {one} {two} {half} 02 {half} {one} {two} 01 18 00"),
         // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts.
         "09 04 02 03 0a 14 1e".to_owned(),
         // Server optimizer: SGD, rate, momentum; no secure aggregation; an evaluation every 5

@@ -105,6 +105,102 @@ fn impossible_questions_fail_with_the_flag_and_its_range() {
     }
 }
 
+/// Every number of the three privacy commands, out of its range: the error names it, and nothing is
+/// computed or printed as a result.
+#[test]
+fn bad_numbers_of_privacy_questions_are_named() {
+    const ACCOUNT: &[&str] = &[
+        "account",
+        "--sampling-rate=0.01",
+        "--noise-multiplier=1.1",
+        "--steps=10",
+        "--delta=1e-5",
+    ];
+    const CALIBRATE: &[&str] =
+        &["calibrate", "--target-epsilon=2", "--delta=1e-5", "--sampling-rate=0.01", "--steps=10"];
+    const SHARES: &[&str] = &[
+        "account",
+        "--mechanism=distributed-discrete-gaussian",
+        "--noise-multiplier=1",
+        "--steps=10",
+        "--delta=1e-5",
+        "--sigma-share=1000",
+        "--clients=10",
+        "--dimension=1000",
+    ];
+    const BANDED: &[&str] = &[
+        "account",
+        "--mechanism=banded-matrix",
+        "--noise-multiplier=4",
+        "--steps=100",
+        "--delta=1e-5",
+        "--bands=8",
+        "--participations=10",
+        "--separation=10",
+    ];
+    const FIXED: &[&str] = &[
+        "account",
+        "--mechanism=without-replacement-gaussian",
+        "--sampling-rate=0.01",
+        "--noise-multiplier=1",
+        "--steps=10",
+        "--delta=1e-5",
+        "--num-examples=1000",
+    ];
+    const DISCRETE: &[&str] = &[
+        "account",
+        "--mechanism=discrete-gaussian",
+        "--noise-multiplier=2",
+        "--steps=3",
+        "--delta=1e-5",
+    ];
+    const AUDIT: &[&str] =
+        &["audit", "--canaries=20", "--noise-multiplier=3", "--delta=1e-5", "--confidence=0.9"];
+    let above_zero = ["0", "-1", "nan", "inf", "-inf"];
+    let tables: [(&[&str], &str, &[&str], &str); 21] = [
+        (ACCOUNT, "--sampling-rate", &["0", "-0.1", "1.0001", "nan", "inf"], "sampling-rate"),
+        (ACCOUNT, "--noise-multiplier", &above_zero, "noise-multiplier"),
+        (ACCOUNT, "--delta", &["0", "1", "-1e-5", "1.5", "nan", "inf"], "delta"),
+        (ACCOUNT, "--steps", &["-1", "1.5", "nan", "99999999999999999999"], "--steps"),
+        (CALIBRATE, "--target-epsilon", &above_zero, "target_epsilon"),
+        (CALIBRATE, "--delta", &["0", "1", "-1e-5", "nan"], "delta"),
+        (CALIBRATE, "--sampling-rate", &["0", "-0.1", "1.0001", "nan"], "sampling-rate"),
+        (CALIBRATE, "--steps", &["-1", "0.5", "many"], "--steps"),
+        (SHARES, "--sigma-share", &["0", "0.49", "-1", "nan", "1e10"], "sigma_share"),
+        (SHARES, "--clients", &["0"], "clients"),
+        (SHARES, "--clients", &["-1", "5000000000"], "--clients"),
+        (SHARES, "--dimension", &["0"], "dimension"),
+        (SHARES, "--dimension", &["-1", "1e3", "99999999999999999999"], "--dimension"),
+        (BANDED, "--bands", &["0", "1025", "4000000000"], "bands"),
+        (BANDED, "--participations", &["0", "11", "4000000000"], "participations"),
+        (BANDED, "--separation", &["0", "4000000000"], "separation"),
+        (BANDED, "--steps", &["0", "2000000"], "steps"),
+        (FIXED, "--num-examples", &["0", "1050", "-3"], "num"),
+        (DISCRETE, "--noise-multiplier", &["0.01", "1e300"], "sigma"),
+        (AUDIT, "--noise-multiplier", &above_zero, "noise"),
+        (AUDIT, "--delta", &["0", "1", "nan"], "delta"),
+    ];
+    for (good, flag, values, expected) in tables {
+        for value in values {
+            let changed: Vec<String> = good
+                .iter()
+                .map(|word| match word.split_once('=') {
+                    Some((name, _)) if name == flag => format!("{flag}={value}"),
+                    _ => (*word).to_owned(),
+                })
+                .collect();
+            assert_ne!(changed, good, "{flag} is among the arguments");
+            let words: Vec<&str> = changed.iter().map(String::as_str).collect();
+            let output = run(&words);
+            let text = stderr(&output);
+            assert!(!output.status.success() && output.stdout.is_empty(), "{words:?}");
+            assert!(text.contains(expected) && !text.contains("panicked"), "{words:?}: {text}");
+        }
+        let output = run(good);
+        assert!(output.status.success(), "{good:?}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn an_audit_fails_exactly_if_the_claim_is_refuted() {
     let arguments =

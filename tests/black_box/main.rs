@@ -1,6 +1,7 @@
 //! Black-box tests: real processes over real QUIC.
 
 mod backup;
+mod correlated;
 mod damage;
 mod identity;
 mod jobs;

@@ -201,6 +201,42 @@ impl Dataset {
         labels.extend(indices.iter().map(|&index| self.labels[index as usize]));
     }
 
+    /// The hash of the first `count` records, features and classes in their order: two datasets with
+    /// the same one agree in them.
+    ///
+    /// # Panics
+    /// If there are fewer records.
+    #[must_use]
+    pub fn digest(&self, count: usize) -> [u8; 32] {
+        const CONTEXT: &str = "tributary 2026 records in their order, version 1";
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        for number in [count, self.num_features, self.num_classes as usize] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        for label in &self.labels[..count] {
+            hasher.update(&label.to_le_bytes());
+        }
+        let end = count * self.num_features;
+        match &self.features {
+            Features::Bytes(bytes) => {
+                hasher.update(b"bytes").update(&bytes[..end]);
+            }
+            Features::Floats(floats) => {
+                hasher.update(b"floats");
+                for chunk in floats[..end].chunks(1024) {
+                    let bytes: Vec<u8> =
+                        chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    hasher.update(&bytes);
+                }
+            }
+            Features::Texts(texts) => {
+                hasher.update(b"texts");
+                texts.hash(count, &mut hasher);
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     fn fill_row(&self, index: usize, row: &mut [f32]) {
         let range = index * self.num_features..(index + 1) * self.num_features;
         match &self.features {

@@ -56,6 +56,19 @@ impl Texts {
         &self.tokens[start..self.ends[index]]
     }
 
+    /// Hashes the first `count` texts, with their lengths and prompts.
+    pub(super) fn hash(&self, count: usize, hasher: &mut blake3::Hasher) {
+        for (index, prompt) in self.prompts[..count].iter().enumerate() {
+            let tokens = self.tokens(index);
+            for number in [tokens.len(), *prompt] {
+                hasher.update(&(number as u64).to_le_bytes());
+            }
+            for token in tokens {
+                hasher.update(&token.to_le_bytes());
+            }
+        }
+    }
+
     /// Number of tokens of the tokenizer.
     #[must_use]
     pub const fn vocab_size(&self) -> usize {

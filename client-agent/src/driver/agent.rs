@@ -108,7 +108,7 @@ impl Agent {
             let text = Refusal::from_error(ErrorCode::LedgerDiverged, &error).message;
             tracing::error!(error = text, "no round will be trained");
         }
-        let releases = ReleaseFiles::open(site.releases())?;
+        let releases = ReleaseFiles::open(site.releases(), site.runs())?;
         create_directory(&site.models())?;
         let engine = Arc::new(Engine::new());
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
@@ -175,7 +175,8 @@ impl Agent {
             let refusal = error.refusal();
             match &error {
                 UpdateError::Ledger(LedgerError::BudgetExceeded { epsilon_after, .. }) => {
-                    let fits = fits_from(&self.ledger, assignment, approved, now_ms);
+                    let fits =
+                        fits_from(&self.ledger, &self.releases, assignment, approved, now_ms);
                     Declined { remedy: budget_remedy(*epsilon_after, fits), refusal }
                 }
                 _ => refusal.into(),

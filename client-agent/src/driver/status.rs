@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tributary_privacy::ledger::{Ledger, LedgerStore};
+use tributary_privacy::ledger::{ChainStore, Ledger};
 use tributary_protocol::id::{Digest, JobId, TenantId};
 
 use crate::{
@@ -156,7 +156,7 @@ impl SharedStatus {
     }
 
     /// Shows what the ledger says is spent.
-    pub fn spent<S: LedgerStore>(&self, ledger: &Ledger<S>, policy: &Policy, now_ms: u64) {
+    pub fn spent<S: ChainStore>(&self, ledger: &Ledger<S>, policy: &Policy, now_ms: u64) {
         let mut most = None;
         for (name, dataset) in &policy.datasets {
             let budget = dataset.budget();

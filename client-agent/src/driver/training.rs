@@ -19,10 +19,18 @@ use crate::{
     secagg::Exchange,
     session::TrainingEnd,
     update::{
-        Release, RoundData, Standing, UpdateError, masked_update, noisy_evaluation, noisy_update,
-        release, release_evaluation,
+        Release, RoundData, RunUpdate, Standing, UpdateError, correlated_update, masked_update,
+        noisy_evaluation, noisy_update, release, release_evaluation, release_run,
     },
 };
+
+/// A private update in memory.
+enum Trained {
+    /// That stands alone.
+    Packed(Vec<u8>),
+    /// Whose noise is correlated with that of other rounds.
+    PartOfRun(RunUpdate),
+}
 
 /// Carries out an approved assignment up to its debited release.
 pub(super) async fn run(
@@ -76,32 +84,39 @@ fn train(
         .records
         .load(&agent.config, &approved.dataset, approved.examples_max)
         .map_err(|error| failed(records_refusal(&error)))?;
+    let (ledger, files) = (&agent.ledger, &agent.releases);
     let round = RoundData { base: &base, data: &records.data, train: &records.split.train };
     let progress = &mut |step, steps| {
         agent.status.training(step, steps);
         if cancellation.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let update = match exchange {
-        None => noisy_update(assignment, round, progress).map(|packed| (packed, approved.clone())),
+        None if approved.run.is_some() => {
+            correlated_update(ledger, files, assignment, approved, round, progress)
+                .map(|update| (Trained::PartOfRun(update), approved.clone()))
+        }
+        None => noisy_update(assignment, round, progress)
+            .map(|packed| (Trained::Packed(packed), approved.clone())),
         Some(exchange) => masked_update(assignment, round, exchange, progress).map(|masked| {
             // The cohort is known now, and with it the fewest that may be in its sum.
-            (masked.packed, Approved { events: vec![masked.event], ..approved.clone() })
+            let approved = Approved { events: vec![masked.event], ..approved.clone() };
+            (Trained::Packed(masked.packed), approved)
         }),
     };
-    let outcome = update.and_then(|(packed, approved)| {
+    let outcome = update.and_then(|(trained, approved)| {
         if cancellation.is_cancelled() {
             return Err(UpdateError::Cancelled);
         }
         evaluate(agent, assignment, &approved, &base, &records)?;
-        release(
-            &agent.ledger,
-            &agent.releases,
-            assignment,
-            &approved,
-            &packed,
-            &|| cancellation.is_cancelled(),
-            process::now().0,
-        )
+        let (cancelled, now_ms) = (&|| cancellation.is_cancelled(), process::now().0);
+        match trained {
+            Trained::Packed(packed) => {
+                release(ledger, files, assignment, &approved, &packed, cancelled, now_ms)
+            }
+            Trained::PartOfRun(update) => {
+                release_run(ledger, files, assignment, &approved, &update, cancelled, now_ms)
+            }
+        }
     });
     match outcome {
         Ok(release) => {

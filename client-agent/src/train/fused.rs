@@ -1,9 +1,11 @@
 //! Multi-layer perceptrons whose every parameter is federated: no graph, memory that is kept.
 
+use tributary_privacy::mechanism::Held;
+
 use super::{TrainError, learner::Learner};
 use crate::{
     data::Dataset,
-    model::{Dense, ExampleClip},
+    model::{Before, Dense, ExampleClip},
 };
 
 /// Examples of one physical batch with clipping, at most; a larger one no longer fits the
@@ -58,10 +60,20 @@ impl Learner for Dense {
         (clip, norm_max): (ExampleClip, f64),
         step: u32,
         sum: &mut [f32],
+        held: Held,
     ) -> Result<(), TrainError> {
+        let before = match held {
+            Held::Anything => Before::Ignored,
+            Held::Terms => Before::Added,
+        };
         fill(self, data, indices);
-        Self::add_clipped_sum(self, clip, norm_max, sum)
+        Self::add_clipped_sum(self, clip, norm_max, sum, before)
             .map_err(|error| TrainError::from_clipping(error, step))
+    }
+
+    fn in_place(&mut self) -> Option<(&mut [f32], usize)> {
+        let threads = self.threads();
+        Some((self.parameters_mut(), threads))
     }
 
     fn add_scaled(&mut self, step: &[f32], scale: f32) -> Result<(), TrainError> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use tributary_privacy::mechanism::Held;
 use tributary_protocol::model::{FederatedPart, ModelSpec};
 
 use super::{TrainError, learner::Learner};
@@ -106,7 +107,11 @@ impl Learner for Graph {
         (clip, norm_max): (ExampleClip, f64),
         step: u32,
         sum: &mut [f32],
+        held: Held,
     ) -> Result<(), TrainError> {
+        if held == Held::Anything {
+            sum.fill(0.0);
+        }
         let tape = self.record(data, indices)?;
         let examples = indices.len();
         let clipped = match clip {
@@ -116,6 +121,11 @@ impl Learner for Graph {
             }
         };
         clipped.map_err(|error| TrainError::from_clipping(error, step))
+    }
+
+    /// The model's variables hold them too.
+    fn in_place(&mut self) -> Option<(&mut [f32], usize)> {
+        None
     }
 
     fn add_scaled(&mut self, step: &[f32], scale: f32) -> Result<(), TrainError> {

@@ -1,5 +1,7 @@
 //! What a trainer needs of a model, whatever computes it.
 
+use tributary_privacy::mechanism::Held;
+
 use super::TrainError;
 use crate::{data::Dataset, model::ExampleClip};
 
@@ -30,10 +32,13 @@ pub(super) trait Learner: Send {
         sum: &mut [f32],
     ) -> Result<(), TrainError>;
 
-    /// Adds the sum of the records' gradients, each scaled to at most `norm_max`, to `sum`, which is
-    /// untouched by a gradient that is not finite.
+    /// Adds the sum of the records' gradients, each scaled to at most `norm_max`, to `sum`, or
+    /// overwrites what is no sum yet.
     ///
     /// - `step`: for the message
+    ///
+    /// # Errors
+    /// [`TrainError::NonFiniteGradient`] among others; `sum` is then of no use.
     fn add_clipped_sum(
         &mut self,
         data: &Dataset,
@@ -41,7 +46,12 @@ pub(super) trait Learner: Send {
         clip: (ExampleClip, f64),
         step: u32,
         sum: &mut [f32],
+        held: Held,
     ) -> Result<(), TrainError>;
+
+    /// The federated parameters, if a step may be taken where they lie, and into how many parts the
+    /// work may be split.
+    fn in_place(&mut self) -> Option<(&mut [f32], usize)>;
 
     /// Adds `scale` times `step` to the federated parameters.
     fn add_scaled(&mut self, step: &[f32], scale: f32) -> Result<(), TrainError>;

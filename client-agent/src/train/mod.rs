@@ -2,6 +2,7 @@
 //!
 //! Pure and synchronous. Randomness comes in as a value, progress goes out through a closure.
 
+mod correlated;
 mod dp_sgd;
 mod evaluate;
 mod fused;

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use rand::Rng;
+use rayon::prelude::*;
 use tributary_privacy::{
-    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum},
+    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum, StepPart},
     noise::NoiseSource,
 };
 use tributary_protocol::{
@@ -44,11 +45,11 @@ pub struct Trainer {
     spec: ModelSpec,
     part: FederatedPart,
     clip: ExampleClip,
-    learner: Box<dyn Learner>,
+    pub(super) learner: Box<dyn Learner>,
     /// Sums of gradients, when there are several physical batches in a step.
     sum: Vec<f32>,
     /// Steps since the parameters were loaded.
-    steps: u32,
+    pub(super) steps: u32,
 }
 
 impl Trainer {
@@ -174,9 +175,22 @@ impl Trainer {
             let batch = poisson_batch(task.train, plan.sampling_rate, noise);
             let mut sum = mechanism.begin_in(memory);
             self.add_clipped(task.data, &batch, clipping_norm, &mut sum)?;
-            let noisy_sum = mechanism.release(sum, noise)?;
-            self.learner.add_scaled(&noisy_sum, -rate as f32)?;
-            memory = noisy_sum;
+            memory = match self.learner.in_place() {
+                Some((parameters, threads)) => {
+                    mechanism.release_into(sum, noise, parameters, -rate as f32, |parts| {
+                        if threads > 1 {
+                            parts.par_iter_mut().for_each(StepPart::run);
+                        } else {
+                            parts.iter_mut().for_each(StepPart::run);
+                        }
+                    })?
+                }
+                None => {
+                    let noisy_sum = mechanism.release(sum, noise)?;
+                    self.learner.add_scaled(&noisy_sum, -rate as f32)?;
+                    noisy_sum
+                }
+            };
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -205,12 +219,12 @@ impl Trainer {
         Ok(grid)
     }
 
-    fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
+    pub(super) fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
         check_data(task.spec, task.data, task.train)?;
         self.load(task.base)
     }
 
-    fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {
+    pub(super) fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {
         let model = self.parameters().len();
         if mechanism == model {
             Ok(())
@@ -246,7 +260,7 @@ impl Trainer {
     }
 
     /// Adds the clipped gradients of a batch in micro-batches that the mechanism's slack covers.
-    fn add_clipped(
+    pub(super) fn add_clipped(
         &mut self,
         data: &Dataset,
         batch: &[u32],
@@ -267,8 +281,8 @@ impl Trainer {
     ) -> Result<(), TrainError> {
         let (step, clip) = (self.steps, (self.clip, clipping_norm));
         for indices in batch.chunks(micro_batch) {
-            sum.add_in_place(indices.len(), |sum| {
-                self.learner.add_clipped_sum(data, indices, clip, step, sum)
+            sum.place(indices.len(), |sum, held| {
+                self.learner.add_clipped_sum(data, indices, clip, step, sum, held)
             })?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Noisy metrics of a round's base, which leave with the update.
 
 use tributary_privacy::{
-    ledger::{DebitRequest, LedgerError, LedgerStore, ReleaseKind},
+    ledger::{ChainStore, DebitRequest, LedgerError, ReleaseKind},
     mechanism::{NoisyStatistics, NoisySum},
     noise::SecureNoise,
 };
@@ -69,7 +69,7 @@ pub(super) fn evaluation_request(
 ///
 /// # Errors
 /// [`UpdateError`]; then the metrics must not leave.
-pub fn release_evaluation<S: LedgerStore + Clone>(
+pub fn release_evaluation<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     assignment: &Assignment,
@@ -96,7 +96,7 @@ pub fn release_evaluation<S: LedgerStore + Clone>(
 /// What a round's evaluation released: the same metrics at every call, and none where there was no
 /// debit or its file is lost.
 #[must_use]
-pub fn released_evaluation<S: LedgerStore + Clone>(
+pub fn released_evaluation<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     job: &JobId,
@@ -107,7 +107,7 @@ pub fn released_evaluation<S: LedgerStore + Clone>(
 }
 
 /// The digest of what a round's evaluation may send, if it was debited.
-pub(super) fn evaluated<S: LedgerStore + Clone>(
+pub(super) fn evaluated<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     job: &JobId,
     round: RoundNumber,

@@ -6,6 +6,7 @@
 //! crash after it leaves bytes that are sent again as they are ([`standing`]). No path debits one
 //! round twice, and none sends bytes that the ledger does not hold.
 
+mod correlated;
 mod evaluation;
 mod files;
 mod masked;
@@ -24,13 +25,14 @@ use tributary_protocol::{
     message::BlobRef,
 };
 
-pub(crate) use self::noisy::clip_vote;
+pub(crate) use self::{correlated::planned_run, noisy::clip_vote};
 pub use self::{
+    correlated::{RunUpdate, correlated_update},
     evaluation::{noisy_evaluation, release_evaluation, released_evaluation},
     files::ReleaseFiles,
     masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, fits_from, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, release_run, request, standing},
 };
 use crate::{durable_file::FileError, train::TrainError};
 

@@ -1,7 +1,7 @@
 use std::{ops::ControlFlow, path::Path};
 
 use tributary_privacy::{
-    ledger::{LedgerStore, MemoryLedgerStore},
+    ledger::{ChainStore, MemoryChainStore},
     mechanism::PrivacyEvent,
 };
 use tributary_protocol::{
@@ -38,6 +38,7 @@ fn approved(epsilon_max: f64) -> Approved {
         dataset: DatasetName::new("adult").unwrap(),
         budget: tributary_privacy::ledger::Budget { epsilon_max, delta: 1e-5, window_days: None },
         events: vec![PrivacyEvent::Gaussian { noise_multiplier: 1.0, count: 1 }],
+        run: None,
         evaluation: Vec::new(),
         examples_max: None,
     }
@@ -48,9 +49,9 @@ fn records() -> Dataset {
     Dataset::from_floats(features, 3, (0..20).map(|index| index % 2).collect(), 2)
 }
 
-fn open<S: LedgerStore + Clone>(store: &S, directory: &Path) -> (SharedLedger<S>, ReleaseFiles) {
+fn open<S: ChainStore + Clone>(store: &S, directory: &Path) -> (SharedLedger<S>, ReleaseFiles) {
     let ledger = SharedLedger::open(store.clone(), "ash").unwrap();
-    (ledger, ReleaseFiles::open(directory.join("releases")).unwrap())
+    (ledger, ReleaseFiles::open(directory.join("releases"), directory.join("runs")).unwrap())
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn a_released_round_is_sent_again_as_it_is_and_never_debited_twice() {
 #[test]
 fn a_damaged_release_counts_as_lost() {
     let directory = tempfile::tempdir().unwrap();
-    let store = MemoryLedgerStore::new();
+    let store = MemoryChainStore::new();
     let (ledger, files) = open(&store, directory.path());
     let (asked, allowed) = (assignment(1, "record"), approved(100.0));
     let done = release(&ledger, &files, &asked, &allowed, b"bytes", &|| false, 1).unwrap();
@@ -118,7 +119,7 @@ fn a_damaged_release_counts_as_lost() {
 #[test]
 fn a_cancelled_round_is_not_debited() {
     let directory = tempfile::tempdir().unwrap();
-    let (ledger, files) = open(&MemoryLedgerStore::new(), directory.path());
+    let (ledger, files) = open(&MemoryChainStore::new(), directory.path());
     let (asked, allowed) = (assignment(1, "record"), approved(100.0));
     let error = release(&ledger, &files, &asked, &allowed, b"bytes", &|| true, 1).unwrap_err();
     assert!(matches!(error, UpdateError::Cancelled));
@@ -128,7 +129,7 @@ fn a_cancelled_round_is_not_debited() {
 #[test]
 fn a_spent_budget_is_refused_before_and_at_the_release() {
     let directory = tempfile::tempdir().unwrap();
-    let (ledger, files) = open(&MemoryLedgerStore::new(), directory.path());
+    let (ledger, files) = open(&MemoryChainStore::new(), directory.path());
     let (asked, allowed) = (assignment(1, "record"), approved(0.1));
     let error = standing(&ledger, &files, &asked, &allowed, 1).unwrap_err();
     assert_eq!(error.code(), ErrorCode::BudgetExhausted);
@@ -140,7 +141,7 @@ fn a_spent_budget_is_refused_before_and_at_the_release() {
 #[test]
 fn old_releases_go_once_a_newer_round_is_debited() {
     let directory = tempfile::tempdir().unwrap();
-    let (ledger, files) = open(&MemoryLedgerStore::new(), directory.path());
+    let (ledger, files) = open(&MemoryChainStore::new(), directory.path());
     let allowed = approved(100.0);
     let first = assignment(1, "record");
     let old = release(&ledger, &files, &first, &allowed, b"old", &|| false, 1).unwrap();
@@ -158,14 +159,14 @@ fn no_crash_gives_a_release_without_debit_or_a_second_debit() {
     let (asked, allowed) = (assignment(1, "record"), approved(100.0));
     let record_length = {
         let directory = tempfile::tempdir().unwrap();
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let (ledger, files) = open(&store, directory.path());
         release(&ledger, &files, &asked, &allowed, b"trained", &|| false, 1).unwrap();
         store.bytes().len()
     };
     for crash_after in 0..=record_length {
         let directory = tempfile::tempdir().unwrap();
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let (ledger, files) = open(&store, directory.path());
         store.crash_after(crash_after);
         release(&ledger, &files, &asked, &allowed, b"trained", &|| false, 1)
@@ -194,7 +195,7 @@ fn no_crash_gives_a_release_without_debit_or_a_second_debit() {
 fn a_passing_disk_failure_is_settled_by_reading_the_ledger_again() {
     let (asked, allowed) = (assignment(1, "record"), approved(100.0));
     let directory = tempfile::tempdir().unwrap();
-    let store = MemoryLedgerStore::new();
+    let store = MemoryChainStore::new();
     let (ledger, files) = open(&store, directory.path());
     store.crash_after(10);
     release(&ledger, &files, &asked, &allowed, b"trained", &|| false, 1).unwrap_err();
@@ -209,7 +210,7 @@ fn a_passing_disk_failure_is_settled_by_reading_the_ledger_again() {
 #[test]
 fn a_disk_that_cannot_hold_the_bytes_debits_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (ledger, files) = open(&MemoryLedgerStore::new(), directory.path());
+    let (ledger, files) = open(&MemoryChainStore::new(), directory.path());
     std::fs::remove_dir(directory.path().join("releases")).unwrap();
     let (asked, allowed) = (assignment(1, "record"), approved(100.0));
     let error = release(&ledger, &files, &asked, &allowed, b"bytes", &|| false, 1).unwrap_err();
@@ -301,7 +302,7 @@ fn evaluating() -> (Assignment, Approved) {
 #[test]
 fn metrics_are_debited_once_and_the_same_in_every_offer() {
     let directory = tempfile::tempdir().unwrap();
-    let store = MemoryLedgerStore::new();
+    let store = MemoryChainStore::new();
     let (ledger, files) = open(&store, directory.path());
     let (asked, allowed) = evaluating();
     let spec = asked.job.evaluation.clone().unwrap();
@@ -350,20 +351,20 @@ fn no_crash_gives_metrics_without_debit_or_a_second_debit() {
         let metric = tributary_protocol::job::Metric::Accuracy;
         vec![tributary_protocol::job::MetricSum { metric, centred_sum: value, count: 1.0 }]
     };
-    let both = |ledger: &SharedLedger<MemoryLedgerStore>, files: &ReleaseFiles, value: f64| {
+    let both = |ledger: &SharedLedger<MemoryChainStore>, files: &ReleaseFiles, value: f64| {
         release_evaluation(ledger, files, &asked, &allowed, &metrics(value), 1)?;
         release(ledger, files, &asked, &allowed, b"trained", &|| false, 1)
     };
     let length = {
         let directory = tempfile::tempdir().unwrap();
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let (ledger, files) = open(&store, directory.path());
         both(&ledger, &files, 1.0).unwrap();
         store.bytes().len()
     };
     for crash_after in 0..=length {
         let directory = tempfile::tempdir().unwrap();
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let (ledger, files) = open(&store, directory.path());
         store.crash_after(crash_after);
         both(&ledger, &files, 1.0).expect_err("the store is gone, so nothing may leave");

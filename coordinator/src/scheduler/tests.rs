@@ -39,6 +39,7 @@ pub(crate) fn job() -> JobSpec {
             clipping: tributary_protocol::job::Clipping::Flat,
             rotation: false,
             lattice_bits: 24,
+            correlated: None,
         },
         round: RoundPlan {
             rounds: 2,

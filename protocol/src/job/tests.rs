@@ -141,6 +141,41 @@ fn bad_numbers_are_named() {
     }
 }
 
+#[test]
+fn correlated_noise_goes_with_local_record_jobs_of_whole_groups() {
+    let with = |fields: &str| {
+        EXAMPLE
+            .replace("sampling_rate = 0.02", "sampling_rate = 1.0")
+            .replace("delta = 1e-5", &format!("delta = 1e-5\ncorrelated = {{ {fields} }}"))
+    };
+    let good = with("bands = 8, groups = 10, rounds_max = 3");
+    let parsed = |text: &str| toml::from_str::<JobSpec>(text).expect("parses");
+    parsed(&good).validate().expect("valid");
+    assert_eq!(parsed(&good).steps_of_run(), Some(30));
+    assert_eq!(parsed(EXAMPLE).steps_of_run(), None);
+    for (text, expected) in [
+        (with("bands = 0, groups = 10, rounds_max = 3"), "`privacy.correlated.bands` is 0"),
+        (with("bands = 1025, groups = 10, rounds_max = 3"), "`privacy.correlated.bands` is 1025"),
+        (with("bands = 8, groups = 0, rounds_max = 3"), "`privacy.correlated.groups` is 0"),
+        (with("bands = 8, groups = 10, rounds_max = 0"), "`privacy.correlated.rounds_max` is 0"),
+        (with("bands = 8, groups = 10, rounds_max = 104858"), "rounds_max` is 104858"),
+        (with("bands = 8, groups = 10, rounds_max = 9000000000000000000"), "rounds_max` is 9"),
+        (good.replace("sampling_rate = 1.0", "sampling_rate = 0.5"), "sampling_rate` is 0.5"),
+        (good.replace("unit = \"record\"", "unit = \"tenant\""), "use unit \"record\""),
+        (
+            good.replace("trust = \"local\"", "trust = \"distributed\"")
+                .replace("local_steps = 10", "local_steps = 1")
+                .replace("cohort_size_min = 2", "cohort_size_min = 3"),
+            "use trust \"local\"",
+        ),
+    ] {
+        let error = parsed(&text).validate().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let error = toml::from_str::<JobSpec>(&with("bands = 8, groups = 10")).expect_err("a key less");
+    assert!(error.to_string().contains("rounds_max"), "{error}");
+}
+
 /// Every clipping with every unit and trust, with and without rotation and evaluation: it is
 /// valid, or refused with the choices and the reason.
 #[test]
