@@ -3,7 +3,7 @@
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use tributary_agent::{
     data::Dataset,
-    train::{LocalTask, Trainer, evaluate},
+    train::{LocalTask, TrainError, Trainer, evaluate},
 };
 use tributary_coordinator::registry::initial_parameters;
 use tributary_privacy::{
@@ -15,7 +15,7 @@ use tributary_privacy::{
 };
 use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
 
-use super::{AttackError, Images, Size};
+use super::{AttackError, Images, Size, proceed};
 
 const HIDDEN: u32 = 32;
 const DELTA: f64 = 1e-5;
@@ -123,8 +123,14 @@ impl<'a> Federation<'a> {
                 let train: Vec<u32> = (0..data.len() as u32).collect();
                 let task =
                     LocalTask { spec: &self.spec, base: &base, data, train: &train, plan: &plan };
-                let proceed = &mut |_, _| std::ops::ControlFlow::Continue(());
-                let mut update = trainer.local_sgd(&task, &mut draw, proceed)?;
+                let mut update = match trainer.local_sgd(&task, &mut draw, &mut proceed) {
+                    Ok(update) => update,
+                    // A model that was ruined has nothing more to teach.
+                    Err(TrainError::Diverged { .. } | TrainError::NonFiniteGradient { .. }) => {
+                        vec![0.0; base.len()]
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 if let Some(hostile) = hostile.filter(|_| tenant < self.hostile) {
                     hostile.bend(&mut update, self.tenants, self.hostile);
                 }

@@ -33,9 +33,9 @@ impl Images {
     pub fn fashion_mnist() -> Result<Self, AttackError> {
         let contents = Locations::of_this_machine().load(&Stop::default())?;
         let dataset = |(images, labels): (IdxArray, IdxArray)| {
-            let labels = labels.elements.iter().map(|&label| u32::from(label)).collect();
+            let labels = labels.values().iter().map(|&label| u32::from(label)).collect();
             let features = (IMAGE_SIDE * IMAGE_SIDE) as usize;
-            Dataset::from_bytes(images.elements, features, labels, CLASSES as u32)
+            Dataset::from_bytes(images.into_values(), features, labels, CLASSES as u32)
         };
         let (train, test) = (dataset(contents.train), dataset(contents.test));
         Ok(Self { side: IMAGE_SIDE as usize, train, test })

@@ -12,15 +12,17 @@ use tributary_agent::train::{LocalTask, Trainer};
 use tributary_coordinator::registry::initial_parameters;
 use tributary_privacy::{
     accountant::{Delta, calibrate_noise_multiplier},
-    clip::ClippingNorm,
+    clip::{ClippingNorm, clip_l2},
+    lattice::{Lattice, ModularSum},
     mechanism::NoisyGradientSum,
     noise::SeededNoise,
 };
 use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
 
 use super::{
-    AttackError, AttackName, Findings, Images, Row, Sight, Size,
+    AttackError, AttackName, Findings, Images, Row, Sight, Size, masked,
     network::{Network, add_scaled, dot},
+    proceed,
     quality::{psnr, ssim},
 };
 
@@ -33,6 +35,9 @@ const EPSILONS: [f64; 4] = [50.0, 8.0, 4.0, 1.0];
 const COHORT: usize = 10;
 /// Weight of the total variation beside the cosine distance.
 const SMOOTHNESS: f64 = 1e-3;
+/// The grid of masked uploads.
+const LATTICE_STEP: f64 = 1e-5;
+const LATTICE_BITS: u8 = 24;
 
 /// Rebuilds images from what each defence shows.
 ///
@@ -54,7 +59,7 @@ pub fn run(images: &Images, size: Size, seed: u64) -> Result<Findings, AttackErr
         setting: format!(
             "The attacker knows the base model and looks for the image whose gradient points where \
              the update of one step on one image points. With secure aggregation it sees the sum of \
-             {COHORT} tenants only."
+             {COHORT} tenants, and masked uploads."
         ),
         rows: Vec::new(),
         pictures: Vec::new(),
@@ -74,9 +79,22 @@ pub fn run(images: &Images, size: Size, seed: u64) -> Result<Findings, AttackErr
             scene.private(victim, epsilon, seed)
         })?;
     }
-    scene.attack(&mut findings, "secure aggregation", None, victims, seed, &|victim, _| {
-        scene.sum(victim)
-    })?;
+    scene.attack(
+        &mut findings,
+        "secure aggregation, the sum",
+        None,
+        victims,
+        seed,
+        &|victim, _| scene.sum(victim),
+    )?;
+    scene.attack(
+        &mut findings,
+        "secure aggregation, one upload",
+        None,
+        victims,
+        seed,
+        &|at, seed| scene.masked(at, seed),
+    )?;
     Ok(findings)
 }
 
@@ -126,8 +144,8 @@ impl Scene<'_> {
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8] = victim as u8;
         let mut noise = SeededNoise::from_seed(key);
-        let proceed = &mut |_, _| std::ops::ControlFlow::Continue(());
-        let update = Trainer::new(self.spec, 1)?.dp_sgd(&task, &mechanism, &mut noise, proceed)?;
+        let update =
+            Trainer::new(self.spec, 1)?.dp_sgd(&task, &mechanism, &mut noise, &mut proceed)?;
         Ok(update.into_iter().map(f64::from).collect())
     }
 
@@ -138,6 +156,20 @@ impl Scene<'_> {
             add_scaled(&mut sum, &self.plain(victim + member * 97)?, 1.0);
         }
         Ok(sum)
+    }
+
+    /// A tenant's upload under its masks, read as if it had none.
+    fn masked(&self, victim: usize, seed: u64) -> Result<Vec<f64>, AttackError> {
+        let lattice = Lattice::new(LATTICE_STEP, LATTICE_BITS)?;
+        let mut update: Vec<f32> =
+            self.plain(victim)?.into_iter().map(|value| value as f32).collect();
+        let norm = ClippingNorm::new(CLIPPING_NORM)?;
+        clip_l2(&mut update, norm)?;
+        let grid = lattice.quantize(&update, norm)?;
+        let upload = masked::upload(&grid, lattice, COHORT as u32, seed ^ victim as u64)?;
+        let mut read = ModularSum::new(lattice, upload.len());
+        read.add_grid(&upload.into_iter().map(i64::from).collect::<Vec<_>>())?;
+        Ok(lattice.dequantize_sum(read.values()))
     }
 
     fn attack(

@@ -6,9 +6,7 @@
 //! Sources: Yeom et al. 2018, arXiv:1709.01604 (threshold on the loss, advantage); Carlini et al.
 //! 2022, arXiv:2112.03570 (likelihood ratio, true positives at few false ones).
 
-use std::ops::ControlFlow;
-
-use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tributary_agent::train::{LocalTask, Trainer, outcomes};
 use tributary_coordinator::registry::initial_parameters;
 use tributary_privacy::{
@@ -19,7 +17,7 @@ use tributary_privacy::{
 };
 use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
 
-use super::{AttackError, AttackName, Findings, Images, Row, Size};
+use super::{AttackError, AttackName, Findings, Images, Row, Size, proceed};
 
 const HIDDEN: u32 = 32;
 const DELTA: f64 = 1e-5;
@@ -136,16 +134,15 @@ impl Scene<'_> {
         ))
         .expect("the plan is well-formed");
         let mut key = [0; 32];
-        draw.fill(&mut key[..]);
+        draw.fill_bytes(&mut key);
         let mut noise = SeededNoise::from_seed(key);
         let base = initial_parameters(self.spec, self.seed);
         let data = &self.images.train;
         let task = LocalTask { spec: self.spec, base: &base, data, train: &train, plan: &plan };
-        let proceed = &mut |_, _| ControlFlow::Continue(());
         let mut trainer = Trainer::new(self.spec, 1)?;
         match mechanism {
-            Some(mechanism) => trainer.dp_sgd(&task, mechanism, &mut noise, proceed)?,
-            None => trainer.local_sgd(&task, &mut noise, proceed)?,
+            Some(mechanism) => trainer.dp_sgd(&task, mechanism, &mut noise, &mut proceed)?,
+            None => trainer.local_sgd(&task, &mut noise, &mut proceed)?,
         };
         let pool: Vec<u32> = (0..self.pool).collect();
         let own = outcomes(self.spec, trainer.parameters(), data, &pool)?;

@@ -17,6 +17,7 @@ pub mod images;
 pub mod inversion;
 pub mod label_flip;
 pub mod leakage;
+mod masked;
 pub mod membership;
 mod network;
 mod quality;
@@ -24,6 +25,8 @@ pub mod section;
 pub mod sign_flip;
 #[cfg(test)]
 mod tests;
+
+use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -95,6 +98,11 @@ pub enum Size {
     Full,
     /// For tests: fewer images, models and rounds.
     Small,
+}
+
+/// Lets an attacked trainer go on to its last step.
+fn proceed(_step: u32, _steps: u32) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 /// What one attack did against each defence.

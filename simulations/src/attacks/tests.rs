@@ -18,8 +18,10 @@ fn an_image_is_rebuilt_from_a_visible_update_and_not_through_noise_or_a_sum() {
         let left = measure(&findings, defence, "ssim");
         assert!(left < 0.4, "{defence} leaves {left}");
     }
-    let summed = measure(&findings, "secure aggregation", "ssim");
+    let summed = measure(&findings, "secure aggregation, the sum", "ssim");
     assert!(summed < open - 0.2, "a sum is worse than an update: {summed}");
+    let masked = measure(&findings, "secure aggregation, one upload", "ssim");
+    assert!(masked < 0.3, "masks leave nothing: {masked}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tributary_privacy::{
     noise::SeededNoise,
 };
 use tributary_protocol::{
-    error_code::{ErrorCode, Refusal},
+    error_code::Refusal,
     id::{DatasetName, Digest, TenantId},
     job::PrivacyUnit,
     message::{AgentMessage, Assignment, CoordinatorMessage, UploadOffer},
@@ -530,17 +530,5 @@ impl World {
             self.breaks(broken);
         }
         self.up(tenant, Up::Offer(offer), Stream::File);
-    }
-
-    /// A tenant that never heard why it was stopped tries again; see [`ErrorCode`].
-    pub(super) fn close_link(&mut self, link: usize, refusal: Option<Refusal>) {
-        debug_assert!(refusal.as_ref().is_none_or(|it| it.code != ErrorCode::Internal));
-        if self.network.close(link) {
-            let tenant = self.network.link(link).tenant;
-            let stream = Stream::ControlDown;
-            let at = self.network.arrival(link, stream, self.now, &mut self.draw);
-            let _ = tenant;
-            self.queue.add(at, Event::Gone(link, Side::Agent, refusal));
-        }
     }
 }

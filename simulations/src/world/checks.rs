@@ -1,12 +1,12 @@
 //! The rules, and what must be remembered to check them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tributary_coordinator::{
     blobs::BlobStore,
-    registry::ModelVersion,
-    scheduler::{Commit, Job, RoundSummary, Scheduler},
-    store::{MemoryStore, Table, load},
+    registry::{ModelRegistry, ModelVersion},
+    scheduler::{Commit, Job, JobRecord, RoundSummary, Scheduler},
+    store::{MemoryStore, StoreError, Table, load},
 };
 use tributary_privacy::{
     lattice::Lattice,
@@ -235,17 +235,14 @@ impl Checks {
         scheduler: &Scheduler,
         now: Timestamp,
     ) -> Result<(), Broken> {
-        let damaged = |error: tributary_coordinator::store::StoreError| {
-            (Rule::Soundness, format!("the store: {error}"))
-        };
+        let damaged = |error: StoreError| (Rule::Soundness, format!("the store: {error}"));
         for version in load::<ModelVersion>(store, Table::Models).map_err(damaged)? {
             self.version(version)?;
         }
         for summary in load::<RoundSummary>(store, Table::Rounds).map_err(damaged)? {
             self.summary(summary)?;
         }
-        let jobs: Vec<tributary_coordinator::scheduler::JobRecord> =
-            load(store, Table::Jobs).map_err(damaged)?;
+        let jobs: Vec<JobRecord> = load(store, Table::Jobs).map_err(damaged)?;
         for record in &jobs {
             let live = scheduler.job(&record.spec.name).map(Job::record);
             if live.is_ok_and(|live| live != record) {
@@ -255,7 +252,7 @@ impl Checks {
         }
         let tenants = load(store, Table::Tenants).map_err(damaged)?;
         let models = load(store, Table::Models).map_err(damaged)?;
-        let models = tributary_coordinator::registry::ModelRegistry::new(models);
+        let models = ModelRegistry::new(models);
         let restored = Scheduler::restore(tenants, jobs, models, now);
         for job in restored.jobs() {
             let name = &job.record().spec.name;
@@ -311,8 +308,6 @@ impl Checks {
     /// Rounds that became models, those that were given up, and the updates in the models.
     pub(super) fn tally(&self) -> (u64, u64, u64) {
         let (mut committed, mut abandoned, mut counted) = (0, 0, 0);
-        let jobs: BTreeSet<_> = self.versions.keys().map(|(job, _)| job).collect();
-        debug_assert!(self.summaries.keys().all(|(job, _)| jobs.contains(job)));
         for summary in self.summaries.values() {
             match summary.abandoned {
                 Some(_) => abandoned += 1,

@@ -11,7 +11,7 @@ use tributary_coordinator::{
     blobs::BlobStore,
     registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, JobState, OfferAnswer, Scheduler, SchedulerError},
-    store::{MemoryStore, Store, Table, load},
+    store::{MemoryStore, Store, StoreError, Table, load},
     tenants::{TenantContext, invite},
 };
 use tributary_privacy::secagg::PeerKeys;
@@ -479,19 +479,17 @@ impl World {
         self.queue.add(self.now.after_ms(down_ms), Event::StartCoordinator);
     }
 
+    fn restored(&self) -> Result<Scheduler, StoreError> {
+        let store = &self.coordinator.store;
+        let jobs: Vec<JobRecord> = load(store, Table::Jobs)?;
+        let models = ModelRegistry::new(load(store, Table::Models)?);
+        let tenants = load(store, Table::Tenants)?;
+        Ok(Scheduler::restore(tenants, jobs, models, self.coordinator_clock()))
+    }
+
     /// The process starts from what is durable.
     pub(super) fn start_coordinator(&mut self) {
-        let restored = (|| -> Result<Scheduler, tributary_coordinator::store::StoreError> {
-            let store = &self.coordinator.store;
-            let jobs: Vec<JobRecord> = load(store, Table::Jobs)?;
-            let models = ModelRegistry::new(load(store, Table::Models)?);
-            Ok(Scheduler::restore(
-                load(store, Table::Tenants)?,
-                jobs,
-                models,
-                self.coordinator_clock(),
-            ))
-        })();
+        let restored = self.restored();
         let scheduler = match restored {
             Ok(scheduler) => scheduler,
             Err(error) => return self.breaks((Rule::Soundness, error.to_string())),

@@ -17,7 +17,7 @@ use super::{
     certificates::{Certificates, name},
     checks::{Broken, Checks},
     coordinator::CoordinatorSite,
-    network::{Down, IDLE_MS, Network, Up},
+    network::{Down, IDLE_MS, Network, Stream, Up},
     queue::Queue,
 };
 
@@ -130,7 +130,7 @@ impl World {
         Self {
             now: START,
             queue: Queue::new(),
-            draw: Xoshiro256PlusPlus::seed_from_u64(scenario.seed ^ 0x5eed_0f_7e5),
+            draw: Xoshiro256PlusPlus::seed_from_u64(scenario.seed.rotate_left(32)),
             network: Network::new(scenario.delay_ms),
             coordinator: CoordinatorSite::new(blobs, START),
             agents: (0..scenario.tenants_max()).map(site).collect(),
@@ -186,7 +186,9 @@ impl World {
             return self.queue.add(self.coordinator.busy_until, event);
         }
         match event {
-            Event::Coordinator => drop(self.coordinate(|_, _| ())),
+            Event::Coordinator => {
+                self.coordinate(|_, _| ());
+            }
             Event::Agent(tenant) => self.wake_agent(tenant),
             Event::Established(tenant, link) => self.established(tenant, link),
             Event::Up(link, message) => {
@@ -282,6 +284,15 @@ impl World {
             self.network.close(link);
             self.notice(link, Side::Agent, IDLE_MS, IDLE_MS + 500);
             self.notice(link, Side::Coordinator, IDLE_MS, IDLE_MS + 500);
+        }
+    }
+
+    /// The coordinator closes a connection and says why.
+    pub(super) fn close_link(&mut self, link: usize, refusal: Option<Refusal>) {
+        if self.network.close(link) {
+            let stream = Stream::ControlDown;
+            let at = self.network.arrival(link, stream, self.now, &mut self.draw);
+            self.queue.add(at, Event::Gone(link, Side::Agent, refusal));
         }
     }
 
