@@ -9,6 +9,8 @@
 //! - [`experiment`], [`harness`]: experiment files, and rounds of thousands of tenants in one process
 //! - [`sweep`]: one experiment with many settings
 //! - [`report`]: pages of curves, tables and pictures in one HTML file
+//! - [`attacks`]: what attackers can do, and what each defence leaves of it
+//! - [`world`]: whole deployments in virtual time, with everything that can go wrong
 //! - [`demo`]: the whole system on this machine, as separate processes
 //! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
@@ -24,6 +26,7 @@
 //! ```
 
 pub mod accounting;
+pub mod attacks;
 pub mod audit;
 pub mod cli;
 pub mod command;
@@ -35,3 +38,4 @@ pub mod harness;
 pub mod population;
 pub mod report;
 pub mod sweep;
+pub mod world;

@@ -39,6 +39,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Account(arguments) => arguments.run()?,
         Command::Calibrate(arguments) => arguments.run()?,
         Command::Audit(arguments) => arguments.run()?,
+        Command::Attack(arguments) => arguments.run()?,
+        Command::World(arguments) => arguments.run()?,
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command line of `tributary-sim`.
 
 pub mod account;
+pub mod attack;
 pub mod audit;
 pub mod bench;
 pub mod data;
@@ -11,6 +12,7 @@ mod output;
 pub mod report;
 pub mod run;
 pub mod sweep;
+pub mod world;
 
 use clap::{Parser, Subcommand};
 
@@ -44,4 +46,9 @@ pub enum Command {
     Calibrate(account::CalibrateArguments),
     /// Audit the trainer that agents run: plant canaries, guess them, bound ε from below
     Audit(audit::AuditArguments),
+    /// Attack releases and shared models: inversion, membership, poisoning, backdoor; each defence
+    Attack(attack::AttackArguments),
+    /// Play whole deployments in virtual time: crashes, partitions, torn writes; the rules are
+    /// checked at every step
+    World(world::WorldArguments),
 }
