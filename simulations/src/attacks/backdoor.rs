@@ -69,8 +69,8 @@ pub fn run(images: &Images, size: Size, seed: u64) -> Result<Findings, AttackErr
     let success = |parameters: &[f32]| -> Result<f64, AttackError> {
         let all: Vec<u32> = (0..patched.len() as u32).collect();
         let outcomes = outcomes(&federation.spec, parameters, &patched, &all)?;
-        let obeyed = outcomes.iter().filter(|outcome| outcome.correct).count();
-        Ok(obeyed as f64 / all.len().max(1) as f64)
+        let obeyed: f64 = outcomes.iter().map(|outcome| outcome.accuracy).sum();
+        Ok(obeyed / all.len().max(1) as f64)
     };
     let mut rows = Vec::new();
     for defence in Defence::ALL {

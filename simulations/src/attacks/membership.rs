@@ -153,11 +153,11 @@ impl Scene<'_> {
         let test = &self.images.test;
         let others: Vec<u32> = (0..test.len().min(1_000) as u32).collect();
         let tested = outcomes(self.spec, trainer.parameters(), test, &others)?;
-        let correct = tested.iter().filter(|outcome| outcome.correct).count();
+        let correct: f64 = tested.iter().map(|outcome| outcome.accuracy).sum();
         Ok(Trained {
             members,
             confidence: confidence.collect(),
-            accuracy: correct as f64 / others.len() as f64,
+            accuracy: correct / others.len() as f64,
         })
     }
 }

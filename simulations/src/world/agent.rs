@@ -18,7 +18,7 @@ use tributary_agent::{
 use tributary_coordinator::scheduler::OfferAnswer;
 use tributary_privacy::{
     lattice::Lattice,
-    ledger::{LedgerStore, MemoryLedgerStore},
+    ledger::{ChainStore, MemoryChainStore},
     noise::SeededNoise,
 };
 use tributary_protocol::{
@@ -45,7 +45,7 @@ pub(super) struct AgentSite {
     pub(super) tenant: TenantId,
     pub(super) identity: Arc<Identity>,
     keys: Arc<TenantKeys>,
-    ledger: MemoryLedgerStore,
+    ledger: MemoryChainStore,
     folder: PathBuf,
     /// Base models that are on the disk.
     models: BTreeSet<Digest>,
@@ -65,7 +65,7 @@ pub(super) struct AgentSite {
 /// What a crash forgets.
 struct Process {
     session: Session,
-    ledger: SharedLedger<MemoryLedgerStore>,
+    ledger: SharedLedger<MemoryChainStore>,
     releases: ReleaseFiles,
     receipts: ReceiptFile,
     training: Option<Training>,
@@ -91,7 +91,7 @@ impl AgentSite {
             tenant,
             identity,
             keys,
-            ledger: MemoryLedgerStore::new(),
+            ledger: MemoryChainStore::new(),
             folder,
             models: BTreeSet::new(),
             process: None,
@@ -132,8 +132,8 @@ impl AgentSite {
         let receipts = ReceiptFile::new(receipt, self.tenant.clone(), &self.identity.authority);
         // No honest crash may look like a restored backup.
         receipts.check(&ledger.lock()).map_err(|error| text(&error))?;
-        let releases =
-            ReleaseFiles::open(self.folder.join("releases")).map_err(|error| text(&error))?;
+        let releases = ReleaseFiles::open(self.folder.join("releases"), self.folder.join("runs"))
+            .map_err(|error| text(&error))?;
         let policy = Policy::parse(POLICY, &Site::new("agent")).map_err(|error| text(&error))?;
         let dataset = DatasetName::new("records").map_err(|error| text(&error))?;
         let session = Session::new(policy, vec![dataset], self.keys.clone());
@@ -321,6 +321,8 @@ impl World {
     fn do_one(&mut self, tenant: u32, output: Output) {
         match output {
             Output::Connect => self.connect(tenant),
+            // The session is never told of a certificate here, so it renews none.
+            Output::Renew | Output::Install(_) => {}
             Output::Disconnect => self.leave(tenant),
             Output::Send(message) => {
                 if let AgentMessage::Secagg { job, round, payload } = &message {

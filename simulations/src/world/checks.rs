@@ -10,7 +10,7 @@ use tributary_coordinator::{
 };
 use tributary_privacy::{
     lattice::Lattice,
-    ledger::{Ledger, MemoryLedgerStore, ReleaseKind},
+    ledger::{Ledger, MemoryChainStore, ReleaseKind},
     secagg::ClientMessage,
 };
 use tributary_protocol::{
@@ -69,11 +69,11 @@ impl Checks {
         &mut self,
         tenant: &TenantId,
         offer: &UploadOffer,
-        disk: &MemoryLedgerStore,
+        disk: &MemoryChainStore,
     ) -> Result<(), Broken> {
         let UploadOffer { job, round, update, .. } = offer;
         // What is on the disk, as a restart would find it.
-        let ledger = Ledger::open(MemoryLedgerStore::with_bytes(disk.bytes()), tenant.as_str())
+        let ledger = Ledger::open(MemoryChainStore::with_bytes(disk.bytes()), tenant.as_str())
             .map_err(|error| (Rule::Release, format!("{tenant}'s ledger: {error}")))?;
         let entry = ledger.release_of(job.as_str(), round.0, ReleaseKind::Update);
         let debited = entry.map(|entry| Digest::from_bytes(entry.release));

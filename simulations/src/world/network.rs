@@ -10,7 +10,6 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 use tributary_coordinator::scheduler::OfferAnswer;
 use tributary_protocol::{
     error_code::Refusal,
-    id::Digest,
     message::{AgentMessage, BlobRef, CoordinatorMessage, UploadOffer},
     time::Timestamp,
 };

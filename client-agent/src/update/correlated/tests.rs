@@ -188,7 +188,8 @@ fn no_crash_releases_a_step_twice_or_loses_the_run() {
 #[test]
 fn a_run_that_cannot_go_on_is_followed_by_a_new_one_that_is_paid_anew() {
     let data = records(20);
-    let damage: [(&str, fn(&Bench)); 4] = [
+    type Damage = fn(&Bench);
+    let damage: [(&str, Damage); 4] = [
         ("lost", |bench| std::fs::remove_file(&bench.states()[0]).unwrap()),
         ("empty", |bench| std::fs::write(&bench.states()[0], b"").unwrap()),
         ("cut", |bench| {
