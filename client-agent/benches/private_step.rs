@@ -26,7 +26,7 @@ use tributary_agent::{
 };
 use tributary_privacy::{clip::ClippingNorm, mechanism::NoisyGradientSum, noise::SecureNoise};
 use tributary_protocol::{
-    job::TrainingPlan,
+    job::{LocalAlgorithm, TrainingPlan},
     model::{MlpSpec, ModelSpec},
 };
 
@@ -115,6 +115,7 @@ fn mlp(source: &mut Xoshiro256PlusPlus, batch: u32, steps: u32) -> Step {
         batch_size_expected: batch,
         client_learning_rate: 1e-4,
         update_norm_max: 16.0,
+        algorithm: LocalAlgorithm::Sgd,
     };
     let trainer = RefCell::new(Trainer::new(&spec, threads()).expect("valid"));
     Box::new(move |private| {

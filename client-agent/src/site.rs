@@ -71,6 +71,12 @@ impl Site {
         self.directory.join("runs")
     }
 
+    /// The tenant's own control variates (SCAFFOLD), by job.
+    #[must_use]
+    pub fn controls(&self) -> PathBuf {
+        self.directory.join("controls")
+    }
+
     /// Base models from the coordinator.
     #[must_use]
     pub fn models(&self) -> PathBuf {

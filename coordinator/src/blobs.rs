@@ -11,6 +11,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -186,6 +187,16 @@ impl BlobStore {
             take(offset, &buffer[..length])?;
             offset += length;
         }
+    }
+
+    /// Reads some bytes of a complete file, whose content was checked before.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], also if the file ends before.
+    pub fn read_at(&self, digest: Digest, offset: u64, bytes: &mut [u8]) -> Result<(), BlobError> {
+        let path = self.path(digest);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        file.read_exact_at(bytes, offset).map_err(io_error("read", &path))
     }
 
     /// Opens the staging file of a round's upload; its length is what has arrived so far.

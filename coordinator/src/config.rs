@@ -19,8 +19,11 @@ use tributary_protocol::{
     },
 };
 
-use crate::access::oidc::OidcConfig;
-use crate::tenants::authority::{self, Authority, AuthorityError, PemPair};
+use crate::{
+    access::oidc::OidcConfig,
+    pace::Pace,
+    tenants::authority::{self, Authority, AuthorityError, PemPair},
+};
 
 /// The machine's own names, in the certificate that the authority makes for the API.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -87,6 +90,12 @@ pub enum ConfigError {
         /// What it is.
         days: u32,
     },
+    /// Nobody could stay connected.
+    #[error("`pace.{key}` is 0; it must be at least 1")]
+    NoPace {
+        /// The key.
+        key: &'static str,
+    },
     /// Key or certificate are not usable.
     #[error("the authority or the coordinator's certificate is not usable")]
     Authority(#[from] AuthorityError),
@@ -104,6 +113,9 @@ pub struct Config {
     /// Connections of agents.
     #[serde(default)]
     pub agents: Agents,
+    /// How agents' connections are spread over time.
+    #[serde(default)]
+    pub pace: Pace,
 }
 
 /// Connections of agents.
@@ -274,6 +286,11 @@ impl Folder {
         }
         if config.api.requests_per_minute == 0 {
             return Err(ConfigError::NoRequests);
+        }
+        let Pace { idle_connections_max, turn_ms } = config.pace;
+        let counts = [("idle_connections_max", idle_connections_max.into()), ("turn_ms", turn_ms)];
+        if let Some((key, _)) = counts.into_iter().find(|&(_, value)| value == 0) {
+            return Err(ConfigError::NoPace { key });
         }
         Ok(config)
     }

@@ -9,7 +9,7 @@
 //! | [`round`] | one round, stepped by hand |
 //! | [`scheduler`] | jobs, tenants and models, stepped by hand |
 //! | [`aggregation`], [`optimizer`] | from packed updates to the next base model |
-//! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
+//! | [`cohort`], [`pace`], [`registry`], [`tenants`] | who takes part and when, model versions, identities |
 //! | [`store`], [`blobs`], [`backup`] | durable records, content-addressed files, copies of both |
 //! | [`audit`] | what was done and decided, tamper-evidently |
 //! | [`spending`] | what counted releases cost each tenant, by the terms of the jobs |
@@ -42,6 +42,7 @@ pub mod config;
 mod dashboard;
 pub mod driver;
 pub mod optimizer;
+pub mod pace;
 pub mod registry;
 pub mod round;
 pub mod scheduler;

@@ -1,6 +1,6 @@
 //! Versions of the base models: one line of descent for each job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ pub struct ModelVersion {
     pub parent: Option<Digest>,
     /// What the server optimizer keeps for the next round.
     pub optimizer_state: Option<Digest>,
+    /// The population's control variate at this version, where tenants keep some; its file is kept
+    /// with the newest version only.
+    #[serde(default)]
+    pub control: Option<BlobRef>,
     /// When it was committed.
     pub created: Timestamp,
 }
@@ -49,8 +53,36 @@ impl ModelVersion {
             file: start.file,
             parent: Some(start.file.digest),
             optimizer_state: None,
+            control: None,
             created: now,
         }
+    }
+
+    /// The version after `newest` that goes on from this older one. The server optimizer and the
+    /// control variates start anew.
+    #[must_use]
+    pub fn continued_after(&self, newest: &Self, now: Timestamp) -> Self {
+        Self {
+            version: newest.version + 1,
+            round: newest.round,
+            parent: Some(self.file.digest),
+            optimizer_state: None,
+            control: None,
+            created: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether agents may ask for this file: the model, or its control variate.
+    #[must_use]
+    pub fn has_file(&self, file: Digest) -> bool {
+        self.file.digest == file || self.control.is_some_and(|control| control.digest == file)
+    }
+
+    /// The files that are kept with the newest version only.
+    #[must_use]
+    pub fn side_files(&self) -> BTreeSet<Digest> {
+        self.optimizer_state.into_iter().chain(self.control.map(|file| file.digest)).collect()
     }
 
     /// The form in which agents hear of it.
@@ -144,6 +176,27 @@ impl ModelRegistry {
         versions.get(place)
     }
 
+    /// The newest version of a job that has this file.
+    #[must_use]
+    pub fn with_file(&self, job: &JobId, file: Digest) -> Option<&ModelVersion> {
+        self.versions.get(job)?.iter().rev().find(|known| known.file.digest == file)
+    }
+
+    /// How many rounds led to a version: those of its own line, without what was turned back.
+    #[must_use]
+    pub fn rounds_until(&self, job: &JobId, version: u64) -> u64 {
+        let Some(versions) = self.versions.get(job) else { return 0 };
+        let (mut rounds, mut version) = (0, version);
+        while let Some(known) = versions.iter().find(|known| known.version == version) {
+            let mut before = versions.iter().rev().filter(|older| older.version < version);
+            let parent = before.find(|older| Some(older.file.digest) == known.parent);
+            let Some(parent) = parent else { break };
+            rounds += u64::from(known.file != parent.file);
+            version = parent.version;
+        }
+        rounds
+    }
+
     /// The newest version of a job.
     #[must_use]
     pub fn latest(&self, job: &JobId) -> Option<&ModelVersion> {
@@ -178,10 +231,19 @@ impl ModelRegistry {
         self.versions.values().flatten()
     }
 
-    /// Whether a file is a registered model, and so may be handed out.
+    /// A registered model with this file.
     #[must_use]
     pub fn find(&self, file: Digest) -> Option<&ModelVersion> {
         self.iter().find(|version| version.file.digest == file)
+    }
+
+    /// A file that agents may ask for: a registered model, or the control variate of a job's newest.
+    #[must_use]
+    pub fn file(&self, digest: Digest) -> Option<BlobRef> {
+        let newest = self.versions.values().filter_map(|versions| versions.last());
+        let controls = newest.filter_map(|version| version.control);
+        let files = self.iter().map(|version| version.file).chain(controls);
+        { files }.find(|file| file.digest == digest)
     }
 }
 
@@ -222,6 +284,7 @@ pub fn model_from_file(
         file: BlobRef { digest: file, length: bytes.len() as u64 },
         parent: None,
         optimizer_state: None,
+        control: None,
         created: now,
     })
 }
@@ -246,6 +309,7 @@ pub fn initial_model(
         file,
         parent: None,
         optimizer_state: None,
+        control: None,
         created: now,
     })
 }

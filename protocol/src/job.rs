@@ -1,8 +1,11 @@
 //! What a job trains, how, and under which privacy: the document that a researcher submits, that
 //! the coordinator schedules and that every agent checks against its own policy.
 
+mod aggregation;
 mod clipping;
+mod combination;
 mod correlated;
+mod early_stop;
 mod evaluation;
 mod privacy;
 mod round;
@@ -14,14 +17,16 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
+    aggregation::AggregationRule,
     clipping::{AdaptiveClipping, Clipping},
     correlated::CorrelatedNoise,
+    early_stop::EarlyStop,
     evaluation::{EvaluationSpec, Metric, MetricSum},
     privacy::{PrivacyPlan, PrivacyUnit, Trust},
-    round::RoundPlan,
+    round::{AsynchronousPlan, CohortSampling, RoundPlan},
     secagg::{Adversary, SecaggSpec},
     server_optimizer::ServerOptimizerSpec,
-    training::TrainingPlan,
+    training::{LocalAlgorithm, TrainingPlan},
 };
 use crate::{
     id::{DatasetName, JobId, Region, RoundNumber},
@@ -60,6 +65,12 @@ pub struct JobSpec {
     /// Which metrics of the base leave the sites, with noise; absent, none.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
+    /// How the updates of a round become one.
+    #[serde(default)]
+    pub aggregation: AggregationRule,
+    /// When the job ends before its last round; absent, never.
+    #[serde(default)]
+    pub early_stop: Option<EarlyStop>,
 }
 
 /// Says which value of a job cannot work.
@@ -272,7 +283,14 @@ impl JobSpec {
         privacy.validate_clipping()?;
         self.validate_correlated()?;
         self.evaluation.as_ref().map_or(Ok(()), EvaluationSpec::validate)?;
-        self.validate_secagg()
+        self.validate_secagg()?;
+        training.algorithm.validate(round.cohort_size)?;
+        round.asynchronous.as_ref().map_or(Ok(()), AsynchronousPlan::validate)?;
+        self.aggregation.validate(round.cohort_size_min)?;
+        if let Some(early_stop) = &self.early_stop {
+            early_stop.validate(self.evaluation.as_ref())?;
+        }
+        self.validate_combinations()
     }
 
     fn validate_secagg(&self) -> Result<(), JobSpecError> {
@@ -327,6 +345,16 @@ impl JobSpec {
             Some((field, value, _, range)) => Err(JobSpecError::OutOfRange { field, value, range }),
             None => Ok(()),
         }
+    }
+}
+
+/// The first of these checks that fails: a key, its value, whether it holds, and what would.
+fn first_violation(
+    checks: impl IntoIterator<Item = (&'static str, f64, bool, &'static str)>,
+) -> Result<(), JobSpecError> {
+    match checks.into_iter().find(|&(_, _, holds, _)| !holds) {
+        Some((field, value, _, range)) => Err(JobSpecError::OutOfRange { field, value, range }),
+        None => Ok(()),
     }
 }
 

@@ -76,6 +76,9 @@ pub struct Assignment {
     pub lattice: LatticeSpec,
     /// Time left to report, in milliseconds; the round may close after it.
     pub report_within_ms: u64,
+    /// The population's control variate (SCAFFOLD) as a safetensors file of the model's form; `None`
+    /// means zero, and that the tenant's own one begins at zero too.
+    pub control: Option<BlobRef>,
 }
 
 /// From the agent, on the control stream.
@@ -167,6 +170,12 @@ pub enum CoordinatorMessage {
     Receipt(Box<Receipt>),
     /// Answers [`AgentMessage::Renew`]. The certificate before works until the new one is first shown.
     Renewal(EnrollmentResponse),
+    /// Nothing is wanted of the agent now and others wait for its place: it should disconnect, and
+    /// come back after this time.
+    ComeBack {
+        /// In milliseconds.
+        after_ms: u64,
+    },
 }
 
 /// A message of the secure aggregation protocol, opaque to the transport.

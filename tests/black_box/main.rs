@@ -1,5 +1,6 @@
 //! Black-box tests: real processes over real QUIC.
 
+mod algorithms;
 mod backup;
 mod correlated;
 mod damage;

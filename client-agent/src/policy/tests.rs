@@ -66,7 +66,7 @@ pub(crate) fn assignment(text: &str) -> Assignment {
         file: BlobRef { digest: Digest::of(b"base"), length: 4 },
     };
     let lattice = LatticeSpec { step: 1e-5, bits: 32 };
-    Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 1000 }
+    Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 1000, control: None }
 }
 
 fn configured() -> Vec<DatasetName> {

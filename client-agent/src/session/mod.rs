@@ -208,6 +208,10 @@ impl Session {
                 self.outputs.push_back(Output::Disconnect);
                 self.lost(now, Failure::refused(&refusal));
             }
+            CoordinatorMessage::ComeBack { after_ms } => {
+                self.outputs.push_back(Output::Disconnect);
+                self.rest(now, after_ms);
+            }
             CoordinatorMessage::Secagg { job, round, payload } => {
                 self.secagg(now, &RoundKey { job, round }, &payload);
             }

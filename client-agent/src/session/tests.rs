@@ -38,7 +38,7 @@ fn assignment(round: u64, noise_multiplier: f64) -> Box<Assignment> {
     let lattice = LatticeSpec { step: 1e-5, bits: 32 };
     let round = RoundNumber(round);
     let base = base(round.0 - 1);
-    Box::new(Assignment { job, round, base, lattice, report_within_ms: 60_000 })
+    Box::new(Assignment { job, round, base, lattice, report_within_ms: 60_000, control: None })
 }
 
 fn base(version: u64) -> BaseModel {
@@ -162,6 +162,22 @@ fn a_round_goes_from_check_to_stored_and_then_the_new_base_is_adapted_to() {
     let done = Input::Adapted { base: base(1).file.digest, complete: true };
     assert_eq!(stage.give(done), []);
     assert_eq!(stage.session.view().phase, Phase::Idle);
+}
+
+#[test]
+fn an_agent_that_is_told_to_come_back_leaves_and_returns_at_that_time() {
+    let mut stage = Stage::welcomed();
+    let rest = |after_ms| Input::Message(CoordinatorMessage::ComeBack { after_ms });
+    assert_eq!(stage.give(rest(5_000)), [Output::Disconnect]);
+    assert_eq!(stage.session.poll_timeout(), Some(NOW.after_ms(5_000)));
+    assert!(!stage.session.view().connected);
+    stage.now = NOW.after_ms(5_000);
+    stage.session.handle_timeout(stage.now);
+    assert_eq!(stage.outputs(), [Output::Connect]);
+    stage.connect();
+    // Not for ever, whatever the coordinator says.
+    assert_eq!(stage.give(rest(u64::MAX)), [Output::Disconnect]);
+    assert_eq!(stage.session.poll_timeout(), Some(stage.now.after_ms(24 * 60 * 60 * 1000)));
 }
 
 #[test]

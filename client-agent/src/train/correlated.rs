@@ -49,6 +49,8 @@ impl Trainer {
             self.add_clipped(task.data, &batch, clipping_norm, &mut sum)?;
             let noisy_sum = run.release(sum, noise)?;
             self.learner.add_scaled(&noisy_sum, -rate as f32)?;
+            // After the noise: it depends on no record.
+            self.restrain(task)?;
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -110,6 +112,7 @@ mod tests {
             batch_size_expected: 30,
             client_learning_rate: 0.5,
             update_norm_max: 16.0,
+            algorithm: tributary_protocol::job::LocalAlgorithm::Sgd,
         };
         let norm = ClippingNorm::new(10.0).expect("positive");
         let matrix = BandedMatrix::new(4).expect("valid");

@@ -211,6 +211,7 @@ fn private_training_lowers_the_loss_of_every_family() {
             batch_size_expected: EXAMPLES,
             client_learning_rate: 0.5,
             update_norm_max: 16.0,
+            algorithm: tributary_protocol::job::LocalAlgorithm::Sgd,
         };
         let task = LocalTask { spec: &spec, base: &start, data: &data, train: &train, plan: &plan };
         let norm = ClippingNorm::new(1.0).expect("positive");

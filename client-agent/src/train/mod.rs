@@ -4,6 +4,7 @@
 
 mod correlated;
 mod dp_sgd;
+mod drift;
 mod evaluate;
 mod fused;
 mod graph;
@@ -20,6 +21,7 @@ use crate::model::{ClippingError, ModelError};
 
 pub use self::{
     dp_sgd::{clipped_gradient, dp_sgd},
+    drift::{correction, move_control},
     evaluate::{Evaluation, evaluate, outcomes},
     local_sgd::local_sgd,
     task::LocalTask,

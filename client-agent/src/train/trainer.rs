@@ -9,12 +9,14 @@ use tributary_privacy::{
     noise::NoiseSource,
 };
 use tributary_protocol::{
+    job::LocalAlgorithm,
     model::{FederatedPart, ModelSpec},
     tensor_file::check_parameters,
 };
 
 use super::{
-    LocalTask, TrainError, check_data, graph::Graph, learner::Learner, sampling::poisson_batch,
+    LocalTask, TrainError, check_data, drift::restraint, graph::Graph, learner::Learner,
+    sampling::poisson_batch,
 };
 use crate::{
     data::Dataset,
@@ -46,6 +48,10 @@ pub struct Trainer {
     part: FederatedPart,
     clip: ExampleClip,
     pub(super) learner: Box<dyn Learner>,
+    /// The federated parameters that a task starts from; kept only where steps are pulled to them.
+    origin: Vec<f32>,
+    /// By which SCAFFOLD corrects every step; empty for none.
+    correction: Vec<f32>,
     /// Sums of gradients, when there are several physical batches in a step.
     sum: Vec<f32>,
     /// Steps since the parameters were loaded.
@@ -78,7 +84,16 @@ impl Trainer {
             _ => Box::new(Graph::new(spec, part)),
         };
         let clip = ExampleClip::Flat;
-        Ok(Self { spec: spec.clone(), part, clip, learner, sum: Vec::new(), steps: 0 })
+        let (origin, correction, sum) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { spec: spec.clone(), part, clip, learner, origin, correction, sum, steps: 0 })
+    }
+
+    /// Corrects every step of jobs with SCAFFOLD by this vector from now on; see
+    /// [`correction`](super::correction()).
+    ///
+    /// - `correction`: shape `[num_parameters]`; empty corrects by nothing
+    pub fn correct_by(&mut self, correction: Vec<f32>) {
+        self.correction = correction;
     }
 
     /// Clips each example's gradient in this way from now on; at first flat.
@@ -148,6 +163,7 @@ impl Trainer {
             let batch = poisson_batch(task.train, task.plan.sampling_rate, source);
             self.steps = step - 1;
             self.plain_step(task.data, &batch, task.plan.client_learning_rate)?;
+            self.restrain(task)?;
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -191,6 +207,8 @@ impl Trainer {
                     noisy_sum
                 }
             };
+            // After the noise: it depends on no record.
+            self.restrain(task)?;
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -219,9 +237,23 @@ impl Trainer {
         Ok(grid)
     }
 
+    /// Moves the parameters after a step as the plan says.
+    pub(super) fn restrain(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
+        let parameters = self.learner.parameters();
+        match restraint(task.plan, &self.origin, &self.correction, parameters) {
+            Some(step) => self.learner.add_scaled(&step, 1.0),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
         check_data(task.spec, task.data, task.train)?;
-        self.load(task.base)
+        self.load(task.base)?;
+        self.origin.clear();
+        if matches!(task.plan.algorithm, LocalAlgorithm::Fedprox { .. }) {
+            self.origin.extend_from_slice(self.learner.parameters());
+        }
+        Ok(())
     }
 
     pub(super) fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {

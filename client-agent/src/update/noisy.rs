@@ -30,6 +30,8 @@ pub struct RoundData<'a> {
     pub data: &'a Dataset,
     /// Which of them train.
     pub train: &'a [u32],
+    /// By which SCAFFOLD corrects every step; empty for none.
+    pub correction: &'a [f32],
 }
 
 impl<'a> RoundData<'a> {
@@ -90,6 +92,7 @@ pub fn noisy_update(
             let mechanism =
                 NoisyUpdate::new(lattice, clipping_norm, privacy.noise_multiplier, dimension)?;
             let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?;
+            trainer.correct_by(round.correction.to_vec());
             let mut update = trainer.local_sgd(&task, &mut noise, progress)?;
             let norm = l2_norm(&update)?;
             if privacy.clipping == Clipping::PerLayer {
@@ -122,6 +125,7 @@ pub(super) fn local_record_update(
         Clipping::Flat | Clipping::Adaptive(_) => ExampleClip::Flat,
     };
     let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?.clipping(clip);
+    trainer.correct_by(round.correction.to_vec());
     let mut update = train(&mut trainer, &round.task(job))?;
     let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
     clip_l2(&mut update, norm_max)?;

@@ -30,7 +30,14 @@ fn assignment(round: u64, unit: &str) -> Assignment {
         file: BlobRef { digest: Digest::of(b"base"), length: 4 },
     };
     let lattice = LatticeSpec { step: 1e-6, bits: 32 };
-    Assignment { job, round: RoundNumber(round), base, lattice, report_within_ms: 1000 }
+    Assignment {
+        job,
+        round: RoundNumber(round),
+        base,
+        lattice,
+        report_within_ms: 1000,
+        control: None,
+    }
 }
 
 fn approved(epsilon_max: f64) -> Approved {
@@ -60,7 +67,7 @@ fn both_units_give_packed_updates_of_the_announced_length() {
     let base = [0.1; 8];
     for unit in ["record", "tenant"] {
         let mut steps = Vec::new();
-        let round = RoundData { base: &base, data: &data, train: &train };
+        let round = RoundData { base: &base, data: &data, train: &train, correction: &[] };
         let packed = noisy_update(&assignment(1, unit), round, &mut |step, _| {
             steps.push(step);
             ControlFlow::Continue(())
@@ -74,7 +81,7 @@ fn both_units_give_packed_updates_of_the_announced_length() {
 fn poisoned_records_give_no_update_and_a_clear_code() {
     let data = Dataset::from_floats(vec![f32::NAN; 60], 3, vec![0; 20], 2);
     let train: Vec<u32> = (0..20).collect();
-    let round = RoundData { base: &[0.1; 8], data: &data, train: &train };
+    let round = RoundData { base: &[0.1; 8], data: &data, train: &train, correction: &[] };
     let error =
         noisy_update(&assignment(1, "record"), round, &mut |_, _| ControlFlow::Continue(()))
             .unwrap_err();
@@ -244,7 +251,7 @@ fn every_clipping_with_and_without_rotation_gives_a_vector_of_the_jobs_dimension
     ] {
         let assignment = changed(unit, privacy);
         assert_eq!(assignment.job.wire_dimension(), coordinates, "{privacy}");
-        let round = RoundData { base: &base, data: &data, train: &train };
+        let round = RoundData { base: &base, data: &data, train: &train, correction: &[] };
         let packed =
             noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
         assert_eq!(packed.len(), coordinates * 4, "{unit} {privacy}");
@@ -261,7 +268,7 @@ fn empty_batches_and_zero_updates_release_noise_and_broken_numbers_nothing() {
         for train in [(0..20).collect::<Vec<_>>(), Vec::new()] {
             let mut rare = assignment(1, unit);
             rare.job.training.sampling_rate = 1e-12;
-            let round = RoundData { base: &base, data: &data, train: &train };
+            let round = RoundData { base: &base, data: &data, train: &train, correction: &[] };
             let packed = noisy_update(&rare, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
             assert!(packed.iter().any(|&byte| byte != 0), "{unit}: a zero update without noise");
         }
@@ -277,7 +284,7 @@ fn empty_batches_and_zero_updates_release_noise_and_broken_numbers_nothing() {
             let mut assignment = assignment(1, unit);
             break_it(&mut assignment);
             let train: Vec<u32> = (0..20).collect();
-            let round = RoundData { base: &base, data: &data, train: &train };
+            let round = RoundData { base: &base, data: &data, train: &train, correction: &[] };
             noisy_update(&assignment, round, &mut |_, _| ControlFlow::Continue(()))
                 .expect_err(&format!("{unit}: number {index} is broken"));
         }
@@ -379,5 +386,56 @@ fn no_crash_gives_metrics_without_debit_or_a_second_debit() {
         let after = released_evaluation(&ledger, &files, job, round);
         assert!(before.is_empty() || before == after, "crash after {crash_after}");
         assert_eq!((ledger.head().sequence, after.len()), (2, 1), "crash after {crash_after}");
+    }
+}
+
+#[test]
+fn a_control_variate_counts_only_once_its_release_is_debited() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryChainStore::new();
+    let (ledger, files) = open(&store, directory.path());
+    let controls = ControlFiles::new(directory.path().join("controls"));
+    let (first, second, allowed) =
+        (assignment(1, "record"), assignment(2, "record"), approved(100.0));
+    let newest =
+        || controls.newest(&first.job.name, &first.job.model, &ledger).expect("the disk works");
+    assert_eq!(newest(), None);
+    controls.put(&first, Digest::of(b"first"), &[1.0; 8]).unwrap();
+    assert_eq!(newest(), None, "nothing was debited");
+    controls.put(&first, Digest::of(b"first"), &[1.0; 8]).unwrap();
+    release(&ledger, &files, &first, &allowed, b"first", &|| false, 1).unwrap();
+    assert_eq!(newest(), Some(vec![1.0; 8]));
+    // A crash between the next variate and its debit leaves the one before.
+    controls.put(&second, Digest::of(b"lost"), &[2.0; 8]).unwrap();
+    assert_eq!(newest(), Some(vec![1.0; 8]));
+    controls.put(&second, Digest::of(b"second"), &[3.0; 8]).unwrap();
+    release(&ledger, &files, &second, &allowed, b"second", &|| false, 2).unwrap();
+    assert_eq!(newest(), Some(vec![3.0; 8]));
+    let folder = directory.path().join("controls/census");
+    let kept: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    std::fs::write(&kept[0], b"damaged").unwrap();
+    assert_eq!(newest(), None, "it begins anew");
+    assert!(controls.put(&second, Digest::of(b"third"), &[f32::NAN; 8]).is_err());
+}
+
+#[test]
+fn what_was_released_is_read_back_from_its_bytes() {
+    let (data, train) = (records(), (0..20).collect::<Vec<_>>());
+    let round = RoundData { base: &[0.1; 8], data: &data, train: &train, correction: &[] };
+    for rotation in [false, true] {
+        let mut asked = assignment(1, "record");
+        asked.job.privacy.rotation = rotation;
+        // Almost no noise and no clipping: the update is the way of plain steps.
+        asked.job.privacy.noise_multiplier = 1e-6;
+        (asked.job.training.sampling_rate, asked.job.privacy.clipping_norm) = (1.0, 1e3);
+        let packed = noisy_update(&asked, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let released = released_update(&asked, &packed).unwrap();
+        asked.job.privacy.rotation = false;
+        let other = noisy_update(&asked, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let other = released_update(&asked, &other).unwrap();
+        assert!(released.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-2), "{released:?}");
+        assert!(released.iter().any(|value| value.abs() > 1e-2));
+        assert!(released_update(&asked, &packed[1..]).is_err());
     }
 }

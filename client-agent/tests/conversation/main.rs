@@ -78,6 +78,7 @@ fn configure(round: u64) -> CoordinatorMessage {
         base: base(round - 1),
         lattice: LatticeSpec { step: 1e-6, bits: 32 },
         report_within_ms: 60_000,
+        control: None,
     }))
 }
 

@@ -55,6 +55,7 @@ fn operation(rule: &Rule) -> Value {
         })
         .chain((rule.path == "/v1/audit").then(page_parameters).into_iter().flatten())
         .chain(matches!(rule.body, Body::Toml).then(start_parameter))
+        .chain((rule.path == "/v1/jobs/{job}/resume").then(version_parameter))
         .collect();
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -90,6 +91,14 @@ fn page_parameters() -> [Value; 2] {
         parameter("last", "How many entries at most.", last),
         parameter("before", "Only entries with a smaller number: the page before.", before),
     ]
+}
+
+fn version_parameter() -> Value {
+    json!({
+        "name": "from_version", "in": "query", "required": false,
+        "description": "The version of the job's model to go on from; the newest if not given.",
+        "schema": { "type": "integer", "minimum": 0 },
+    })
 }
 
 fn start_parameter() -> Value {

@@ -98,6 +98,10 @@ fn in_round(phase: &Phase, tenant: &TenantId) -> Option<(&'static str, String)> 
             let (_, detail) = masked(phase.aggregation(), "owes its part in unmasking the sum");
             Some(("reported", detail))
         }
+        Phase::Buffering(phase) if phase.ticket(tenant).is_some() => plain("accepted", "trains"),
+        Phase::Buffering(phase) if phase.reported().any(|it| it == tenant) => {
+            plain("reported", "its update is counted")
+        }
         Phase::Committed { contributors } if contributors.contains_key(tenant) => {
             plain("reported", "its update is in the model")
         }

@@ -30,6 +30,7 @@ impl Bench {
             listen: Listen { quic: any, api: any },
             api: Api::default(),
             agents: Agents::default(),
+            pace: crate::pace::Pace::default(),
         };
         let pair = Authority::generate(NOW).expect("makes");
         let authority = Authority::load(&pair).expect("loads");

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Common, ListenFlags, print};
 use tributary_coordinator::{
     config::{Agents, Api, ApiTls, Config, Listen},
+    pace::Pace,
     tenants::authority::{Authority, PemPair},
 };
 use tributary_protocol::{time::Timestamp, transport::process};
@@ -67,7 +68,8 @@ pub(super) fn run(
     };
     // Access tokens do not cross a network in the clear.
     let tls = if listen.api.ip().is_loopback() { ApiTls::Off } else { ApiTls::Authority };
-    let config = Config { listen, api: Api { tls, ..Api::default() }, agents: Agents::default() };
+    let api = Api { tls, ..Api::default() };
+    let config = Config { listen, api, agents: Agents::default(), pace: Pace::default() };
     let pair = outside.pair(now)?;
     let authority = Authority::load(&pair)?;
     let server = authority

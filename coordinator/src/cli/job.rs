@@ -43,10 +43,14 @@ pub(super) enum JobCommand {
         /// The job.
         job: JobId,
     },
-    /// Go on with a paused job.
+    /// Go on with a paused job, or with any job from an older version of its model.
     Resume {
         /// The job.
         job: JobId,
+        /// Begin the next round from this version (`model list` shows them); an open round is given
+        /// up, and the rounds after that version are run again.
+        #[arg(long)]
+        from_version: Option<u64>,
     },
     /// End a job; an open round is given up.
     Stop {
@@ -111,7 +115,13 @@ impl JobCommand {
                 print(common, &job, describe);
             }
             Self::Pause { job } => control(common, &client, &job, "pause", &Value::Null)?,
-            Self::Resume { job } => control(common, &client, &job, "resume", &Value::Null)?,
+            Self::Resume { job, from_version } => {
+                let what = match from_version {
+                    Some(version) => format!("resume?from_version={version}"),
+                    None => "resume".to_owned(),
+                };
+                control(common, &client, &job, &what, &Value::Null)?;
+            }
             Self::Stop { job } => control(common, &client, &job, "stop", &Value::Null)?,
             Self::Priority { job, priority } => {
                 control(common, &client, &job, "priority", &NewPriority { priority })?;

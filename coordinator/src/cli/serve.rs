@@ -70,6 +70,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let mut core =
         Core::restore(Box::new(store), blobs, authority, identity, administrator, folder.path())?;
     core.certificate_days = config.agents.certificate_days;
+    core.scheduler.set_pace(config.pace);
     let keyring = core.keyring.clone();
     let (core, mut stopped) = core.spawn();
     let listening =

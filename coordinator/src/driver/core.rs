@@ -22,7 +22,7 @@ use tributary_protocol::{
 use super::{line::Line, peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
-    aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
+    aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     backup::{self, BackupError, Manifest},
     blobs::{BlobError, BlobStore},
@@ -192,9 +192,10 @@ impl Core {
         // What an interrupted `backup` left.
         backup::discard(folder).map_err(Box::new)?;
         blobs.retain(&scheduler.referenced_files())?;
-        blobs.retain_staged(
-            scheduler.jobs().map(|job| (&job.record().spec.name, job.round().number)),
-        )?;
+        blobs.retain_staged(scheduler.jobs().flat_map(|job| {
+            let rounds = job.round().open_rounds().into_iter();
+            rounds.map(|round| (&job.record().spec.name, round))
+        }))?;
         Ok(Self {
             scheduler,
             blobs,
@@ -362,11 +363,14 @@ impl Core {
     fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
         let internal =
             |error: &dyn std::error::Error| Refusal::from_error(ErrorCode::Internal, error);
+        let job = self.scheduler.job(&offer.job).expect("offers are checked before");
+        let round = job.round().number;
+        let staleness = round.0.saturating_sub(offer.round.0) as u32;
         let mut sum = match self.sums.remove(&offer.job) {
-            Some(sum) if sum.round() == offer.round => sum,
+            Some(sum) if sum.round() == round => sum,
             _ => self.empty_sum(&offer.job).map_err(|error| internal(&error))?,
         };
-        match sum.add(tenant, offer.update.digest, &self.blobs) {
+        match sum.add(tenant, offer.update.digest, staleness, &self.blobs) {
             Ok(()) => {
                 self.sums.insert(offer.job.clone(), sum);
                 Ok(())
@@ -559,23 +563,17 @@ impl Core {
     }
 
     fn aggregate(&mut self, commit: &Commit) -> Result<NextModel, AggregationError> {
-        let sum = match self.sums.remove(&commit.job) {
-            Some(sum) if sum.round() == commit.round => sum,
-            _ => self.empty_sum(&commit.job)?,
-        };
+        let sum = self.sums.remove(&commit.job);
         let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-        let unmask = commit
-            .unmask
-            .as_deref()
-            .zip(job.round().secagg.as_ref())
-            .map(|(aggregation, terms)| Unmask { aggregation, terms });
-        let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
-        let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
-        let (record, state) = (job.record(), base.optimizer_state);
-        let (spec, lattice) = (&record.spec, aggregation::lattice(record.lattice)?);
-        let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
-        let model = aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)?;
-        Ok(NextModel { clip_vote, ..model })
+        let committing = Committing {
+            job: &job.record().spec,
+            lattice: job.record().lattice,
+            round: job.round(),
+            base: self.scheduler.models().latest(&commit.job).expect("every job has version 0"),
+            contributors: &commit.contributors,
+            unmask: commit.unmask.as_deref(),
+        };
+        aggregation::make(committing, sum, &self.blobs)
     }
 }
 
@@ -611,7 +609,7 @@ fn verify_files(scheduler: &Scheduler, blobs: &BlobStore) -> Result<(), BlobErro
     for job in scheduler.jobs() {
         let models = scheduler.models();
         let latest = models.latest(&job.record().spec.name).expect("every job has version 0");
-        for file in [latest.file.digest].into_iter().chain(latest.optimizer_state) {
+        for file in [latest.file.digest].into_iter().chain(latest.side_files()) {
             blobs.verify(file)?;
         }
     }

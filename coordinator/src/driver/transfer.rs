@@ -99,11 +99,11 @@ async fn download(
 ) -> Result<(), TransferError> {
     let who = tenant.clone();
     let model = core.call(move |core, now| {
-        let Some(model) = core.scheduler.models().find(digest) else {
+        let Some(file) = core.scheduler.models().file(digest) else {
             let message = format!("there is no model file {digest} here");
             return Err(Refusal::new(ErrorCode::BlobUnknown, message));
         };
-        let (length, path) = (model.file.length, core.blobs.path(digest));
+        let (length, path) = (file.length, core.blobs.path(digest));
         core.scheduler
             .count_request(&who, now)
             .and_then(|()| {

@@ -15,12 +15,12 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError};
+use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError, early_stop};
 use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
-    registry::ModelVersion,
-    round::{Aggregation, Output, Phase, Request, Round, RoundRecord},
+    registry::{ModelRegistry, ModelVersion},
+    round::{Aggregation, Output, Phase, Request, Round, RoundRecord, grouped},
     store::{Batch, Table},
 };
 
@@ -64,6 +64,12 @@ pub struct JobRecord {
     pub metrics: Vec<BaseMetrics>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
+    /// Why the job finished before its last round, if it did.
+    #[serde(default)]
+    pub stopped_early: Option<String>,
+    /// The version from which on metrics count for an early stop: where training last turned back.
+    #[serde(default)]
+    pub resumed_from: u64,
     /// When it was submitted.
     pub submitted: Timestamp,
     /// A tenant that owes a report to one job is not invited by jobs of lower priority.
@@ -113,7 +119,7 @@ impl JobRecord {
     #[must_use]
     pub fn awaiting_sum(&self) -> BTreeMap<TenantId, Digest> {
         match self.round.phase {
-            Phase::Reporting(_) | Phase::Unmasking(_) => self.round.updates(),
+            Phase::Reporting(_) | Phase::Unmasking(_) | Phase::Buffering(_) => self.round.updates(),
             _ => BTreeMap::new(),
         }
     }
@@ -252,6 +258,8 @@ impl Job {
             revealed: None,
             metrics: Vec::new(),
             failure: None,
+            stopped_early: None,
+            resumed_from: 0,
             submitted: now,
             priority: 0,
         };
@@ -289,15 +297,22 @@ impl Job {
             JobState::Running => self.round.waiting_for(),
             JobState::Paused if self.is_idle() => return "to be resumed".to_owned(),
             JobState::Paused => format!("{}; then to be resumed", self.round.waiting_for()),
-            JobState::Finished => return "nothing; the job is finished".to_owned(),
+            JobState::Finished => {
+                return match &self.record.stopped_early {
+                    Some(reason) => format!("nothing; the job stopped early: {reason}"),
+                    None => "nothing; the job is finished".to_owned(),
+                };
+            }
             JobState::Stopped => return "nothing; the job was stopped".to_owned(),
             JobState::Failed => {
                 let failure = self.record.failure.as_deref().unwrap_or_default();
                 return format!("nothing; the job failed: {failure}");
             }
         };
-        for (tenant, refusal) in &self.refusals {
-            line += &format!("; {tenant} refuses: {refusal}");
+        let refusals = self.refusals.iter().map(|(tenant, refusal)| (tenant, refusal.to_string()));
+        for (tenants, refusal) in grouped(refusals) {
+            let verb = if tenants.contains(',') { "refuse" } else { "refuses" };
+            line += &format!("; {tenants} {verb}: {refusal}");
         }
         line
     }
@@ -309,7 +324,7 @@ impl Job {
 
     /// When the job stops to wait and goes on with what it has, if it waits for a time.
     #[must_use]
-    pub const fn waits_until(&self) -> Option<Timestamp> {
+    pub fn waits_until(&self) -> Option<Timestamp> {
         match self.record.state {
             JobState::Running => self.round.poll_timeout(),
             JobState::Paused if !self.is_idle() => self.round.poll_timeout(),
@@ -318,11 +333,12 @@ impl Job {
     }
 
     /// Whether no round has invited anybody that still owes something.
-    const fn is_idle(&self) -> bool {
-        matches!(
-            self.round().phase,
-            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. }
-        )
+    fn is_idle(&self) -> bool {
+        match &self.round().phase {
+            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. } => true,
+            Phase::Buffering(buffering) => buffering.training().next().is_none(),
+            _ => false,
+        }
     }
 
     /// Whether a round may choose its cohort now.
@@ -374,12 +390,17 @@ impl Job {
         bits.div_ceil(8)
     }
 
-    pub(super) fn require_round(&self, offered: RoundNumber) -> Result<(), SchedulerError> {
+    /// Whether a tenant's round is the open one, or that of its own ticket.
+    pub(super) fn require_round(
+        &self,
+        tenant: &TenantId,
+        offered: RoundNumber,
+    ) -> Result<(), SchedulerError> {
         let job = || self.record.spec.name.clone();
         if !matches!(self.record.state, JobState::Running | JobState::Paused) {
             return Err(SchedulerError::JobFinished { job: job() });
         }
-        let open = self.round().number;
+        let open = self.round().number_of(tenant);
         if offered != open {
             return Err(SchedulerError::WrongRound { job: job(), offered, open });
         }
@@ -394,7 +415,7 @@ impl Job {
     ) -> Result<OfferAnswer, SchedulerError> {
         let open = self.round().number;
         if round != open || !matches!(self.round().phase, Phase::Committed { .. }) {
-            self.require_round(round)?;
+            self.require_round(tenant, round)?;
         }
         let counted = self.round.check_report(tenant, update)?;
         Ok(if counted { OfferAnswer::Stored } else { OfferAnswer::Receive })
@@ -407,10 +428,12 @@ impl Job {
             return;
         }
         let metrics = &mut self.record.metrics;
-        if metrics.last().is_none_or(|newest| newest.version != base.version) {
-            metrics.push(BaseMetrics::new(base.version, base.file.digest, spec));
+        // With asynchronous rounds, an older base may be evaluated after a newer one.
+        let place = metrics.partition_point(|known| known.version < base.version);
+        if metrics.get(place).is_none_or(|known| known.version != base.version) {
+            metrics.insert(place, BaseMetrics::new(base.version, base.file.digest, spec));
         }
-        metrics.last_mut().expect("just added").add(release);
+        metrics[place].add(release);
     }
 
     /// Moves the clipping norm by the cohort's vote, and the lattice with it.
@@ -426,7 +449,7 @@ impl Job {
     }
 
     /// Translates the round's outputs, up to a commit.
-    pub(super) fn take_actions(&mut self, base: &ModelVersion, now: Timestamp) -> Vec<Action> {
+    pub(super) fn take_actions(&mut self, models: &ModelRegistry, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         while !self.committing
             && let Some(output) = self.round.poll_output()
@@ -443,8 +466,16 @@ impl Job {
                     actions.extend(leftovers);
                 }
                 Output::Configure(tenant, deadline) => {
-                    let assignment = self.assignment(base, deadline, now);
+                    let base = models
+                        .with_file(&self.record.spec.name, self.round().base_of(&tenant))
+                        .expect("every base that a round begins from is registered");
+                    let assignment = self.assignment(&tenant, base, deadline, now);
                     let message = CoordinatorMessage::Configure(Box::new(assignment));
+                    actions.push(Action::Send(tenant, message));
+                }
+                Output::Dismiss { tenant, round, abandoned } => {
+                    let job = self.record.spec.name.clone();
+                    let message = CoordinatorMessage::RoundClosed { job, round, abandoned };
                     actions.push(Action::Send(tenant, message));
                 }
                 Output::Ask(tenant, request) => {
@@ -483,6 +514,7 @@ impl Job {
         commit: &Commit,
         version: &ModelVersion,
         clip_vote: Option<f64>,
+        models: &ModelRegistry,
         now: Timestamp,
     ) -> Vec<Action> {
         assert!(
@@ -502,13 +534,50 @@ impl Job {
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;
         }
+        if let Some(reason) = self.early_stop() {
+            (self.record.state, self.record.stopped_early) = (JobState::Finished, Some(reason));
+        }
         let mut batch = Batch::default();
         version.put(&mut batch);
         let leftovers = self.put_round(self.round.record().clone(), now, &mut batch);
         let mut actions = vec![Action::Persist(batch)];
         actions.extend(leftovers);
-        actions.extend(self.take_actions(version, now));
+        actions.extend(self.take_actions(models, now));
+        if self.record.state == JobState::Finished {
+            actions.extend(self.dismiss_all("the job is finished"));
+        }
         actions
+    }
+
+    /// Why the job should end before its last round, if its metric says so.
+    fn early_stop(&self) -> Option<String> {
+        let JobRecord { spec, metrics, resumed_from, state, .. } = &self.record;
+        let (rule, evaluation) = spec.early_stop.as_ref().zip(spec.evaluation.as_ref())?;
+        let counted = metrics.iter().filter(|metrics| metrics.version >= *resumed_from);
+        let running = matches!(state, JobState::Running | JobState::Paused);
+        running.then(|| early_stop::reason(rule, evaluation, counted)).flatten()
+    }
+
+    /// Tells everybody who still trains for a round that comes after the last one.
+    fn dismiss_all(&self, reason: &str) -> Vec<Action> {
+        let dismissed = self.round().carried.tickets.iter().map(|(tenant, ticket)| {
+            let (job, round) = (self.record.spec.name.clone(), ticket.round);
+            let abandoned = Some(reason.to_owned());
+            Action::Send(tenant.clone(), CoordinatorMessage::RoundClosed { job, round, abandoned })
+        });
+        dismissed.collect()
+    }
+
+    /// Turns training back to (or forward from) a version: an open round is given up, and the job
+    /// runs, with the rounds that are left after that version.
+    ///
+    /// - `from`: the version that the next round begins from
+    /// - `rounds`: that led to it
+    pub(super) fn resume_from(&mut self, from: &ModelVersion, rounds: u64, now: Timestamp) {
+        self.round.give_up(format!("training goes on from version {}", from.version), now);
+        let record = &mut self.record;
+        (record.state, record.rounds_committed) = (JobState::Running, rounds);
+        (record.resumed_from, record.stopped_early, record.failure) = (from.version, None, None);
     }
 
     /// Ends the round because the masks of its sum cannot be removed.
@@ -529,14 +598,18 @@ impl Job {
     pub(super) fn open_next_round(&mut self, base: Digest, now: Timestamp) -> bool {
         let closed =
             matches!(self.round().phase, Phase::Committed { .. } | Phase::Abandoned { .. });
-        if !closed || self.committing || self.record.state != JobState::Running {
+        // What was committed while the job is paused may leave tenants that still train.
+        let owed =
+            self.record.state == JobState::Paused && !self.round().carried.tickets.is_empty();
+        if !closed || self.committing || !(self.record.state == JobState::Running || owed) {
             return false;
         }
         let number = self.round().number.next();
         let seed = self.record.cohort_seed.wrapping_add(number.0);
         let JobRecord { spec, lattice, .. } = &self.record;
         let secagg = aggregation::terms(spec, *lattice);
-        self.round = Round::new(number, base, spec.round.clone(), secagg, seed, now);
+        let (plan, carried) = (spec.round.clone(), self.round().carried.clone());
+        self.round = Round::carrying(number, base, plan, secagg, seed, carried, now);
         true
     }
 
@@ -560,7 +633,11 @@ impl Job {
             updates.extend(self.record.round.updates().into_values());
             updates.extend(round.updates().into_values());
             leftovers.push(Action::Discard(updates));
-            leftovers.push(Action::Unstage(summary.job.clone(), round.number));
+            // Uploads with a ticket of this round may still come in.
+            let behind = round.plan.asynchronous.map_or(0, |plan| plan.staleness_max);
+            if let Some(number) = round.number.0.checked_sub(behind.into()) {
+                leftovers.push(Action::Unstage(summary.job.clone(), RoundNumber(number)));
+            }
             summary.put(batch);
         }
         self.record.round = round;
@@ -568,13 +645,20 @@ impl Job {
         leftovers
     }
 
-    fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {
+    fn assignment(
+        &self,
+        tenant: &TenantId,
+        base: &ModelVersion,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Assignment {
         Assignment {
             job: self.record.spec.clone(),
-            round: self.round().number,
+            round: self.round().number_of(tenant),
             base: base.announcement(&self.record.spec),
             lattice: self.record.lattice,
             report_within_ms: deadline.since(now).as_millis() as u64,
+            control: base.control,
         }
     }
 }

@@ -147,6 +147,9 @@ impl Scheduler {
         self.actions.push_back(Action::Welcome(tenant.clone(), record.acknowledged_head));
         self.acknowledge(tenant, head);
         self.connected.insert(tenant.clone());
+        self.arrivals.retain(|other| other != tenant);
+        self.arrivals.push(tenant.clone());
+        self.served.remove(tenant);
         let jobs: Vec<_> = self.jobs.keys().cloned().collect();
         for id in jobs {
             let serves = self.may_serve(tenant, &id);

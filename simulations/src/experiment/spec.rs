@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
     id::Digest,
-    job::{ServerOptimizerSpec, TrainingPlan},
+    job::{AggregationRule, LocalAlgorithm, ServerOptimizerSpec, TrainingPlan},
     model::{FederatedPart, ModelSpec},
 };
 
@@ -48,6 +48,9 @@ pub struct Experiment {
     /// How the aggregate moves the base model.
     #[serde(default)]
     pub server_optimizer: ServerOptimizerSpec,
+    /// How the updates of a round become one.
+    #[serde(default)]
+    pub aggregation: AggregationRule,
     /// What the updates reveal.
     pub privacy: PrivacySpec,
     /// When and on what the base model is measured.
@@ -128,6 +131,9 @@ pub struct EpochsSpec {
     pub local_epochs: u32,
     /// Step size of SGD.
     pub client_learning_rate: f64,
+    /// What keeps the steps from drifting: `sgd` or `fedprox`.
+    #[serde(default)]
+    pub algorithm: LocalAlgorithm,
 }
 
 /// When and on what the base model is measured.
@@ -214,6 +220,7 @@ impl TrainingSpec {
                     client_learning_rate: epochs.client_learning_rate,
                     // Only the release path of the `record` unit reads it, and has its own.
                     update_norm_max: f64::MAX,
+                    algorithm: epochs.algorithm,
                 })
             }
             Self::Steps(plan) => Some(plan.clone()),
@@ -275,12 +282,60 @@ impl Experiment {
         &self.folder
     }
 
+    /// Refuses algorithms and rules that do not go with the rest, as a job does.
+    fn check_algorithms(&self) -> Result<(), ExperimentError> {
+        let conflict = |field, problem| Err(ExperimentError::Conflict { field, problem });
+        self.aggregation.validate(self.cohort.size_min)?;
+        let algorithm = match &self.training {
+            TrainingSpec::Epochs(epochs) => epochs.algorithm,
+            TrainingSpec::Steps(plan) => plan.algorithm,
+            TrainingSpec::Null {} => LocalAlgorithm::Sgd,
+        };
+        algorithm.validate(self.cohort.size)?;
+        let scaffold = matches!(algorithm, LocalAlgorithm::Scaffold { .. });
+        let compares = self.aggregation != AggregationRule::Mean;
+        let summed =
+            matches!(self.privacy, PrivacySpec::Central { .. } | PrivacySpec::Distributed { .. });
+        if scaffold && matches!(self.training, TrainingSpec::Epochs(_)) {
+            let problem = "SCAFFOLD needs `training.steps`: the population's control variate \
+                           follows from one public number of steps";
+            return conflict("training.epochs.algorithm", problem);
+        }
+        if scaffold && self.federated != FederatedPart::All {
+            let problem = "SCAFFOLD's control variates have the form of the whole model; remove \
+                           `federated`";
+            return conflict("training.steps.algorithm", problem);
+        }
+        if compares && (summed || self.secagg.is_some()) {
+            let problem = "only the mean goes with `privacy.central`, `privacy.distributed` and \
+                           `secagg`: noise and masks are made for the sum";
+            return conflict("aggregation", problem);
+        }
+        if scaffold && (summed || self.secagg.is_some()) {
+            let problem = "SCAFFOLD goes with `privacy.none` and `privacy.local`: a tenant's control \
+                           variate is made of its own release";
+            return conflict("training.steps.algorithm", problem);
+        }
+        if self.asynchronous.is_some() && (compares || scaffold) {
+            let problem = "goes with the mean and without SCAFFOLD only: updates from different \
+                           bases are not comparable";
+            return conflict("asynchronous", problem);
+        }
+        if compares && scaffold {
+            let problem =
+                "only the mean goes with SCAFFOLD, whose variate of the population is a mean";
+            return conflict("aggregation", problem);
+        }
+        Ok(())
+    }
+
     fn checked(mut self, folder: &Path) -> Result<Self, ExperimentError> {
         self.folder = folder.to_owned();
         self.model.validate()?;
         self.federated.validate(&self.model)?;
         self.server_optimizer.validate()?;
         self.privacy.check(&self)?;
+        self.check_algorithms()?;
         self.secagg.as_ref().map_or(Ok(()), |secagg| secagg.check(&self))?;
         self.clock.as_ref().map_or(Ok(()), ClockSpec::check)?;
         self.asynchronous.as_ref().map_or(Ok(()), |asynchronous| asynchronous.check(&self))?;

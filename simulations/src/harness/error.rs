@@ -45,6 +45,9 @@ pub enum HarnessError {
     /// The norms and noise fit no lattice, or an update does not go on it.
     #[error("the updates do not fit the lattice")]
     Lattice(#[from] LatticeError),
+    /// The updates are needed one by one, and are spread over processes.
+    #[error("robust aggregation and SCAFFOLD run in one process; start without `mpirun`")]
+    OneProcess,
     /// A clipping norm is not usable.
     #[error(transparent)]
     Norm(#[from] ClipError),

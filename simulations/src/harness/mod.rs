@@ -22,6 +22,9 @@ mod secure;
 mod seeds;
 pub(crate) mod series;
 mod simulation;
+mod single;
+#[cfg(test)]
+mod single_tests;
 mod state;
 
 #[cfg(feature = "mpi")]

@@ -12,6 +12,7 @@ use super::{
     HarnessError, Schedule, personal,
     release::{Path, Release, Sender},
     seeds::{Purpose, Seeds},
+    single::{self, Controls, Singles},
 };
 use crate::experiment::{Attack, Experiment, Records};
 
@@ -35,11 +36,13 @@ pub(super) struct Worker {
     trainer: Option<Trainer>,
     /// The update of tenants that do not train.
     zero: Vec<f32>,
+    /// Made where updates are needed one by one.
+    pub(super) singles: Option<Singles>,
 }
 
 impl Worker {
     pub(super) const fn new(sum: ModularSum) -> Self {
-        Self { sum, trainer: None, zero: Vec::new() }
+        Self { sum, trainer: None, zero: Vec::new(), singles: None }
     }
 }
 
@@ -76,9 +79,12 @@ impl<'a> Population<'a> {
     }
 
     /// Trains one tenant and adds what it releases to the worker's sum.
+    ///
+    /// - `controls`: of SCAFFOLD
     pub(super) fn report(
         &self,
         base: &[f32],
+        controls: &Controls,
         worker: &mut Worker,
         sender: &Sender<'_>,
     ) -> Result<(), HarnessError> {
@@ -103,6 +109,7 @@ impl<'a> Population<'a> {
             Some(trainer) => trainer,
             None => Trainer::of(spec, self.experiment.federated, 1).map_err(trained)?,
         };
+        trainer.correct_by(controls.correction(tenant));
         let ignored = &mut |_, _| ControlFlow::Continue(());
         let mut update = match &self.release.path {
             Path::Record { mechanism, .. } => {
@@ -117,7 +124,13 @@ impl<'a> Population<'a> {
         if attacks && let Some(Attack::SignFlip { scale }) = self.attack() {
             update.iter_mut().for_each(|value| *value *= -scale);
         }
-        self.release.add(&mut worker.sum, &mut update, &mut noise, sender)
+        if !single::are_needed(self.experiment) {
+            return self.release.add(&mut worker.sum, &mut update, &mut noise, sender);
+        }
+        let new = || Singles::new(worker.sum.lattice(), worker.sum.values().len());
+        let singles = worker.singles.get_or_insert_with(new);
+        self.release.add(singles.one(), &mut update, &mut noise, sender)?;
+        singles.keep(self.experiment, controls, tenant, &mut worker.sum)
     }
 
     fn attack(&self) -> Option<Attack> {

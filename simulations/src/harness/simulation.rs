@@ -12,6 +12,7 @@ use tributary_coordinator::{
     registry::initial_parameters,
 };
 use tributary_privacy::{lattice::ModularSum, secagg::SecaggPlan};
+use tributary_protocol::job::AggregationRule;
 
 use super::{
     Alone, HarnessError, Ranks, Report, RoundCohort, Schedule, TenantRow,
@@ -21,6 +22,7 @@ use super::{
     release::{Path, Sender},
     secure::{SecureRound, Terms},
     seeds::{Purpose, Seeds},
+    single::{self, Controls, RoundSingles},
     state::State,
 };
 use crate::experiment::{Experiment, PrivacySpec, Records};
@@ -39,6 +41,8 @@ pub struct Simulation<'a> {
     /// The bases before it, the newest first, for updates that began with them.
     history: VecDeque<Vec<f32>>,
     optimizer: Box<dyn ServerOptimizer>,
+    /// Of SCAFFOLD.
+    controls: Controls,
     round: u64,
     virtual_s: Option<f64>,
     participations: Vec<u32>,
@@ -92,6 +96,7 @@ impl<'a> Simulation<'a> {
         Ok(Self {
             workers: (0..threads.max(1)).map(|_| worker()).collect(),
             optimizer: optimizer::build(&experiment.server_optimizer, Vec::new()),
+            controls: Controls::new(experiment, base.len()),
             round: 0,
             virtual_s: experiment.clock.as_ref().map(|_| 0.0),
             participations: vec![0; tenants],
@@ -153,7 +158,8 @@ impl<'a> Simulation<'a> {
         let (mut bytes_down, mut bytes_up) = (0, 0);
         if let Some(aggregate) = aggregate {
             (bytes_down, bytes_up) = (aggregate.bytes_down, aggregate.bytes_up);
-            self.move_base(round, aggregate.sum)?;
+            let sum = self.look_at_each(aggregate.sum, cohort.reporting.len())?;
+            self.move_base(round, sum)?;
         }
         for report in &cohort.reporting {
             self.participations[report.tenant as usize] += 1;
@@ -223,6 +229,24 @@ impl<'a> Simulation<'a> {
         Ok(total.map(|sum| Aggregate { sum, bytes_down, bytes_up }))
     }
 
+    /// What the rule makes of a round's updates, and SCAFFOLD of its sum.
+    fn look_at_each(&mut self, sum: Vec<f64>, reported: usize) -> Result<Vec<f64>, HarnessError> {
+        let experiment = self.population.experiment;
+        if !single::are_needed(experiment) {
+            return Ok(sum);
+        }
+        let lattice = self.population.release.lattice;
+        let threads = self.workers.iter_mut().filter_map(|worker| worker.singles.as_mut());
+        let mut singles = RoundSingles::collect(lattice, threads);
+        let moved = std::mem::take(&mut singles.moved);
+        self.controls.take(experiment, &sum, reported, moved);
+        if experiment.aggregation == AggregationRule::Mean {
+            return Ok(sum);
+        }
+        let report_goal = experiment.cohort.report_goal();
+        singles.combine(&experiment.aggregation, sum.len(), report_goal)
+    }
+
     /// Trains tenants on all threads and processes; returns the sum of what they release.
     fn sum(
         &mut self,
@@ -236,10 +260,13 @@ impl<'a> Simulation<'a> {
             Some(age) => &self.history[age as usize],
         };
         let own = self.ranks.own(reports.len());
-        let population = &self.population;
+        let (population, controls) = (&self.population, &self.controls);
+        if self.ranks.count() > 1 && single::are_needed(population.experiment) {
+            return Err(HarnessError::OneProcess);
+        }
         let done = share(&mut self.workers, own.len(), |worker, job| {
             let tenant = reports[own[job]].tenant;
-            population.report(base, worker, &Sender { tenant, round, secure })
+            population.report(base, controls, worker, &Sender { tenant, round, secure })
         });
         // Whoever fails must not leave the others waiting.
         if self.ranks.any(done.is_err()) {
@@ -437,6 +464,7 @@ impl<'a> Simulation<'a> {
             round: self.round,
             virtual_s: self.virtual_s,
             participations: self.participations.clone(),
+            controls: self.controls.clone(),
             parameters: self.base.clone(),
             history: self.history.iter().cloned().collect(),
             moments: self.optimizer.moments().iter().map(|moment| moment.to_vec()).collect(),
@@ -448,6 +476,7 @@ impl<'a> Simulation<'a> {
         let moments = state.moments.into_iter().map(Array1::from_vec).collect();
         self.optimizer = optimizer::build(&self.population.experiment.server_optimizer, moments);
         self.round = state.round;
+        self.controls = state.controls;
         self.virtual_s = state.virtual_s;
         self.participations = state.participations;
         self.base = state.parameters;

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tributary_protocol::id::Digest;
 
-use super::{HarnessError, RoundRow, Timing};
+use super::{HarnessError, RoundRow, Timing, single::Controls};
 
 /// What goes from one round to the next.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub(super) struct State {
     /// Earlier parameters, the newest first.
     pub(super) history: Vec<Vec<f32>>,
     pub(super) moments: Vec<Vec<f64>>,
+    /// Of SCAFFOLD.
+    pub(super) controls: Controls,
 }
 
 /// A state with the rows so far, and what it belongs to.
@@ -48,16 +50,23 @@ struct Header {
     moments: usize,
     /// Of each moment.
     federated: usize,
+    /// Whether the population has a control variate.
+    control: bool,
+    /// The tenants that have one.
+    controlled: Vec<u32>,
 }
 
 impl Checkpoint {
     /// Replaces the file at `path`; a crash leaves the old or the new one.
     ///
     /// Layout: digest of the rest, length of the header (u64), header (JSON), parameters (f32),
-    /// earlier parameters (f32), moments (f64), all little endian.
+    /// earlier parameters (f32), control variates (f32), moments (f64), all little endian.
     pub(super) fn write(&self, path: &Path) -> Result<(), HarnessError> {
         let failed = |source| HarnessError::File { path: path.to_owned(), source };
-        let State { round, virtual_s, participations, parameters, history, moments } = &self.state;
+        let State { round, virtual_s, participations, parameters, history, moments, controls } =
+            &self.state;
+        let Controls { population, own } = controls;
+        let population = (!population.is_empty()).then_some(population);
         let header = Header {
             run: self.run,
             round: *round,
@@ -69,12 +78,16 @@ impl Checkpoint {
             history: history.len(),
             moments: moments.len(),
             federated: moments.first().map_or(0, Vec::len),
+            control: population.is_some(),
+            controlled: own.keys().copied().collect(),
         };
         let header = serde_json::to_vec(&header).map_err(|error| failed(error.into()))?;
         let mut bytes = Vec::with_capacity(header.len() + 4 * parameters.len() + 8);
         bytes.extend((header.len() as u64).to_le_bytes());
         bytes.extend(header);
-        for model in std::iter::once(parameters).chain(history) {
+        for model in
+            std::iter::once(parameters).chain(history).chain(population).chain(own.values())
+        {
             bytes.extend(model.iter().flat_map(|value| value.to_le_bytes()));
         }
         bytes.extend(moments.iter().flatten().flat_map(|value| value.to_le_bytes()));
@@ -112,12 +125,17 @@ impl Checkpoint {
         let (header, rest) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
         let header: Header = serde_json::from_slice(header).ok()?;
         let width = header.parameters.max(1);
-        let models = header.parameters.checked_mul(header.history.checked_add(1)?)?;
+        let controls = header.controlled.len() + usize::from(header.control);
+        let models = header.history.checked_add(1)?.checked_add(controls)?;
+        let models = header.parameters.checked_mul(models)?;
         let (models, moments) = rest.split_at_checked(models.checked_mul(4)?)?;
         let (models, _) = models.as_chunks::<4>();
         let models: Vec<f32> = models.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let mut models = models.chunks(width).map(<[f32]>::to_vec);
         let parameters = models.next().unwrap_or_default();
+        let history = models.by_ref().take(header.history).collect();
+        let population = if header.control { models.next()? } else { Vec::new() };
+        let own = header.controlled.into_iter().zip(models).collect();
         let (moments, odd) = moments.as_chunks::<8>();
         let expected = header.federated.checked_mul(header.moments)?;
         if !odd.is_empty() || moments.len() != expected {
@@ -133,8 +151,9 @@ impl Checkpoint {
                 virtual_s: header.virtual_s,
                 participations: header.participations,
                 parameters,
-                history: models.collect(),
+                history,
                 moments: moments.chunks(header.federated.max(1)).map(<[f64]>::to_vec).collect(),
+                controls: Controls { population, own },
             },
         })
     }
@@ -160,6 +179,10 @@ mod tests {
                 parameters: vec![0.5, -1.5],
                 history: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
                 moments: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
+                controls: Controls {
+                    population: vec![5.0, 6.0],
+                    own: [(1, vec![7.0, 8.0]), (4, vec![9.0, 0.5])].into(),
+                },
             },
         };
         checkpoint.write(&path).expect("written");

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use tributary_coordinator::{
-    aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
+    aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
     blobs::BlobStore,
     registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, JobState, OfferAnswer, Scheduler, SchedulerError},
@@ -276,22 +276,20 @@ impl World {
     ) -> Result<NextModel, AggregationError> {
         let job = process.scheduler.job(&commit.job).expect("the commit came from this job");
         let (record, blobs) = (job.record(), &self.coordinator.blobs);
-        let (spec, lattice) = (&record.spec, aggregation::lattice(record.lattice)?);
-        let sum = match process.sums.remove(&commit.job) {
-            Some(sum) if sum.round() == commit.round => sum,
-            _ => RoundSum::new(commit.round, lattice, spec.wire_dimension()),
+        let committing = Committing {
+            job: &record.spec,
+            lattice: record.lattice,
+            round: job.round(),
+            base: process.scheduler.models().latest(&commit.job).expect("there is version 0"),
+            contributors: &commit.contributors,
+            unmask: commit.unmask.as_deref(),
         };
-        let unmask = commit.unmask.as_deref().zip(job.round().secagg.as_ref());
-        let unmask = unmask.map(|(aggregation, terms)| Unmask { aggregation, terms });
-        let updates = sum.finish(&commit.contributors, unmask, blobs)?;
-        let base = process.scheduler.models().latest(&commit.job).expect("there is version 0");
-        let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
-        let state = base.optimizer_state;
-        let model = aggregation::next_model(spec, job.round().base, state, updates, blobs)?;
+        let model = aggregation::make(committing, process.sums.remove(&commit.job), blobs)?;
+        let lattice = aggregation::lattice(record.lattice)?;
         let (base, digest) = (job.round().base, model.file.digest);
-        let checked = self.checks.model(commit, spec, lattice, base, digest, blobs);
+        let checked = self.checks.model(commit, &record.spec, lattice, base, digest, blobs);
         self.checked(checked);
-        Ok(NextModel { clip_vote, ..model })
+        Ok(model)
     }
 
     /// Something arrives on a connection.
@@ -415,6 +413,7 @@ impl World {
     fn add_to_sum(&mut self, process: &mut Process, who: &TenantId, offer: &UploadOffer) {
         let job = process.scheduler.job(&offer.job).expect("the offer was checked");
         let (record, round) = (job.record(), job.round().number);
+        let staleness = round.0.saturating_sub(offer.round.0) as u32;
         let lattice = aggregation::lattice(record.lattice).expect("planned at submission");
         let dimension = record.spec.wire_dimension();
         let sum = process.sums.entry(offer.job.clone());
@@ -422,7 +421,7 @@ impl World {
         if sum.round() != round {
             *sum = RoundSum::new(round, lattice, dimension);
         }
-        if let Err(error) = sum.add(who, offer.update.digest, &self.coordinator.blobs) {
+        if let Err(error) = sum.add(who, offer.update.digest, staleness, &self.coordinator.blobs) {
             self.breaks((Rule::Soundness, error.to_string()));
         }
     }

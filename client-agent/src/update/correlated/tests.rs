@@ -33,7 +33,14 @@ fn assignment(round: u64) -> Assignment {
         file: BlobRef { digest: Digest::of(b"base"), length: 4 },
     };
     let lattice = LatticeSpec { step: 1e-6, bits: 32 };
-    Assignment { job, round: RoundNumber(round), base, lattice, report_within_ms: 1000 }
+    Assignment {
+        job,
+        round: RoundNumber(round),
+        base,
+        lattice,
+        report_within_ms: 1000,
+        control: None,
+    }
 }
 
 fn approved(assignment: &Assignment, epsilon_max: f64) -> Approved {
@@ -68,7 +75,7 @@ impl Bench {
 
     fn train(&self, asked: &Assignment, data: &Dataset) -> Result<RunUpdate, UpdateError> {
         let train: Vec<u32> = (0..data.len() as u32).collect();
-        let round = RoundData { base: &BASE, data, train: &train };
+        let round = RoundData { base: &BASE, data, train: &train, correction: &[] };
         let allowed = approved(asked, 1e6);
         let go_on = &mut |_, _| ControlFlow::Continue(());
         correlated_update(&self.ledger, &self.files, asked, &allowed, round, go_on)
@@ -283,7 +290,7 @@ fn a_run_is_refused_before_its_first_round_if_the_budget_does_not_cover_it_all()
 #[test]
 fn a_round_of_a_run_is_never_trained_as_one_that_stands_alone() {
     let (asked, data) = (assignment(1), records(20));
-    let round = RoundData { base: &BASE, data: &data, train: &[0, 1] };
+    let round = RoundData { base: &BASE, data: &data, train: &[0, 1], correction: &[] };
     let error = noisy_update(&asked, round, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, UpdateError::Mechanism(MechanismError::RunState { .. })), "{error}");
 }

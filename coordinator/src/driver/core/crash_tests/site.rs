@@ -129,7 +129,8 @@ impl Site {
             CoordinatorMessage::Welcome(_)
             | CoordinatorMessage::Receipt(_)
             | CoordinatorMessage::NewBase(_)
-            | CoordinatorMessage::Renewal(_) => vec![],
+            | CoordinatorMessage::Renewal(_)
+            | CoordinatorMessage::ComeBack { .. } => vec![],
         }
     }
 
