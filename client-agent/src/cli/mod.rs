@@ -1,8 +1,11 @@
 //! The command line.
 
 mod check;
+mod engine_process;
 mod enroll;
 mod error;
+mod feedback;
+mod key;
 mod options;
 mod output;
 mod privacy;
@@ -26,5 +29,8 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, CliError> {
         Command::Run(options) => run::run(options).await,
         Command::Serve(options) => run::serve(options).await,
         Command::Privacy(command) => privacy::execute(&command),
+        Command::Key(command) => key::execute(command),
+        Command::Feedback(command) => feedback::execute(command),
+        Command::EngineProcess => engine_process::execute().await,
     }
 }

@@ -65,7 +65,7 @@ fn adapt(
     }
     let parameters = load_base(&agent.site, &base.model, base.file.digest)?;
     let records = match agent.load_records(&base.dataset) {
-        Ok(records) => Some(records),
+        Ok(records) => Some(agent.with_feedback(base, records)),
         Err(error) => {
             tracing::warn!(dataset = %base.dataset, %error, "the base is served unmeasured");
             None

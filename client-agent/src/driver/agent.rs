@@ -16,6 +16,7 @@ use tributary_protocol::{
 
 use super::{
     cancel::Cancellation,
+    feedback::open_feedback,
     records::{Records, RecordsCache, RecordsError},
     serving::{Served, ServingError},
     status::SharedStatus,
@@ -26,6 +27,7 @@ use crate::{
     config::Config,
     durable_file::{FileError, create_directory},
     engine::Engine,
+    feedback::FeedbackStore,
     identity::Identity,
     ledger_file::{FileLedgerStore, LedgerFileError},
     policy::{Approved, Policy},
@@ -47,6 +49,7 @@ pub struct Agent {
     pub(super) releases: ReleaseFiles,
     pub(super) engine: Arc<Engine>,
     pub(super) status: Arc<SharedStatus>,
+    pub(super) feedback: Option<Arc<FeedbackStore>>,
     pub(super) records: RecordsCache,
     pub(super) served: Mutex<Served>,
     pub(super) connection: watch::Sender<Option<Connection>>,
@@ -111,6 +114,7 @@ impl Agent {
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
         let served = restore(&site, &engine, &status);
         status.spent(&ledger.lock(), &policy, process::now().0);
+        let feedback = open_feedback(&site, config.feedback);
         Ok(Self {
             site,
             config,
@@ -121,6 +125,7 @@ impl Agent {
             releases,
             engine,
             status,
+            feedback,
             records: RecordsCache::default(),
             served: Mutex::new(served),
             connection: watch::Sender::new(None),

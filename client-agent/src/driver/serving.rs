@@ -110,7 +110,8 @@ impl Served {
             None => None,
         };
         let on_top = adapter.as_ref().map(|(version, adapter)| (*version, adapter));
-        engine.swap(Serving::new(&current.model, current.base.digest, &parameters, on_top)?);
+        let serving = Serving::new(&current.model, current.base.digest, &parameters, on_top)?;
+        engine.swap(serving.for_dataset(current.dataset.clone()));
         Ok(Self { current: Some(current), adapter: adapter.map(|(_, adapter)| adapter) })
     }
 
@@ -136,7 +137,8 @@ impl Served {
         create_directory(&site.adapters())?;
         let version = self.next_adapter();
         let on_top = adapter.as_ref().map(|(adapter, _)| (version, adapter));
-        let serving = Serving::new(&base.model, base.file.digest, parameters, on_top)?;
+        let serving = Serving::new(&base.model, base.file.digest, parameters, on_top)?
+            .for_dataset(base.dataset.clone());
         if let Some((adapter, _)) = &adapter {
             let bytes = adapter.to_safetensors(&base.model).map_err(ServingError::Adapter)?;
             write_durably(&site.adapter(version), &bytes, Access::Owner)?;
