@@ -69,7 +69,8 @@ impl FileLedgerStore {
     }
 }
 
-fn lock(path: &Path) -> Result<File, LedgerFileError> {
+/// Holds `path` against every other process until the file is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File, LedgerFileError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(path).map_err(FileError::on("open", path))?;

@@ -119,6 +119,18 @@ impl Site {
         self.adapters().join("served.json")
     }
 
+    /// Predictions and their outcomes; they never leave the site.
+    #[must_use]
+    pub fn feedback(&self) -> PathBuf {
+        self.directory.join("feedback")
+    }
+
+    /// Digests of the keys to the HTTP interface and what each may do.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.directory.join("keys.json")
+    }
+
     /// Where the running agent's HTTP interface is.
     #[must_use]
     pub fn endpoints(&self) -> PathBuf {

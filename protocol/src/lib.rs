@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`id`] | tenant, job, dataset, region, round, digest |
+//! | [`isolation`] | how far tenants are kept apart |
 //! | [`job`], [`model`] | the document that a job is |
 //! | [`message`] | control messages, transfers, enrolment |
 //! | [`codec`] | values to bytes, the only user of bincode |
@@ -32,6 +33,7 @@ pub mod codec;
 pub mod enrollment;
 pub mod error_code;
 pub mod id;
+pub mod isolation;
 pub mod job;
 pub mod message;
 pub mod model;

@@ -11,7 +11,9 @@ use crate::{
     driver::{AgentError, records::RecordsError, serving::ServingError},
     durable_file::FileError,
     engine::language::LanguageError,
+    feedback::FeedbackError,
     identity::{EnrollError, IdentityError},
+    keys::{AccessError, KeyFileError},
     policy::PolicyError,
     receipt_file::ReceiptFileError,
 };
@@ -104,6 +106,24 @@ pub enum CliError {
     NotBetter {
         /// The job.
         job: JobId,
+    },
+    /// Callers cannot be told apart.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Keys cannot be read or changed.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    /// Outcomes of predictions cannot be read or changed.
+    #[error(transparent)]
+    Feedback(#[from] FeedbackError),
+    /// A line from the agent is lost or unknown.
+    #[error("a line from the agent {what}")]
+    Engine {
+        /// What is wrong with it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The HTTP interface failed.
     #[error("the HTTP interface failed")]

@@ -2,8 +2,11 @@
 
 mod adapter;
 mod check;
+mod engine_process;
 mod enroll;
 mod error;
+mod feedback;
+mod key;
 mod model_folder;
 mod options;
 mod output;
@@ -32,5 +35,8 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, CliError> {
             // Training keeps its thread busy for as long as it takes.
             tokio::task::block_in_place(|| adapter::execute(&command))
         }
+        Command::Key(command) => key::execute(command),
+        Command::Feedback(command) => feedback::execute(command),
+        Command::EngineProcess => engine_process::execute().await,
     }
 }

@@ -115,6 +115,31 @@ impl Dataset {
         Self { labels, ..self.clone() }
     }
 
+    /// The same records with more behind them.
+    ///
+    /// Where the records are bytes, the new features are rounded to the nearest of 0, 1/255, .. 1.
+    ///
+    /// - `features`: `[labels, num_features]`
+    ///
+    /// # Panics
+    /// If the records are texts, there is not one row of features a label, or a label is not below
+    /// [`Self::num_classes`].
+    #[must_use]
+    pub fn appended(&self, features: &[f32], labels: &[u32]) -> Self {
+        assert_eq!(features.len(), self.num_features * labels.len(), "one row a label");
+        assert!(labels.iter().all(|&label| label < self.num_classes), "labels are classes");
+        let mut all = self.clone();
+        match &mut all.features {
+            Features::Bytes(bytes) => {
+                bytes.extend(features.iter().map(|value| (value * 255.0).round() as u8));
+            }
+            Features::Floats(floats) => floats.extend_from_slice(features),
+            Features::Texts(_) => panic!("texts have no features to append"),
+        }
+        all.labels.extend_from_slice(labels);
+        all
+    }
+
     /// Number of records.
     #[must_use]
     pub const fn len(&self) -> usize {

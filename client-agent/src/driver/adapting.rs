@@ -77,7 +77,7 @@ fn adapt(
     }
     let parameters = folder.read_base(&base.model, base.file.digest)?;
     let records = match agent.load_records(&base.dataset) {
-        Ok(records) => Some(records),
+        Ok(records) => Some(agent.with_feedback(base, records)),
         Err(error) => {
             tracing::warn!(dataset = %base.dataset, %error, "the base cannot be measured");
             None

@@ -17,6 +17,7 @@ use tributary_protocol::{
 use super::{
     adapting::Partial,
     cancel::Cancellation,
+    feedback::open_feedback,
     records::{Records, RecordsCache, RecordsError},
     serving::restore,
     status::SharedStatus,
@@ -28,6 +29,7 @@ use crate::{
     config::Config,
     durable_file::{FileError, create_directory},
     engine::Engine,
+    feedback::FeedbackStore,
     identity::Identity,
     ledger_file::{FileLedgerStore, LedgerFileError},
     policy::{Approved, Policy},
@@ -49,6 +51,7 @@ pub struct Agent {
     pub(super) releases: ReleaseFiles,
     pub(super) engine: Arc<Engine>,
     pub(super) status: Arc<SharedStatus>,
+    pub(super) feedback: Option<Arc<FeedbackStore>>,
     pub(super) records: RecordsCache,
     /// What a cut adaptation leaves to the next; held while one adapts.
     pub(super) partial: Mutex<Option<Partial>>,
@@ -114,6 +117,7 @@ impl Agent {
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
         serve_again(&site, &engine, &status);
         status.spent(&ledger.lock(), &policy, process::now().0);
+        let feedback = open_feedback(&site, config.feedback);
         Ok(Self {
             site,
             config,
@@ -124,6 +128,7 @@ impl Agent {
             releases,
             engine,
             status,
+            feedback,
             records: RecordsCache::default(),
             partial: Mutex::new(None),
             connection: watch::Sender::new(None),

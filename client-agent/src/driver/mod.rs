@@ -5,6 +5,7 @@ pub mod address;
 mod agent;
 mod cancel;
 mod connection;
+mod feedback;
 pub mod records;
 mod renewal;
 pub mod serving;
@@ -20,7 +21,10 @@ use tributary_protocol::{
     transport::{TransportError, process},
 };
 
-pub use self::agent::{Agent, AgentError};
+pub use self::{
+    agent::{Agent, AgentError},
+    feedback::open_feedback,
+};
 use self::{
     cancel::Cancellation,
     connection::{Link, LinkEvent},

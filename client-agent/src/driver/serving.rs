@@ -47,7 +47,8 @@ pub fn serving(
     };
     let on_top: Option<(u64, &Adapter)> =
         adapter.as_ref().map(|(version, adapter)| (*version, adapter));
-    Ok(Some(Serving::new(&registry.model, current.base, &parameters, on_top)?))
+    let serving = Serving::new(&registry.model, current.base, &parameters, on_top)?;
+    Ok(Some(serving.for_dataset(registry.dataset.clone())))
 }
 
 /// Puts what was last served into the engine, if there is anything.

@@ -228,7 +228,9 @@ fn evaluate(
         return Ok(());
     };
     let held_out = &records.split.held_out;
-    let metrics = noisy_evaluation(job, spec, base, &records.data, held_out)?;
+    let agreements = agent.feedback.as_ref().map(|store| store.agreements(&job.dataset));
+    let agreements = agreements.unwrap_or_default();
+    let metrics = noisy_evaluation(job, spec, base, &records.data, held_out, &agreements)?;
     let now_ms = process::now().0;
     release_evaluation(&agent.ledger, &agent.releases, assignment, approved, &metrics, now_ms)
 }

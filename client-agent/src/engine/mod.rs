@@ -8,7 +8,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use candle_core::{Device, Tensor};
 use thiserror::Error;
-use tributary_protocol::{id::Digest, model::ModelSpec};
+use tributary_protocol::{
+    id::{DatasetName, Digest},
+    model::ModelSpec,
+};
 
 use crate::{
     adapter::Adapter,
@@ -30,6 +33,7 @@ pub struct Engine {
 pub struct Serving {
     base: Digest,
     adapter: Option<u64>,
+    dataset: Option<DatasetName>,
     model: Model,
 }
 
@@ -51,6 +55,8 @@ pub struct Answer {
     pub base: Digest,
     /// Version of the adapter on top, if any.
     pub adapter: Option<u64>,
+    /// The dataset that the model is trained for, where that is known.
+    pub dataset: Option<DatasetName>,
 }
 
 /// Says why there is no answer.
@@ -125,7 +131,13 @@ impl Serving {
             Some((_, adapter)) => Model::new(spec, &adapter.merge(spec, parameters)?)?,
             None => Model::new(spec, parameters)?,
         };
-        Ok(Self { base, adapter: adapter.map(|(version, _)| version), model })
+        Ok(Self { base, adapter: adapter.map(|(version, _)| version), dataset: None, model })
+    }
+
+    /// Says which dataset the model is trained for: outcomes of its predictions belong to it.
+    #[must_use]
+    pub fn for_dataset(self, dataset: DatasetName) -> Self {
+        Self { dataset: Some(dataset), ..self }
     }
 
     /// Digest of the base model.
@@ -193,7 +205,8 @@ impl Engine {
     pub fn predict(&self, inputs: &[Vec<f32>]) -> Result<Answer, EngineError> {
         let serving = self.serving().ok_or(EngineError::NoModel)?;
         let predictions = serving.predict(inputs)?;
-        Ok(Answer { predictions, base: serving.base, adapter: serving.adapter })
+        let (base, dataset) = (serving.base, serving.dataset.clone());
+        Ok(Answer { predictions, base, adapter: serving.adapter, dataset })
     }
 }
 

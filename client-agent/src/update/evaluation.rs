@@ -15,8 +15,10 @@ use tributary_protocol::{
 use super::{ReleaseFiles, SharedLedger, UpdateError, release::request};
 use crate::{data::Dataset, model::Outcome, policy::Approved, train::outcomes};
 
-/// Measures a base on a tenant's held-out records and adds noise to each metric's sum and count.
+/// Measures a base on a tenant's held-out records, and its predictions by their outcomes, and adds
+/// noise to each metric's sum and count.
 ///
+/// - `agreements`: for each prediction with a known outcome, whether it was right
 /// - `record` unit: every record's value counts once. `tenant` unit: the tenant's mean is its one
 ///   value, so the noise hides the tenant as a whole.
 /// - Without records the release is noise around nothing: that there are none is private too.
@@ -32,19 +34,23 @@ pub fn noisy_evaluation(
     base: &[f32],
     data: &Dataset,
     held_out: &[u32],
+    agreements: &[bool],
 ) -> Result<Vec<MetricSum>, UpdateError> {
     let outcomes = outcomes(&job.model, base, data, held_out)?;
     let statistics = NoisyStatistics::new(spec.noise_multiplier)?;
     let mut noise = SecureNoise::new()?;
     let sum = |&metric: &Metric| {
         let (low, high) = spec.bounds(metric);
-        let value = |outcome: &Outcome| match metric {
-            Metric::Accuracy => outcome.accuracy,
-            Metric::Loss => outcome.loss,
+        let of_records = |value: fn(&Outcome) -> f64| outcomes.iter().map(value).collect();
+        let mut values: Vec<f64> = match metric {
+            Metric::Accuracy => of_records(|outcome| outcome.accuracy),
+            Metric::Loss => of_records(|outcome| outcome.loss),
+            Metric::FeedbackAccuracy => {
+                agreements.iter().map(|&right| f64::from(u8::from(right))).collect()
+            }
         };
         // Clipped before the mean, so that no single record moves a tenant's mean by more.
-        let mut values: Vec<f64> =
-            outcomes.iter().map(|outcome| value(outcome).clamp(low, high)).collect();
+        values.iter_mut().for_each(|value| *value = value.clamp(low, high));
         if job.privacy.unit == PrivacyUnit::Tenant && !values.is_empty() {
             values = vec![values.iter().sum::<f64>() / values.len() as f64];
         }

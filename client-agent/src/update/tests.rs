@@ -314,7 +314,7 @@ fn metrics_are_debited_once_and_the_same_in_every_offer() {
     let (asked, allowed) = evaluating();
     let spec = asked.job.evaluation.clone().unwrap();
     let (data, held_out) = (records(), (0..20).collect::<Vec<_>>());
-    let measure = || noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out).unwrap();
+    let measure = || noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out, &[]).unwrap();
     let (job, round) = (&asked.job.name, asked.round);
     assert!(released_evaluation(&ledger, &files, job, round).is_empty());
     let first = measure();
@@ -329,10 +329,10 @@ fn metrics_are_debited_once_and_the_same_in_every_offer() {
     let (ledger, files) = open(&store, directory.path());
     assert_eq!(released_evaluation(&ledger, &files, job, round), first, "after a restart too");
     // No record, no error: that there are none is private.
-    let empty = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &[]).unwrap();
+    let empty = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &[], &[]).unwrap();
     assert_eq!(empty.len(), 2);
     // Records that do not fit are one.
-    let error = noisy_evaluation(&asked.job, &spec, &[0.1; 7], &data, &held_out).unwrap_err();
+    let error = noisy_evaluation(&asked.job, &spec, &[0.1; 7], &data, &held_out, &[]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::BaseModelInvalid);
 }
 
@@ -343,10 +343,31 @@ fn a_tenants_metrics_count_once_under_the_tenant_unit() {
     let mut spec = asked.job.evaluation.clone().unwrap();
     spec.noise_multiplier = 0.01;
     let (data, held_out) = (records(), (0..20).collect::<Vec<_>>());
-    let sums = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out).unwrap();
+    let sums = noisy_evaluation(&asked.job, &spec, &[0.1; 8], &data, &held_out, &[]).unwrap();
     for sum in sums {
         assert!((sum.count - 1.0).abs() < 0.2 && sum.centred_sum.abs() < 1.2, "{sum:?}");
     }
+}
+
+#[test]
+fn outcomes_of_predictions_leave_only_as_a_noisy_sum() {
+    let (asked, _) = evaluating();
+    let mut spec = asked.job.evaluation.clone().unwrap();
+    spec.metrics = vec![tributary_protocol::job::Metric::FeedbackAccuracy];
+    spec.noise_multiplier = 0.01;
+    let (data, held_out) = (records(), (0..20).collect::<Vec<_>>());
+    let measure = |spec: &tributary_protocol::job::EvaluationSpec, outcomes: &[bool]| {
+        let base = &[0.1; 8];
+        noisy_evaluation(&asked.job, spec, base, &data, &held_out, outcomes).unwrap()[0]
+    };
+    // Nine of twelve right: nine halves up, three down, whatever the records say.
+    let outcomes = [[true; 9].as_slice(), &[false; 3]].concat();
+    let sum = measure(&spec, &outcomes);
+    assert!((sum.count - 12.0).abs() < 0.3 && (sum.centred_sum - 6.0).abs() < 0.3, "{sum:?}");
+    let none = measure(&spec, &[]);
+    assert!(none.count.abs() < 0.3 && none.centred_sum.abs() < 0.3, "{none:?}");
+    spec.noise_multiplier = 50.0;
+    assert_ne!(measure(&spec, &outcomes), measure(&spec, &outcomes), "fresh noise");
 }
 
 /// Crashes at every byte of both debits of a round.

@@ -7,12 +7,13 @@ pub mod planner;
 mod quota;
 
 use serde::{Deserialize, Serialize};
+pub use tributary_protocol::isolation::{
+    ComputeIsolation, DataIsolation, Isolation, ModelIsolation,
+};
 use tributary_protocol::{id::Digest, message::LedgerHead, time::Timestamp};
 
 pub use self::{
-    context::{
-        ComputeIsolation, DataIsolation, Isolation, ModelIsolation, TenantContext, TenantRole,
-    },
+    context::{TenantContext, TenantRole},
     enrollment::{EnrollmentError, Invitation, invite},
     quota::{QuotaUsedUp, Quotas, Usage, next_day},
 };

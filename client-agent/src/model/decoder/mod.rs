@@ -25,10 +25,7 @@ pub use self::{
     dense::{Dense, DenseAdapter},
     rope::{Rope, RopeScaling},
 };
-pub(crate) use self::{
-    product::{dot, product},
-    rope::turn_head,
-};
+pub(crate) use self::{product::product, rope::turn_head};
 use super::layer::rms_norm;
 
 /// Parameters by the name that checkpoints use, row-major.
