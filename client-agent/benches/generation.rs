@@ -1,5 +1,8 @@
-//! What adapters cost a batch, and tokens a second, over a model folder named by
-//! `TRIBUTARY_BENCH_MODEL`. Run with `RAYON_NUM_THREADS=1`: times are of the thread's processor.
+//! Tokens a second, time to the first token, and what adapters cost a batch, over a model folder
+//! named by `TRIBUTARY_BENCH_MODEL`.
+//!
+//! With `RAYON_NUM_THREADS=1` times are of the thread's processor, otherwise of the wall. One line a
+//! figure, name and value, so that `beside_transformers.py` can read them.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -25,8 +28,11 @@ use tributary_protocol::{
 };
 
 const RANK: usize = 8;
-const BATCH: u64 = 32;
-const PROMPT: usize = 512;
+const BATCHES: [u64; 3] = [1, 8, 32];
+const PROMPTS: [usize; 2] = [128, 512];
+const PROMPT_MAX: usize = 512;
+/// Repetitions, of which the best counts.
+const REPEATED: usize = 4;
 
 struct Model {
     decoder: Arc<Decoder>,
@@ -46,23 +52,24 @@ fn main() {
         base: checkpoint.digest,
     };
     let adapters: Vec<Arc<DecoderAdapter>> =
-        (0..BATCH).map(|seed| Arc::new(adapter(&model.decoder, seed))).collect();
-    let (mut one, mut base, mut mixed) = (f64::MAX, f64::MAX, f64::MAX);
-    let mut prompt = f64::MAX;
-    for _ in 0..4 {
-        one = one.min(decode(&model, 1, &[]));
-        base = base.min(decode(&model, BATCH, &[]));
-        mixed = mixed.min(decode(&model, BATCH, &adapters));
-        prompt = prompt.min(prefill(&model));
+        (0..32).map(|seed| Arc::new(adapter(&model.decoder, seed))).collect();
+    // Figures that are compared alternate, so that a busy neighbour hits both.
+    for batch in BATCHES {
+        let kinds = [0, 8, 32].map(|count| &adapters[..count.min(batch as usize)]);
+        let mut best = [f64::MAX; 3];
+        for _ in 0..REPEATED {
+            for (best, kind) in best.iter_mut().zip(kinds) {
+                *best = best.min(decode(&model, batch, kind));
+            }
+        }
+        println!("decode_tokens_per_second_batch_{batch} {:.1}", batch as f64 / best[0]);
+        println!("decode_cost_of_8_adapters_batch_{batch} {:.3}", best[1] / best[0]);
+        println!("decode_cost_of_32_adapters_batch_{batch} {:.3}", best[2] / best[0]);
     }
-    println!("decode, batch 1: {:.1} tokens/s", 1.0 / one);
-    println!("decode, batch {BATCH}: {:.1} tokens/s", BATCH as f64 / base);
-    println!(
-        "decode, batch {BATCH} on {BATCH} adapters of rank {RANK}: {:.1} tokens/s, {:.2} of the base",
-        BATCH as f64 / mixed,
-        base / mixed
-    );
-    println!("prefill of {PROMPT} tokens: {:.1} tokens/s", PROMPT as f64 / prompt);
+    for prompt in PROMPTS {
+        let seconds = (0..REPEATED).map(|_| prefill(&model, prompt)).fold(f64::MAX, f64::min);
+        println!("first_token_ms_prompt_{prompt} {:.1}", seconds * 1e3);
+    }
 }
 
 fn adapter(decoder: &Decoder, seed: u64) -> DecoderAdapter {
@@ -85,7 +92,8 @@ fn adapter(decoder: &Decoder, seed: u64) -> DecoderAdapter {
 }
 
 fn scheduler(model: &Model) -> Scheduler {
-    let limits = Limits { batch_rows_max: PROMPT, prompt_rows_max: PROMPT, ..Limits::default() };
+    let limits =
+        Limits { batch_rows_max: PROMPT_MAX, prompt_rows_max: PROMPT_MAX, ..Limits::default() };
     let Model { decoder, tokenizer, base } = model;
     Scheduler::new(decoder.clone(), tokenizer.clone(), *base, limits, HashMap::new())
 }
@@ -112,12 +120,17 @@ fn submit(
     scheduler.handle(Timestamp(0), Input::Submit(Box::new(request))).expect("room for it");
 }
 
-/// Seconds of one decoding step.
+/// Seconds of one decoding step, adapters dealt out to the requests in turn.
 fn decode(model: &Model, batch: u64, adapters: &[Arc<DecoderAdapter>]) -> f64 {
     const STEPS: u32 = 4;
     let mut scheduler = scheduler(model);
     for id in 0..batch {
-        submit(&mut scheduler, id, vec![id as u32 + 5; 8], adapters.get(id as usize));
+        submit(
+            &mut scheduler,
+            id,
+            vec![id as u32 + 5; 8],
+            adapters.get(id as usize % adapters.len().max(1)),
+        );
     }
     // The prompts, and a first step to warm up.
     for _ in 0..2 {
@@ -130,19 +143,20 @@ fn decode(model: &Model, batch: u64, adapters: &[Arc<DecoderAdapter>]) -> f64 {
     (seconds() - start) / f64::from(STEPS)
 }
 
-/// Seconds of one prompt.
-fn prefill(model: &Model) -> f64 {
+/// Seconds to the first token behind a prompt.
+fn prefill(model: &Model, length: usize) -> f64 {
     let mut scheduler = scheduler(model);
-    submit(&mut scheduler, 0, (5..5 + PROMPT as u32).collect(), None);
+    submit(&mut scheduler, 0, (5..5 + length as u32).collect(), None);
     let start = seconds();
     scheduler.step(Timestamp(0)).expect("a step");
     seconds() - start
 }
 
-/// Processor time of this thread, or wall time where the system does not tell.
+/// Processor time of this thread where it is the only one, otherwise wall time.
 fn seconds() -> f64 {
     thread_local!(static START: Instant = Instant::now());
-    let busy = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let alone = std::env::var("RAYON_NUM_THREADS").is_ok_and(|threads| threads == "1");
+    let busy = alone.then(|| std::fs::read_to_string("/proc/thread-self/schedstat").ok()).flatten();
     let busy = busy.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     busy.map_or_else(|| START.with(|start| start.elapsed().as_secs_f64()), |busy| busy * 1e-9)
 }

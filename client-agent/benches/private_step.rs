@@ -4,8 +4,9 @@
 //!
 //! Plain and private steps are measured in turn, in processor time where the system tells it, and
 //! compared pair by pair, so that a busy machine slows both; a harness that measures one after the
-//! other cannot give a stable ratio. Run it on one thread, as processor time is that of the main
-//! thread: `RAYON_NUM_THREADS=1 cargo bench -p tributary-agent --bench private_step`.
+//! other cannot give a stable ratio. Processor time is that of the main thread, so on several threads
+//! it is the time on the wall: `RAYON_NUM_THREADS=1 cargo bench -p tributary-agent --bench
+//! private_step`. `step_comparison.py` beside this file alternates it with PyTorch and Opacus.
 
 use std::{cell::RefCell, sync::LazyLock, time::Instant};
 
@@ -25,7 +26,7 @@ use tributary_agent::{
 };
 use tributary_privacy::{clip::ClippingNorm, mechanism::NoisyGradientSum, noise::SecureNoise};
 use tributary_protocol::{
-    job::TrainingPlan,
+    job::{LocalAlgorithm, TrainingPlan},
     model::{MlpSpec, ModelSpec},
 };
 
@@ -114,6 +115,7 @@ fn mlp(source: &mut Xoshiro256PlusPlus, batch: u32, steps: u32) -> Step {
         batch_size_expected: batch,
         client_learning_rate: 1e-4,
         update_norm_max: 16.0,
+        algorithm: LocalAlgorithm::Sgd,
     };
     let trainer = RefCell::new(Trainer::new(&spec, threads()).expect("valid"));
     Box::new(move |private| {
@@ -330,7 +332,8 @@ fn labels(count: usize) -> Tensor {
     Tensor::from_vec(labels, count, &Device::Cpu).expect("sizes agree")
 }
 
-/// Seconds that the work kept the processor busy, or lasted where the system does not say.
+/// Seconds that the work kept the processor busy, or lasted where the system does not say or several
+/// threads work.
 fn time(work: impl FnOnce()) -> f64 {
     let start = seconds();
     work();
@@ -340,7 +343,9 @@ fn time(work: impl FnOnce()) -> f64 {
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn seconds() -> f64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let busy = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let busy = (threads() == 1)
+        .then(|| std::fs::read_to_string("/proc/thread-self/schedstat").ok())
+        .flatten();
     let nanoseconds = busy.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |value| value * 1e-9)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tributary_privacy::ledger::LedgerStore;
+use tributary_privacy::ledger::ChainStore;
 
 use crate::durable_file::{FileError, sync_directory};
 
@@ -32,7 +32,7 @@ pub enum LedgerFileError {
     File(#[from] FileError),
 }
 
-/// A [`LedgerStore`] on a file, with fsync after every change; clones share the file.
+/// A [`ChainStore`] on a file, with fsync after every change; clones share the file.
 ///
 /// A lock file beside it keeps a second process out for as long as any clone lives.
 #[derive(Debug, Clone)]
@@ -69,7 +69,8 @@ impl FileLedgerStore {
     }
 }
 
-fn lock(path: &Path) -> Result<File, LedgerFileError> {
+/// Holds `path` against every other process until the file is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File, LedgerFileError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(path).map_err(FileError::on("open", path))?;
@@ -95,7 +96,7 @@ fn lock(path: &Path) -> Result<File, LedgerFileError> {
     Ok(file)
 }
 
-impl LedgerStore for FileLedgerStore {
+impl ChainStore for FileLedgerStore {
     type Error = FileError;
 
     fn read(&mut self) -> Result<Vec<u8>, FileError> {
@@ -149,6 +150,7 @@ mod tests {
             kind: ReleaseKind::Update,
             unit: "record".to_owned(),
             events: vec![PrivacyEvent::Gaussian { noise_multiplier: 2.0, count: 1 }],
+            run: None,
             release: [round as u8; 32],
         }
     }

@@ -11,6 +11,8 @@
 //! | [`data`], [`text`], [`model`], [`train`], [`adapter`], [`engine`], [`compute`] | records, models, training, serving |
 //! | [`ledger_file`], [`receipt_file`], [`update`] | the durable path of a release |
 //! | [`refusals`], [`statement`], [`calendar`] | what was declined and spent, for people |
+//! | [`keys`] | who may ask the HTTP interface for what |
+//! | [`feedback`] | outcomes of predictions, kept at the site |
 //! | [`session`], [`driver`] | rounds with the coordinator |
 //! | [`api`], [`cli`] | the tenant's own interfaces |
 //!
@@ -43,7 +45,9 @@ pub mod data;
 pub mod driver;
 pub mod durable_file;
 pub mod engine;
+pub mod feedback;
 pub mod identity;
+pub mod keys;
 pub mod ledger_file;
 pub mod model;
 pub mod policy;

@@ -1,22 +1,12 @@
 //! Entry point of `tributary-agent`.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 use tributary_agent::cli::{Arguments, execute};
+use tributary_protocol::transport::log::{self, LogFormat};
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("TRIBUTARY_LOG").unwrap_or_else(|_| "info".into());
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(ansi)
-        .with_writer(std::io::stderr)
-        .init();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -28,6 +18,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    log::install(LogFormat::from_environment()?);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(execute(arguments));

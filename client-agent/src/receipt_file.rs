@@ -7,7 +7,7 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
-use tributary_privacy::ledger::{Ledger, LedgerError, LedgerStore};
+use tributary_privacy::ledger::{ChainStore, Ledger, LedgerError};
 use tributary_protocol::{
     id::TenantId,
     message::LedgerHead,
@@ -82,7 +82,7 @@ impl ReceiptFile {
     /// # Errors
     /// [`ReceiptFileError::Ledger`] for a ledger that is older or another one, else as
     /// [`Self::newest`].
-    pub fn check<S: LedgerStore>(
+    pub fn check<S: ChainStore>(
         &self,
         ledger: &Ledger<S>,
     ) -> Result<Option<Receipt>, ReceiptFileError> {
@@ -98,7 +98,7 @@ impl ReceiptFile {
     ///
     /// # Errors
     /// [`ReceiptFileError`]; the file is then as before.
-    pub fn take<S: LedgerStore>(
+    pub fn take<S: ChainStore>(
         &self,
         receipt: &Receipt,
         ledger: &Ledger<S>,
@@ -115,13 +115,13 @@ impl ReceiptFile {
     }
 }
 
-fn compare<S: LedgerStore>(ledger: &Ledger<S>, head: LedgerHead) -> Result<(), LedgerError> {
+fn compare<S: ChainStore>(ledger: &Ledger<S>, head: LedgerHead) -> Result<(), LedgerError> {
     // A ledger without entries has no hash on the wire.
     if head == LedgerHead::EMPTY {
         return Ok(());
     }
     let LedgerHead { sequence, hash } = head;
-    ledger.compare(tributary_privacy::ledger::LedgerHead { sequence, hash: *hash.as_bytes() })
+    ledger.compare(tributary_privacy::ledger::ChainHead { sequence, hash: *hash.as_bytes() })
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
     };
     use rustls::pki_types::PrivateKeyDer;
     use tributary_privacy::{
-        ledger::{Budget, DebitRequest, MemoryLedgerStore, ReleaseKind},
+        ledger::{Budget, DebitRequest, MemoryChainStore, ReleaseKind},
         mechanism::PrivacyEvent,
     };
     use tributary_protocol::{id::Digest, time::Timestamp, transport::tls::Identity};
@@ -162,7 +162,7 @@ mod tests {
             Self { identity: Identity { chain, key }, authority }
         }
 
-        fn sign<S: LedgerStore>(&self, ledger: &Ledger<S>) -> Receipt {
+        fn sign<S: ChainStore>(&self, ledger: &Ledger<S>) -> Receipt {
             let head = ledger.head();
             let head = LedgerHead { sequence: head.sequence, hash: Digest::from_bytes(head.hash) };
             Receipt::sign(&self.identity, tenant(), head, Timestamp(1_700_000_000_000)).unwrap()
@@ -177,11 +177,11 @@ mod tests {
         TenantId::new("ash").unwrap()
     }
 
-    fn open(store: &MemoryLedgerStore) -> Ledger<MemoryLedgerStore> {
+    fn open(store: &MemoryChainStore) -> Ledger<MemoryChainStore> {
         Ledger::open(store.clone(), "ash").unwrap()
     }
 
-    fn debit(ledger: &mut Ledger<MemoryLedgerStore>, round: u64) -> Result<(), LedgerError> {
+    fn debit(ledger: &mut Ledger<MemoryChainStore>, round: u64) -> Result<(), LedgerError> {
         let request = DebitRequest {
             dataset: "adult".to_owned(),
             job: "census".to_owned(),
@@ -189,6 +189,7 @@ mod tests {
             kind: ReleaseKind::Update,
             unit: "record".to_owned(),
             events: vec![PrivacyEvent::Gaussian { noise_multiplier: 5.0, count: 1 }],
+            run: None,
             release: [round as u8; 32],
         };
         ledger.debit(request, &BUDGET, round).map(|_| ())
@@ -198,7 +199,7 @@ mod tests {
     fn a_restored_backup_is_named_without_a_coordinator() {
         let (coordinator, directory) = (Coordinator::new(), tempfile::tempdir().unwrap());
         let file = coordinator.file(directory.path());
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let mut ledger = open(&store);
         assert!(file.check(&ledger).unwrap().is_none());
         debit(&mut ledger, 1).unwrap();
@@ -209,7 +210,7 @@ mod tests {
         file.take(&old, &ledger).unwrap();
         assert_eq!(file.newest().unwrap().unwrap().head.sequence, 2, "it only moves forward");
 
-        let restored = open(&MemoryLedgerStore::with_bytes(backup));
+        let restored = open(&MemoryChainStore::with_bytes(backup));
         let error = file.check(&restored).unwrap_err();
         let named = LedgerError::RestoredBackup { sequence: 1, acknowledged: 2 };
         assert!(
@@ -223,7 +224,7 @@ mod tests {
     fn nothing_but_the_coordinators_word_is_taken() {
         let (coordinator, directory) = (Coordinator::new(), tempfile::tempdir().unwrap());
         let file = coordinator.file(directory.path());
-        let mut ledger = open(&MemoryLedgerStore::new());
+        let mut ledger = open(&MemoryChainStore::new());
         debit(&mut ledger, 1).unwrap();
         let stranger = Coordinator::new().sign(&ledger);
         assert!(matches!(file.take(&stranger, &ledger), Err(ReceiptFileError::Receipt(_))));
@@ -242,21 +243,21 @@ mod tests {
     fn no_crash_looks_like_a_restored_backup() {
         let coordinator = Coordinator::new();
         let whole = {
-            let store = MemoryLedgerStore::new();
+            let store = MemoryChainStore::new();
             debit(&mut open(&store), 1).unwrap();
             store.bytes().len()
         };
         for written in 0..=whole {
             let directory = tempfile::tempdir().unwrap();
             let file = coordinator.file(directory.path());
-            let store = MemoryLedgerStore::new();
+            let store = MemoryChainStore::new();
             store.crash_after(written);
             debit(&mut open(&store), 1).unwrap_err();
             store.restart();
             // Nothing was released, so the coordinator heard of nothing.
             file.check(&open(&store)).unwrap();
         }
-        let store = MemoryLedgerStore::new();
+        let store = MemoryChainStore::new();
         let mut ledger = open(&store);
         debit(&mut ledger, 1).unwrap();
         let first = coordinator.sign(&ledger);

@@ -88,7 +88,7 @@ pub fn noise(job: &JobSpec) -> Option<DistributedNoise> {
     let spec = job.secagg.as_ref()?;
     let UpdateBound { norm_max, noise_sigma } = job.update_bound();
     Some(DistributedNoise {
-        dimension: job.model.num_parameters() as u64,
+        dimension: job.federated_dimension() as u64,
         norm_max,
         noise_sigma,
         survivors_min: job.round.cohort_size_min,

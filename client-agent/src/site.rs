@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tributary_protocol::id::Digest;
+use tributary_protocol::id::{Digest, JobId};
 
 /// One tenant's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,18 @@ impl Site {
         self.directory.join("releases")
     }
 
+    /// What runs with correlated noise need from round to round; as secret as the records.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.directory.join("runs")
+    }
+
+    /// The tenant's own control variates (SCAFFOLD), by job.
+    #[must_use]
+    pub fn controls(&self) -> PathBuf {
+        self.directory.join("controls")
+    }
+
     /// Base models from the coordinator.
     #[must_use]
     pub fn models(&self) -> PathBuf {
@@ -83,16 +95,40 @@ impl Site {
         self.directory.join("adapters")
     }
 
-    /// The file of one adapter version.
+    /// The adapters of one job.
     #[must_use]
-    pub fn adapter(&self, version: u64) -> PathBuf {
-        self.adapters().join(format!("{version}.safetensors"))
+    pub fn adapters_of(&self, job: &JobId) -> PathBuf {
+        self.adapters().join(job.as_str())
     }
 
-    /// Which base and adapter are served.
+    /// The file of one adapter version.
     #[must_use]
-    pub fn current(&self) -> PathBuf {
-        self.adapters().join("current.json")
+    pub fn adapter(&self, job: &JobId, version: u64) -> PathBuf {
+        self.adapters_of(job).join(format!("{version}.safetensors"))
+    }
+
+    /// The versions of one job's adapters, and which base and adapter of it are served.
+    #[must_use]
+    pub fn adapter_registry(&self, job: &JobId) -> PathBuf {
+        self.adapters_of(job).join("registry.json")
+    }
+
+    /// Which job's base and adapter are served.
+    #[must_use]
+    pub fn served(&self) -> PathBuf {
+        self.adapters().join("served.json")
+    }
+
+    /// Predictions and their outcomes; they never leave the site.
+    #[must_use]
+    pub fn feedback(&self) -> PathBuf {
+        self.directory.join("feedback")
+    }
+
+    /// Digests of the keys to the HTTP interface and what each may do.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.directory.join("keys.json")
     }
 
     /// Where the running agent's HTTP interface is.

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use tributary_privacy::{
-    ledger::{Budget, JobSpending, Ledger, LedgerEntry, LedgerError, LedgerHead, LedgerStore},
+    ledger::{
+        Budget, ChainHead, ChainStore, JobRun, JobSpending, Ledger, LedgerEntry, LedgerError,
+    },
     mechanism::PrivacyEvent,
 };
 use tributary_protocol::{id::DatasetName, receipt::Receipt, time::Timestamp};
@@ -22,7 +24,7 @@ pub struct Statement {
     /// What neighbouring data sets are.
     pub neighbouring_relation: &'static str,
     /// Where the ledger ends.
-    pub head: LedgerHead,
+    pub head: ChainHead,
     /// The newest head that the coordinator countersigned, if any.
     pub receipt: Option<ReceiptLine>,
     /// By dataset of the policy.
@@ -82,8 +84,11 @@ pub struct JobStatement {
     pub rounds: u64,
     /// ε of its releases alone; the figures of several jobs do not add up.
     pub epsilon_alone: f64,
-    /// What its newest round cost.
+    /// What its newest round cost, beside its run.
     pub round_events: Vec<PrivacyEvent>,
+    /// Its newest run with correlated noise, if it has one: paid as a whole with its first round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<JobRun>,
     /// Further rounds that fit if nothing else is released, up to [`FORECAST_ROUNDS_MAX`].
     pub rounds_left: u64,
 }
@@ -93,7 +98,7 @@ impl Statement {
     ///
     /// # Errors
     /// [`LedgerError`] if an event cannot be accounted.
-    pub fn new<S: LedgerStore>(
+    pub fn new<S: ChainStore>(
         ledger: &Ledger<S>,
         policy: &Policy,
         receipt: Option<&Receipt>,
@@ -119,7 +124,7 @@ impl Statement {
 }
 
 impl DatasetStatement {
-    fn new<S: LedgerStore>(
+    fn new<S: ChainStore>(
         ledger: &Ledger<S>,
         name: &DatasetName,
         budget: &Budget,
@@ -134,10 +139,10 @@ impl DatasetStatement {
             None => first,
         };
         let job = |spending: JobSpending| {
-            let JobSpending { job, unit, rounds, epsilon_alone, round_events } = spending;
             let rounds_left =
-                ledger.rounds_left(dataset, &round_events, budget, now_ms, FORECAST_ROUNDS_MAX)?;
-            Ok(JobStatement { job, unit, rounds, epsilon_alone, round_events, rounds_left })
+                ledger.rounds_left(dataset, &spending, budget, now_ms, FORECAST_ROUNDS_MAX)?;
+            let JobSpending { job, unit, rounds, epsilon_alone, round_events, run } = spending;
+            Ok(JobStatement { job, unit, rounds, epsilon_alone, round_events, run, rounds_left })
         };
         let jobs = ledger.spent_by_job(dataset, now_ms, budget)?;
         Ok(Self {

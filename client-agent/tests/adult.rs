@@ -10,7 +10,7 @@ use tributary_agent::{
 };
 use tributary_privacy::{clip::ClippingNorm, mechanism::NoisyGradientSum, noise::SecureNoise};
 use tributary_protocol::{
-    job::TrainingPlan,
+    job::{LocalAlgorithm, TrainingPlan},
     model::{MlpSpec, ModelSpec},
 };
 
@@ -82,6 +82,7 @@ fn census_income_is_learned_privately() {
         batch_size_expected: 650,
         client_learning_rate: 2.0,
         update_norm_max: 16.0,
+        algorithm: LocalAlgorithm::Sgd,
     };
     let norm = ClippingNorm::new(1.0).expect("positive");
     let mechanism = NoisyGradientSum::new(norm, 1.0, spec.num_parameters()).expect("valid");

@@ -212,3 +212,192 @@ fn serve_needs_no_coordinator() {
     let running = Running::start("serve", site.path());
     running.stop();
 }
+
+#[test]
+fn keys_are_made_listed_and_revoked() {
+    let site = tempfile::tempdir().unwrap();
+    let output = agent(&["key", "add", "--json", "--tenant", "ash", "--note", "desk"], site.path());
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    assert!(key.len() > 64 && made["roles"].as_array().unwrap().len() == 3, "{made}");
+    assert!(!std::fs::read_to_string(site.path().join("keys.json")).unwrap().contains(&key[20..]));
+    let listed = |site: &Path| -> Value {
+        serde_json::from_slice(&agent(&["key", "list", "--json"], site).stdout).unwrap()
+    };
+    assert_eq!(listed(site.path())["keys"][0]["note"], "desk");
+    assert!(text(&agent(&["key", "list"], site.path())).contains(id));
+    assert!(agent(&["key", "revoke", id], site.path()).status.success());
+    assert_eq!(listed(site.path())["keys"], serde_json::json!([]));
+    let output = agent(&["key", "revoke", id], site.path());
+    assert!(!output.status.success() && text(&output).contains("key list"), "{}", text(&output));
+    let output = agent(&["key", "add", "--tenant", "ash", "--role", "king"], site.path());
+    assert!(!output.status.success() && text(&output).contains("operator"), "{}", text(&output));
+}
+
+#[test]
+fn feedback_commands_name_what_is_not_there() {
+    let site = site();
+    let output = agent(&["feedback", "list", "--json"], site.path());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document, serde_json::json!({"labelled": 0, "feedback": []}));
+    let id = "p000000000005000000000000000a";
+    let output = agent(&["feedback", "delete", id], site.path());
+    assert!(!output.status.success() && text(&output).contains(id), "{}", text(&output));
+    let output = agent(&["feedback", "delete", "p5"], site.path());
+    assert!(text(&output).contains("28 hexadecimal digits"), "{}", text(&output));
+    let file = site.path().join("out.jsonl");
+    let output = agent(&["feedback", "export", file.to_str().unwrap()], site.path());
+    assert!(output.status.success() && std::fs::read(file).unwrap().is_empty());
+    // While an agent runs it holds the store.
+    let running = Running::start("serve", site.path());
+    let output = agent(&["feedback", "delete", id], site.path());
+    assert!(text(&output).contains(&format!("process {}", running.0.id())), "{}", text(&output));
+    running.stop();
+}
+
+mod language {
+    //! A language model in a process of its own, spoken to over sockets.
+
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    const PROMPT: &str = r#""prompt": [7, 8, 9], "temperature": 0"#;
+
+    /// A site that serves a small model to the tenant elm alone, whose key is returned.
+    fn site(isolation: &str) -> (tempfile::TempDir, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/language/smollm");
+        let config = format!(
+            "[api]\nlisten = \"127.0.0.1:0\"\n[compute]\nthreads = 1\n[language]\nmodel = {0:?}\n\
+             name = \"small\"\n[language.adapters]\nall = {1:?}\n[language.tenants.elm]\n\
+             adapters = [\"all\"]\nisolation = {{ {isolation} }}\n",
+            fixture,
+            fixture.join("all"),
+        );
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+        let output = agent(&["key", "add", "--tenant", "elm"], directory.path());
+        let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        (directory, key)
+    }
+
+    fn connect(directory: &Path) -> TcpStream {
+        let text = std::fs::read_to_string(directory.join("endpoints.json")).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let address = document["api"].as_str().unwrap().trim_start_matches("http://").to_owned();
+        TcpStream::connect(address).unwrap()
+    }
+
+    fn write(stream: &mut TcpStream, key: &str, body: &str) {
+        let head = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+             authorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+    }
+
+    fn ask(directory: &Path, key: &str, body: &str) -> String {
+        let mut stream = connect(directory);
+        write(&mut stream, key, body);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn completion(directory: &Path, key: &str, model: &str) -> Value {
+        let body = format!("{{\"model\": \"{model}\", {PROMPT}, \"max_tokens\": 8}}");
+        let answer = ask(directory, key, &body);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str::<Value>(body).unwrap()["choices"][0]["text"].clone()
+    }
+
+    /// State and parent of a process, as the system knows them.
+    #[cfg(target_os = "linux")]
+    fn stat(process: u32) -> Option<(String, u32)> {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, fields) = text.rsplit_once(") ")?;
+        let mut fields = fields.split(' ');
+        Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_alive(process: u32) -> bool {
+        stat(process).is_some_and(|(state, _)| state != "Z" && state != "X")
+    }
+
+    /// The tenant's process.
+    #[cfg(target_os = "linux")]
+    fn child_of(parent: u32) -> u32 {
+        let names = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+        let mut all = names.filter_map(|name| name.to_str()?.parse().ok());
+        let is_child =
+            |&one: &u32| is_alive(one) && stat(one).is_some_and(|(_, found)| found == parent);
+        all.find(is_child).expect("a process of its own")
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_of_its_own_answers_the_same_and_is_started_anew_when_it_is_killed() {
+        let (shared, key_of_shared) = site("compute = \"shared-queue\"");
+        let (own, key) = site("compute = \"dedicated-device\"");
+        let running = [shared.path(), own.path()].map(|path| Running::start("serve", path));
+        let wanted = ["small", "all"].map(|name| completion(shared.path(), &key_of_shared, name));
+        assert_ne!(wanted[0], wanted[1]);
+        assert_eq!(["small", "all"].map(|name| completion(own.path(), &key, name)), wanted);
+        let child = child_of(running[1].0.id());
+        assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
+        // The request that finds it gone may fail; one of the next is answered by a new process.
+        let body = format!("{{\"model\": \"small\", {PROMPT}, \"max_tokens\": 8}}");
+        let answered = (0..1000).any(|_| ask(own.path(), &key, &body).starts_with("HTTP/1.1 200"));
+        assert!(answered);
+        assert_eq!(completion(own.path(), &key, "all"), wanted[1]);
+        assert_ne!(child_of(running[1].0.id()), child);
+        let child = child_of(running[1].0.id());
+        running.into_iter().for_each(Running::stop);
+        let gone = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            !is_alive(child)
+        });
+        assert!(gone, "nothing is left behind");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn on_sigterm_answers_end_whole_and_new_requests_are_sent_elsewhere() {
+        for isolation in ["compute = \"shared-queue\"", "compute = \"dedicated-device\""] {
+            let (directory, key) = site(isolation);
+            // One after the other, so that they are under way for a while.
+            change(directory.path(), "agent.toml", "name =", "batch_requests_max = 1\nname =");
+            let mut running = Running::start("serve", directory.path());
+            let body = format!(
+                "{{\"model\": \"small\", {PROMPT}, \"max_tokens\": 480, \"n\": 60, \
+                 \"stream\": true}}"
+            );
+            let mut long = connect(directory.path());
+            write(&mut long, &key, &body);
+            let mut begun = [0; 64];
+            long.read_exact(&mut begun).unwrap();
+            let id = running.0.id().to_string();
+            assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+            let short = format!("{{\"model\": \"small\", {PROMPT}, \"max_tokens\": 1}}");
+            let refusal = loop {
+                let answer = ask(directory.path(), &key, &short);
+                if !answer.starts_with("HTTP/1.1 200") {
+                    break answer;
+                }
+            };
+            assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
+            assert!(refusal.to_ascii_lowercase().contains("retry-after"), "{refusal}");
+            let mut rest = String::new();
+            long.read_to_string(&mut rest).unwrap();
+            let ends = rest.matches("\"finish_reason\":\"").count();
+            assert!(ends == 60 && rest.contains("[DONE]") && !rest.contains("error"), "{rest}");
+            assert!(running.0.wait().unwrap().success());
+        }
+    }
+}

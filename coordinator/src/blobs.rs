@@ -11,6 +11,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -35,7 +36,10 @@ pub enum BlobError {
         source: io::Error,
     },
     /// The content is not what the name says.
-    #[error("file {path} has digest {found}; {expected} was expected")]
+    #[error(
+        "file {path} is damaged: it has digest {found}, and {expected} was expected; put it back from a \
+         backup"
+    )]
     Digest {
         /// Where.
         path: PathBuf,
@@ -43,6 +47,12 @@ pub enum BlobError {
         expected: Digest,
         /// The digest of its content.
         found: Digest,
+    },
+    /// A file that a record refers to is not there.
+    #[error("file {path} is missing; put it back from a backup")]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
     },
 }
 
@@ -114,6 +124,49 @@ impl BlobStore {
         }
     }
 
+    /// Checks that a complete file is here and whole, in little memory.
+    ///
+    /// # Errors
+    /// [`BlobError`] naming it.
+    pub fn verify(&self, digest: Digest) -> Result<(), BlobError> {
+        let path = self.path(digest);
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::Missing { path });
+            }
+            opened => opened.map_err(io_error("open", &path))?,
+        };
+        let found = digest_of(&mut file).map_err(io_error("read", &path))?;
+        if found == digest {
+            Ok(())
+        } else {
+            Err(BlobError::Digest { path, expected: digest, found })
+        }
+    }
+
+    /// Gives every complete file a second name in another folder of the same file system, which
+    /// outlives the first.
+    ///
+    /// - returns: digests and lengths, in bytes
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn link_all(&self, folder: &Path) -> Result<Vec<(Digest, u64)>, BlobError> {
+        let mut linked = Vec::new();
+        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
+            let entry = entry.map_err(io_error("list", &self.blobs))?;
+            let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let path = entry.path();
+            let length = entry.metadata().map_err(io_error("read", &path))?.len();
+            fs::hard_link(&path, folder.join(entry.file_name()))
+                .map_err(io_error("link", &path))?;
+            linked.push((digest, length));
+        }
+        Ok(linked)
+    }
+
     /// Hands a complete file to `take` piece by piece, with the offset of each.
     ///
     /// # Errors
@@ -134,6 +187,16 @@ impl BlobStore {
             take(offset, &buffer[..length])?;
             offset += length;
         }
+    }
+
+    /// Reads some bytes of a complete file, whose content was checked before.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`], also if the file ends before.
+    pub fn read_at(&self, digest: Digest, offset: u64, bytes: &mut [u8]) -> Result<(), BlobError> {
+        let path = self.path(digest);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        file.read_exact_at(bytes, offset).map_err(io_error("read", &path))
     }
 
     /// Opens the staging file of a round's upload; its length is what has arrived so far.
@@ -161,10 +224,8 @@ impl BlobStore {
     /// [`BlobError::Digest`] if the content is not what was announced (the staging file is then removed, since a
     /// resumption could not mend it), or [`BlobError::Io`].
     pub fn complete(&self, staged: &Staged) -> Result<(), BlobError> {
-        let mut hasher = blake3::Hasher::new();
         let mut file = File::open(&staged.path).map_err(io_error("open", &staged.path))?;
-        hasher.update_reader(&mut file).map_err(io_error("read", &staged.path))?;
-        let found = Digest::from_bytes(*hasher.finalize().as_bytes());
+        let found = digest_of(&mut file).map_err(io_error("read", &staged.path))?;
         if found != staged.digest {
             fs::remove_file(&staged.path).map_err(io_error("remove", &staged.path))?;
             return Err(BlobError::Digest {
@@ -240,6 +301,12 @@ impl BlobStore {
     }
 }
 
+fn digest_of(file: &mut File) -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
 fn staging_name(job: &JobId, round: RoundNumber) -> String {
     format!("{job}.{round}")
 }
@@ -312,6 +379,20 @@ mod tests {
         assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
         assert_eq!(stage(other).expect("starts anew").length, 0);
+    }
+
+    #[test]
+    fn a_missing_and_a_damaged_file_are_named() {
+        let (_folder, store) = store();
+        let digest = store.put(b"model").expect("stores");
+        store.verify(digest).expect("whole");
+        fs::write(store.path(digest), b"mode1").expect("writes");
+        let name = digest.to_string();
+        let error = store.verify(digest).expect_err("damaged").to_string();
+        assert!(error.contains(&name) && error.contains("damaged"), "{error}");
+        store.remove(digest).expect("removes");
+        let error = store.verify(digest).expect_err("missing").to_string();
+        assert!(error.contains(&name) && error.contains("missing"), "{error}");
     }
 
     #[test]

@@ -5,14 +5,25 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use tributary_protocol::{time::Timestamp, transport::tls::Identity};
+use tributary_protocol::{
+    time::Timestamp,
+    transport::{
+        endpoint::{IDLE_TIMEOUT, IDLE_TIMEOUT_MIN},
+        tls::Identity,
+    },
+};
 
-use crate::tenants::authority::{self, Authority, AuthorityError, PemPair};
+use crate::{
+    access::oidc::OidcConfig,
+    pace::Pace,
+    tenants::authority::{self, Authority, AuthorityError, PemPair},
+};
 
 /// The machine's own names, in the certificate that the authority makes for the API.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -67,6 +78,24 @@ pub enum ConfigError {
     /// Nobody could ask anything.
     #[error("`api.requests_per_minute` is 0; it must be at least 1")]
     NoRequests,
+    /// Agents would be cut off, or never missed.
+    #[error("`agents.idle_timeout_s` is {seconds}; it must be 5 to 300")]
+    IdleTimeout {
+        /// What it is.
+        seconds: u32,
+    },
+    /// Certificates would never work, or for too long.
+    #[error("`agents.certificate_days` is {days}; it must be 1 to 825")]
+    CertificateDays {
+        /// What it is.
+        days: u32,
+    },
+    /// Nobody could stay connected.
+    #[error("`pace.{key}` is 0; it must be at least 1")]
+    NoPace {
+        /// The key.
+        key: &'static str,
+    },
     /// Key or certificate are not usable.
     #[error("the authority or the coordinator's certificate is not usable")]
     Authority(#[from] AuthorityError),
@@ -81,6 +110,37 @@ pub struct Config {
     /// The HTTP API.
     #[serde(default)]
     pub api: Api,
+    /// Connections of agents.
+    #[serde(default)]
+    pub agents: Agents,
+    /// How agents' connections are spread over time.
+    #[serde(default)]
+    pub pace: Pace,
+}
+
+/// Connections of agents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agents {
+    /// An agent that is silent for this long counts as gone, in seconds, 5 to 300. Default 10.
+    pub idle_timeout_s: u32,
+    /// How long their certificates are valid, in days, 1 to 825; they renew them after two thirds of
+    /// it. Default 365.
+    pub certificate_days: u32,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self { idle_timeout_s: IDLE_TIMEOUT.as_secs() as u32, certificate_days: 365 }
+    }
+}
+
+impl Agents {
+    /// [`Self::idle_timeout_s`] as a duration.
+    #[must_use]
+    pub fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_s.into())
+    }
 }
 
 /// The HTTP API, for people and monitoring.
@@ -91,11 +151,14 @@ pub struct Api {
     pub tls: ApiTls,
     /// Requests of each access token, in requests a minute; as many may come at once. Default 6000.
     pub requests_per_minute: u32,
+    /// An issuer whose tokens are accepted beside the coordinator's own. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcConfig>,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { tls: ApiTls::default(), requests_per_minute: 6000 }
+        Self { tls: ApiTls::default(), requests_per_minute: 6000, oidc: None }
     }
 }
 
@@ -161,6 +224,21 @@ impl Folder {
         self.path.join(name)
     }
 
+    /// Replaces the coordinator's own certificate, durably and at once; its key stays.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the certificate before is then still there.
+    pub fn replace_server_certificate(&self, pem: &str) -> Result<(), ConfigError> {
+        let replace = || {
+            let mut file = fs::File::create(self.join("server.pem.new"))?;
+            file.write_all(pem.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(self.join("server.pem.new"), self.join("server.pem"))?;
+            fs::File::open(&self.path)?.sync_all()
+        };
+        replace().map_err(|source| self.error("replace", "server.pem", source))
+    }
+
     /// Fills a new folder: configuration, authority, own certificate, administrator's token.
     ///
     /// # Errors
@@ -197,8 +275,22 @@ impl Folder {
         }
         let config: Config = toml::from_str(&self.read("coordinator.toml")?)
             .map_err(|source| ConfigError::Parse { path, source: Box::new(source) })?;
+        let range = IDLE_TIMEOUT_MIN..=Duration::from_secs(300);
+        if !range.contains(&config.agents.idle_timeout()) {
+            let seconds = config.agents.idle_timeout_s;
+            return Err(ConfigError::IdleTimeout { seconds });
+        }
+        let days = config.agents.certificate_days;
+        if !(1..=825).contains(&days) {
+            return Err(ConfigError::CertificateDays { days });
+        }
         if config.api.requests_per_minute == 0 {
             return Err(ConfigError::NoRequests);
+        }
+        let Pace { idle_connections_max, turn_ms } = config.pace;
+        let counts = [("idle_connections_max", idle_connections_max.into()), ("turn_ms", turn_ms)];
+        if let Some((key, _)) = counts.into_iter().find(|&(_, value)| value == 0) {
+            return Err(ConfigError::NoPace { key });
         }
         Ok(config)
     }

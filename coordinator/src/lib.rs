@@ -9,11 +9,12 @@
 //! | [`round`] | one round, stepped by hand |
 //! | [`scheduler`] | jobs, tenants and models, stepped by hand |
 //! | [`aggregation`], [`optimizer`] | from packed updates to the next base model |
-//! | [`cohort`], [`registry`], [`tenants`] | who takes part, model versions, identities |
-//! | [`store`], [`blobs`] | durable records, content-addressed files |
+//! | [`cohort`], [`pace`], [`registry`], [`tenants`] | who takes part and when, model versions, identities |
+//! | [`store`], [`blobs`], [`backup`] | durable records, content-addressed files, copies of both |
 //! | [`audit`] | what was done and decided, tamper-evidently |
+//! | [`spending`] | what counted releases cost each tenant, by the terms of the jobs |
 //! | [`access`] | roles and tokens of people |
-//! | [`driver`], [`api`], [`config`] | sockets, clock, people |
+//! | [`driver`], [`api`], [`config`] | sockets, clock, people; the API also serves the dashboard |
 //!
 //! ```
 //! use tributary_coordinator::round::{Input, Output, Round};
@@ -34,13 +35,17 @@ pub mod access;
 pub mod aggregation;
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod blobs;
 pub mod cohort;
 pub mod config;
+mod dashboard;
 pub mod driver;
 pub mod optimizer;
+pub mod pace;
 pub mod registry;
 pub mod round;
 pub mod scheduler;
+pub mod spending;
 pub mod store;
 pub mod tenants;

@@ -1,6 +1,6 @@
 //! Versions of the base models: one line of descent for each job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ pub struct ModelVersion {
     pub parent: Option<Digest>,
     /// What the server optimizer keeps for the next round.
     pub optimizer_state: Option<Digest>,
+    /// The population's control variate at this version, where tenants keep some; its file is kept
+    /// with the newest version only.
+    #[serde(default)]
+    pub control: Option<BlobRef>,
     /// When it was committed.
     pub created: Timestamp,
 }
@@ -49,8 +53,36 @@ impl ModelVersion {
             file: start.file,
             parent: Some(start.file.digest),
             optimizer_state: None,
+            control: None,
             created: now,
         }
+    }
+
+    /// The version after `newest` that goes on from this older one. The server optimizer and the
+    /// control variates start anew.
+    #[must_use]
+    pub fn continued_after(&self, newest: &Self, now: Timestamp) -> Self {
+        Self {
+            version: newest.version + 1,
+            round: newest.round,
+            parent: Some(self.file.digest),
+            optimizer_state: None,
+            control: None,
+            created: now,
+            ..self.clone()
+        }
+    }
+
+    /// Whether agents may ask for this file: the model, or its control variate.
+    #[must_use]
+    pub fn has_file(&self, file: Digest) -> bool {
+        self.file.digest == file || self.control.is_some_and(|control| control.digest == file)
+    }
+
+    /// The files that are kept with the newest version only.
+    #[must_use]
+    pub fn side_files(&self) -> BTreeSet<Digest> {
+        self.optimizer_state.into_iter().chain(self.control.map(|file| file.digest)).collect()
     }
 
     /// The form in which agents hear of it.
@@ -139,7 +171,30 @@ impl ModelRegistry {
     /// One version of a job's model.
     #[must_use]
     pub fn version(&self, job: &JobId, version: u64) -> Option<&ModelVersion> {
-        self.versions.get(job)?.iter().find(|known| known.version == version)
+        let versions = self.versions.get(job)?;
+        let place = versions.binary_search_by_key(&version, |known| known.version).ok()?;
+        versions.get(place)
+    }
+
+    /// The newest version of a job that has this file.
+    #[must_use]
+    pub fn with_file(&self, job: &JobId, file: Digest) -> Option<&ModelVersion> {
+        self.versions.get(job)?.iter().rev().find(|known| known.file.digest == file)
+    }
+
+    /// How many rounds led to a version: those of its own line, without what was turned back.
+    #[must_use]
+    pub fn rounds_until(&self, job: &JobId, version: u64) -> u64 {
+        let Some(versions) = self.versions.get(job) else { return 0 };
+        let (mut rounds, mut version) = (0, version);
+        while let Some(known) = versions.iter().find(|known| known.version == version) {
+            let mut before = versions.iter().rev().filter(|older| older.version < version);
+            let parent = before.find(|older| Some(older.file.digest) == known.parent);
+            let Some(parent) = parent else { break };
+            rounds += u64::from(known.file != parent.file);
+            version = parent.version;
+        }
+        rounds
     }
 
     /// The newest version of a job.
@@ -148,15 +203,47 @@ impl ModelRegistry {
         self.versions.get(job).and_then(|versions| versions.last())
     }
 
+    /// The version that this one was trained from: the newest one before it with its parent's file,
+    /// or for version 0 of a job that started from a registered model, the oldest version with it.
+    #[must_use]
+    pub fn parent(&self, version: &ModelVersion) -> Option<&ModelVersion> {
+        let file = version.parent?;
+        if version.version == 0 {
+            let others = self.iter().filter(|other| other.job != version.job);
+            return others
+                .filter(|other| other.file.digest == file)
+                .min_by_key(|other| other.created);
+        }
+        let own = self.versions.get(&version.job)?.iter().rev();
+        own.filter(|other| other.version < version.version).find(|other| other.file.digest == file)
+    }
+
+    /// The version that a committed round started from.
+    #[must_use]
+    pub fn base_of(&self, job: &JobId, round: RoundNumber) -> Option<u64> {
+        let versions = self.versions.get(job)?;
+        let made = versions.iter().find(|version| version.round == round && version.version > 0)?;
+        Some(made.version - 1)
+    }
+
     /// Every version, job by job, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &ModelVersion> {
         self.versions.values().flatten()
     }
 
-    /// Whether a file is a registered model, and so may be handed out.
+    /// A registered model with this file.
     #[must_use]
     pub fn find(&self, file: Digest) -> Option<&ModelVersion> {
         self.iter().find(|version| version.file.digest == file)
+    }
+
+    /// A file that agents may ask for: a registered model, or the control variate of a job's newest.
+    #[must_use]
+    pub fn file(&self, digest: Digest) -> Option<BlobRef> {
+        let newest = self.versions.values().filter_map(|versions| versions.last());
+        let controls = newest.filter_map(|version| version.control);
+        let files = self.iter().map(|version| version.file).chain(controls);
+        { files }.find(|file| file.digest == digest)
     }
 }
 
@@ -169,12 +256,37 @@ pub fn initial_parameters(model: &ModelSpec, seed: u64) -> Vec<f32> {
         let elements = 0..tensor.num_elements();
         match tensor.initialization {
             Initialization::Zeros => parameters.extend(elements.map(|_| 0.0_f32)),
+            Initialization::Ones => parameters.extend(elements.map(|_| 1.0_f32)),
             Initialization::Uniform { bound } => {
                 parameters.extend(elements.map(|_| draw.random_range(-bound..=bound)));
             }
         }
     }
     parameters
+}
+
+/// Version 0 of a job's model from a stored file.
+///
+/// # Errors
+/// [`AggregationError`] if there is no such file, or it does not hold the job's model.
+pub fn model_from_file(
+    job: &JobSpec,
+    file: Digest,
+    now: Timestamp,
+    blobs: &BlobStore,
+) -> Result<ModelVersion, AggregationError> {
+    let bytes = blobs.read(file)?;
+    tributary_protocol::tensor_file::read(&job.model, &bytes)?;
+    Ok(ModelVersion {
+        job: job.name.clone(),
+        version: 0,
+        round: RoundNumber::default(),
+        file: BlobRef { digest: file, length: bytes.len() as u64 },
+        parent: None,
+        optimizer_state: None,
+        control: None,
+        created: now,
+    })
 }
 
 /// Makes and stores version 0 of a job's model from a seed.
@@ -197,6 +309,36 @@ pub fn initial_model(
         file,
         parent: None,
         optimizer_state: None,
+        control: None,
         created: now,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(job: &str, version: u64, file: &[u8], parent: Option<&[u8]>) -> ModelVersion {
+        let record = serde_json::json!({
+            "job": job, "version": version, "round": version, "created": version,
+            "file": BlobRef { digest: Digest::of(file), length: 1 },
+            "parent": parent.map(Digest::of), "optimizer_state": null,
+        });
+        serde_json::from_value(record).expect("a record")
+    }
+
+    #[test]
+    fn descent_leads_back_to_the_first_model_also_across_jobs() {
+        let first = version("first", 0, b"a", None);
+        let second = version("first", 1, b"b", Some(b"a"));
+        let next =
+            ModelVersion::starting_from(&second, "next".parse().expect("valid"), Timestamp(9));
+        let trained = version("next", 1, b"c", Some(b"b"));
+        let registry =
+            ModelRegistry::new(vec![first.clone(), second.clone(), next.clone(), trained.clone()]);
+        assert_eq!(registry.parent(&trained), Some(&next));
+        assert_eq!(registry.parent(&next), Some(&second), "a start is no child of itself");
+        assert_eq!(registry.parent(&second), Some(&first));
+        assert_eq!(registry.parent(&first), None);
+    }
 }

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tributary_privacy::ledger::{Ledger, MemoryLedgerStore};
+use tributary_privacy::ledger::{Ledger, MemoryChainStore};
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = Ledger::open(MemoryLedgerStore::with_bytes(bytes.to_vec()), "tenant");
+    let _ = Ledger::open(MemoryChainStore::with_bytes(bytes.to_vec()), "tenant");
 });

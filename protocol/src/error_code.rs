@@ -121,6 +121,8 @@ error_codes! {
     Internal = 5004, "internal";
     /// The agent restarted and lost its keys of this round of secure aggregation.
     SecaggSessionLost = 5005, "secagg-session-lost";
+    /// The round was debited before, and its bytes are gone: the tenant can only take part in others.
+    ReleaseLost = 5006, "release-lost";
 }
 
 impl ErrorCode {

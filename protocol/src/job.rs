@@ -1,7 +1,11 @@
 //! What a job trains, how, and under which privacy: the document that a researcher submits, that
 //! the coordinator schedules and that every agent checks against its own policy.
 
+mod aggregation;
 mod clipping;
+mod combination;
+mod correlated;
+mod early_stop;
 mod evaluation;
 mod privacy;
 mod round;
@@ -13,17 +17,20 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
+    aggregation::AggregationRule,
     clipping::{AdaptiveClipping, Clipping},
+    correlated::CorrelatedNoise,
+    early_stop::EarlyStop,
     evaluation::{EvaluationSpec, Metric, MetricSum},
     privacy::{PrivacyPlan, PrivacyUnit, Trust},
-    round::RoundPlan,
+    round::{AsynchronousPlan, CohortSampling, RoundPlan},
     secagg::{Adversary, SecaggSpec},
     server_optimizer::ServerOptimizerSpec,
-    training::TrainingPlan,
+    training::{LocalAlgorithm, TrainingPlan},
 };
 use crate::{
     id::{DatasetName, JobId, Region, RoundNumber},
-    model::{ModelSpec, ModelSpecError},
+    model::{FederatedPart, ModelSpec, ModelSpecError},
 };
 
 /// A complete job description, as in the TOML file of `job submit`.
@@ -39,6 +46,9 @@ pub struct JobSpec {
     pub regions: Vec<Region>,
     /// The model that is trained.
     pub model: ModelSpec,
+    /// Which part of it the tenants train together: everything, the head, or low-rank changes.
+    #[serde(default)]
+    pub federated: FederatedPart,
     /// Local training at each tenant.
     pub training: TrainingPlan,
     /// The promise that the agent keeps.
@@ -55,6 +65,12 @@ pub struct JobSpec {
     /// Which metrics of the base leave the sites, with noise; absent, none.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
+    /// How the updates of a round become one.
+    #[serde(default)]
+    pub aggregation: AggregationRule,
+    /// When the job ends before its last round; absent, never.
+    #[serde(default)]
+    pub early_stop: Option<EarlyStop>,
 }
 
 /// Says which value of a job cannot work.
@@ -139,11 +155,17 @@ impl JobSpec {
         }
     }
 
-    /// Number of coordinates of an update on the wire: the parameters, and one for the vote where
-    /// the clipping norm adapts.
+    /// Number of parameters that the tenants train together.
+    #[must_use]
+    pub fn federated_dimension(&self) -> usize {
+        self.federated.dimension(&self.model)
+    }
+
+    /// Number of coordinates of an update on the wire: the federated parameters, and one for the vote
+    /// where the clipping norm adapts.
     #[must_use]
     pub fn wire_dimension(&self) -> usize {
-        self.model.num_parameters() + usize::from(self.privacy.adaptive().is_some())
+        self.federated_dimension() + usize::from(self.privacy.adaptive().is_some())
     }
 
     /// The public seed of a round's rotation; `None` if updates are not rotated.
@@ -176,6 +198,7 @@ impl JobSpec {
     /// [`JobSpecError`] naming the key, the value and the range that would work.
     pub fn validate(&self) -> Result<(), JobSpecError> {
         self.model.validate().map_err(JobSpecError::Model)?;
+        self.federated.validate(&self.model).map_err(JobSpecError::Model)?;
         self.server_optimizer.validate()?;
         let (training, privacy, round) = (&self.training, &self.privacy, &self.round);
         let positive = "a finite number above 0";
@@ -258,8 +281,16 @@ impl JobSpec {
             });
         }
         privacy.validate_clipping()?;
+        self.validate_correlated()?;
         self.evaluation.as_ref().map_or(Ok(()), EvaluationSpec::validate)?;
-        self.validate_secagg()
+        self.validate_secagg()?;
+        training.algorithm.validate(round.cohort_size)?;
+        round.asynchronous.as_ref().map_or(Ok(()), AsynchronousPlan::validate)?;
+        self.aggregation.validate(round.cohort_size_min)?;
+        if let Some(early_stop) = &self.early_stop {
+            early_stop.validate(self.evaluation.as_ref())?;
+        }
+        self.validate_combinations()
     }
 
     fn validate_secagg(&self) -> Result<(), JobSpecError> {
@@ -314,6 +345,16 @@ impl JobSpec {
             Some((field, value, _, range)) => Err(JobSpecError::OutOfRange { field, value, range }),
             None => Ok(()),
         }
+    }
+}
+
+/// The first of these checks that fails: a key, its value, whether it holds, and what would.
+fn first_violation(
+    checks: impl IntoIterator<Item = (&'static str, f64, bool, &'static str)>,
+) -> Result<(), JobSpecError> {
+    match checks.into_iter().find(|&(_, _, holds, _)| !holds) {
+        Some((field, value, _, range)) => Err(JobSpecError::OutOfRange { field, value, range }),
+        None => Ok(()),
     }
 }
 

@@ -7,10 +7,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`id`] | tenant, job, dataset, region, round, digest |
+//! | [`isolation`] | how far tenants are kept apart |
 //! | [`job`], [`model`] | the document that a job is |
 //! | [`message`] | control messages, transfers, enrolment |
 //! | [`codec`] | values to bytes, the only user of bincode |
 //! | [`tensor_file`] | models as safetensors |
+//! | [`checkpoint`] | model folders of the Hugging Face hub |
 //! | [`tensor_stream`] | chunked, checksummed, resumable files |
 //! | [`error_code`], [`version`] | numbered refusals, ALPN |
 //! | [`enrollment`] | the one-time token |
@@ -26,10 +28,12 @@
 //! # Ok::<(), codec::CodecError>(())
 //! ```
 
+pub mod checkpoint;
 pub mod codec;
 pub mod enrollment;
 pub mod error_code;
 pub mod id;
+pub mod isolation;
 pub mod job;
 pub mod message;
 pub mod model;

@@ -40,7 +40,7 @@ pub struct BlobRef {
 }
 
 /// One version of a job's base model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaseModel {
     /// The job that trains it.
     pub job: JobId,
@@ -76,6 +76,9 @@ pub struct Assignment {
     pub lattice: LatticeSpec,
     /// Time left to report, in milliseconds; the round may close after it.
     pub report_within_ms: u64,
+    /// The population's control variate (SCAFFOLD) as a safetensors file of the model's form; `None`
+    /// means zero, and that the tenant's own one begins at zero too.
+    pub control: Option<BlobRef>,
 }
 
 /// From the agent, on the control stream.
@@ -112,6 +115,11 @@ pub enum AgentMessage {
         round: RoundNumber,
         /// What the agent's part of the protocol says.
         payload: SecaggPayload,
+    },
+    /// Asks for the certificate that takes the place of the one that this connection shows.
+    Renew {
+        /// Certificate signing request for a new key, DER.
+        signing_request: Vec<u8>,
     },
 }
 
@@ -160,6 +168,14 @@ pub enum CoordinatorMessage {
     },
     /// Acknowledges a newer ledger head, durably.
     Receipt(Box<Receipt>),
+    /// Answers [`AgentMessage::Renew`]. The certificate before works until the new one is first shown.
+    Renewal(EnrollmentResponse),
+    /// Nothing is wanted of the agent now and others wait for its place: it should disconnect, and
+    /// come back after this time.
+    ComeBack {
+        /// In milliseconds.
+        after_ms: u64,
+    },
 }
 
 /// A message of the secure aggregation protocol, opaque to the transport.

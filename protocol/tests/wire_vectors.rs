@@ -80,6 +80,7 @@ fn agent_messages() {
     let payload = SecaggPayload::encode(&"no").expect("encodes");
     let secagg = AgentMessage::Secagg { job, round, payload };
     check(&secagg, &["03", "03 6a6f62", "02", "03 026e6f"]);
+    check(&AgentMessage::Renew { signing_request: vec![0x30, 0x00] }, &["04", "02 3000"]);
 }
 
 #[test]
@@ -95,6 +96,8 @@ fn coordinator_messages() {
     let fields = ["05 616c706861", "09", &hash(0xbb), "fa", "02 3031", "fb 0304", "01 07"];
     check(&CoordinatorMessage::Welcome(receipt.clone().into()), &[&["00"], &fields[..]].concat());
     check(&CoordinatorMessage::Receipt(receipt.into()), &[&["07"], &fields[..]].concat());
+    let issued = EnrollmentResponse::Issued { certificates: vec![vec![1, 2], vec![3]] };
+    check(&CoordinatorMessage::Renewal(issued), &["08", "00", "02", "02 0102", "01 03"]);
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(1));
     let closed = CoordinatorMessage::RoundClosed { job, round, abandoned: Some("no".to_owned()) };
     check(&closed, &["02", "03 6a6f62", "01", "01 02 6e6f"]);
@@ -113,6 +116,7 @@ fn coordinator_messages() {
     };
     check(&begin, &["05", "03 6a6f62", "01", "02", "05", &hash(0xc0)]);
     check(&CoordinatorMessage::Secagg { job, round, payload }, &["06", "03 6a6f62", "01", "01 07"]);
+    check(&CoordinatorMessage::ComeBack { after_ms: 1000 }, &["09", "fb e803"]);
 }
 
 /// Local trust; `secagg` is the table that goes with distributed trust.
@@ -120,9 +124,9 @@ fn job(privacy: &str, secagg: &str) -> JobSpec {
     toml::from_str(&format!("name = 'job'
         dataset = 'data'
         model.mlp = {{ inputs = 2, hidden = [8], classes = 3 }}
-        training = {{ local_steps = 4, sampling_rate = 0.5, batch_size_expected = 16, client_learning_rate = 1.0, update_norm_max = 2.0 }}
+        training = {{ local_steps = 4, sampling_rate = 0.5, batch_size_expected = 16, client_learning_rate = 1.0, update_norm_max = 2.0, algorithm.scaffold = {{ population = 8 }} }}
         privacy = {{ {privacy}, unit = 'tenant', clipping_norm = 1.0, noise_multiplier = 2.0, delta = 0.5 }}
-        round = {{ rounds = 9, cohort_size = 4, cohort_size_min = 2, report_goal = 3, selection_timeout_ms = 10, configuration_timeout_ms = 20, report_timeout_ms = 30 }}
+        round = {{ rounds = 9, cohort_size = 4, cohort_size_min = 2, report_goal = 3, selection_timeout_ms = 10, configuration_timeout_ms = 20, report_timeout_ms = 30, sampling = 'poisson', asynchronous = {{ staleness_max = 2, staleness_exponent = 0.5 }} }}
         server_optimizer.sgd = {{ server_learning_rate = 1.0, momentum = 0.5 }}
         {secagg}")).expect("a job")
 }
@@ -134,33 +138,38 @@ fn an_assignment_carries_the_whole_job() {
             "trust = 'local', rotation = true, clipping.adaptive = { target_quantile = 0.5, \
              learning_rate = 1.0, count_noise_multiplier = 2.0 }",
             "evaluation = { every_rounds = 5, metrics = ['accuracy', 'loss'], \
-             noise_multiplier = 2.0, loss_max = 1.0 }",
+             noise_multiplier = 2.0, loss_max = 1.0 }
+             aggregation.multi-krum = { byzantine_max = 3, selected = 4 }
+             early_stop = { metric = 'loss', patience = 3, min_change = 0.5, target = 1.0 }",
         ),
         round: RoundNumber(6),
         base: base(),
         lattice: LatticeSpec { step: 0.25, bits: 24 },
         report_within_ms: 1000,
+        control: Some(BlobRef { digest: digest(0xc7), length: 250 }),
     };
     let (half, one, two) = ("000000000000e03f", "000000000000f03f", "0000000000000040");
     let mut fields = vec![
         "01".to_owned(),
-        // Job: name, dataset, no regions, model.
-        "03 6a6f62 04 64617461 00 00 02 01 08 03".to_owned(),
-        // Training.
-        format!("04 {half} 10 {one} {two}"),
+        // Job: name, dataset, no regions, model; all of it is federated.
+        "03 6a6f62 04 64617461 00 00 02 01 08 03 00".to_owned(),
+        // Training: steps, rate, batch, step size, bound, SCAFFOLD among 8.
+        format!("04 {half} 10 {one} {two} 02 08"),
         // Privacy: local, tenant, norm, multiplier, delta, adaptive clipping (quantile, rate,
-        // noise), rotation, 24 bits.
-        format!("00 01 {one} {two} {half} 02 {half} {one} {two} 01 18"),
-        // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts.
-        "09 04 02 03 0a 14 1e".to_owned(),
+        // noise), rotation, 24 bits, independent noise.
+        format!("00 01 {one} {two} {half} 02 {half} {one} {two} 01 18 00"),
+        // Rounds, cohort_size, cohort_size_min, report_goal and the three timeouts; Poisson; an
+        // asynchronous plan with staleness and exponent.
+        format!("09 04 02 03 0a 14 1e 01 01 02 {half}"),
         // Server optimizer: SGD, rate, momentum; no secure aggregation; an evaluation every 5
-        // rounds of accuracy and loss, its noise and the largest loss.
-        format!("00 {one} {half} 00 01 05 02 00 01 {two} {one}"),
+        // rounds of accuracy and loss, its noise and the largest loss; multi-Krum with its numbers;
+        // an early stop on the loss, its patience, change and target.
+        format!("00 {one} {half} 00 01 05 02 00 01 {two} {one} 04 03 04 01 01 03 {half} 01 {one}"),
         "06".to_owned(),
     ];
     fields.extend(base_hex());
-    // Lattice step and bits, then the time left.
-    fields.push("000000000000d03f 18 fb e803".to_owned());
+    // Lattice step and bits, then the time left, and the control variate.
+    fields.push(format!("000000000000d03f 18 fb e803 01 {} fa", hash(0xc7)));
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
     check(&CoordinatorMessage::Configure(Box::new(assignment)), &fields);
 }
@@ -171,15 +180,16 @@ fn distributed_trust_adds_the_table_of_secure_aggregation() {
                   corrupt_max = 0.5, bits = 20, step_timeout_ms = 1000 }";
     let local = codec::encode(&job("trust = 'local'", "")).expect("encodes");
     let distributed = codec::encode(&job("trust = 'distributed'", secagg)).expect("encodes");
-    // The trust is a byte in the middle; the last bytes say that there is no table, no evaluation.
-    let (common, _) = local.split_at(local.len() - 2);
+    // The trust is a byte in the middle; the last bytes say that there is no table, no evaluation,
+    // the mean, no early stop.
+    let (common, _) = local.split_at(local.len() - 4);
     let differing: Vec<_> = (0..common.len()).filter(|&i| common[i] != distributed[i]).collect();
     assert_eq!(differing.len(), 1);
     assert_eq!((common[differing[0]], distributed[differing[0]]), (0, 1));
     let table: String =
         distributed[common.len()..].iter().map(|byte| format!("{byte:02x}")).collect();
-    // Present, adversary 1, two fractions, bits, milliseconds; no evaluation.
-    assert_eq!(table, "0101000000000000d03f000000000000e03f14fbe80300");
+    // Present, adversary 1, two fractions, bits, milliseconds; then as without the table.
+    assert_eq!(table, "0101000000000000d03f000000000000e03f14fbe803000000");
 }
 
 #[test]

@@ -7,6 +7,10 @@
 //! - [`accounting`]: ε of a sequence of releases, and the noise for a wanted ε
 //! - [`audit`]: an empirical lower bound of ε for the trainer that agents run
 //! - [`experiment`], [`harness`]: experiment files, and rounds of thousands of tenants in one process
+//! - [`sweep`]: one experiment with many settings
+//! - [`report`]: pages of curves, tables and pictures in one HTML file
+//! - [`attacks`]: what attackers can do, and what each defence leaves of it
+//! - [`world`]: whole deployments in virtual time, with everything that can go wrong
 //! - [`demo`]: the whole system on this machine, as separate processes
 //! - [`cli`]: the commands of `tributary-sim`
 //! - [`command`], [`deadline`]: other programs and waiting, always bounded
@@ -22,6 +26,7 @@
 //! ```
 
 pub mod accounting;
+pub mod attacks;
 pub mod audit;
 pub mod cli;
 pub mod command;
@@ -31,3 +36,6 @@ pub mod demo;
 pub mod experiment;
 pub mod harness;
 pub mod population;
+pub mod report;
+pub mod sweep;
+pub mod world;

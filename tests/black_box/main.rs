@@ -1,12 +1,19 @@
 //! Black-box tests: real processes over real QUIC.
 
+mod algorithms;
+mod backup;
+mod correlated;
+mod damage;
 mod identity;
 mod jobs;
 mod life_cycle;
+mod metrics;
 mod people;
 mod recovery;
+mod rotation;
 mod samples;
 mod secagg;
+mod soak;
 mod uploads;
 
 use tributary_protocol::{

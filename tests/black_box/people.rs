@@ -13,20 +13,10 @@ use tributary_tests::{
 
 use crate::{credentials, job};
 
-/// Restarts the coordinator with more configuration.
-fn reconfigure(coordinator: &mut Coordinator, text: &str) {
-    coordinator.kill();
-    let path = coordinator.path("coordinator.toml");
-    let config = fs::read_to_string(&path).expect("reads");
-    let listen = config.split("[api]").next().expect("the first part").to_owned();
-    fs::write(&path, format!("{listen}\n[api]\n{text}\n")).expect("writes");
-    coordinator.serve();
-}
-
 #[test]
 fn the_api_speaks_tls_with_a_certificate_of_the_authority() {
     let mut coordinator = Coordinator::start();
-    reconfigure(&mut coordinator, "tls = \"authority\"");
+    coordinator.reconfigure("[api]\ntls = \"authority\"");
     let endpoints = fs::read_to_string(coordinator.path("endpoints.json")).expect("reads");
     assert!(endpoints.contains("https://"), "{endpoints}");
     assert_eq!(coordinator.ask(&["job", "list"]), serde_json::json!([]));

@@ -101,10 +101,19 @@ impl Agent {
     /// # Panics
     /// If it does not start.
     pub fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    /// As [`Self::run`], with more environment variables.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn run_with(&mut self, variables: &[(&str, &str)]) {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
         let child = program("tributary-agent")
             .args(["run", "--dir"])
             .arg(self.folder.path())
+            .envs(variables.iter().copied())
             .stderr(log)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

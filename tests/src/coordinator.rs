@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -20,6 +20,7 @@ pub struct Coordinator {
     process: Option<Child>,
     quic: SocketAddr,
     api: String,
+    flags: Vec<String>,
 }
 
 impl Coordinator {
@@ -29,9 +30,19 @@ impl Coordinator {
     /// If it does not come up.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more flags for `serve`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    pub fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut coordinator = Self { folder, process: None, quic: any, api: String::new() };
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let mut coordinator = Self { folder, process: None, quic: any, api: String::new(), flags };
         let init = coordinator.command(&[
             "init",
             "--quic-listen",
@@ -44,27 +55,120 @@ impl Coordinator {
         coordinator
     }
 
+    /// A second coordinator with a copy of the folder of one that does not run, not started yet.
+    ///
+    /// # Panics
+    /// If it runs, or cannot be copied.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        assert!(self.process.is_none(), "a running coordinator cannot be copied file by file");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy_folder(self.folder.path(), folder.path());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { folder, process: None, quic: any, api: String::new(), flags: self.flags.clone() }
+    }
+
+    /// A coordinator in a folder that a command made, not started yet, to run on the address of `other`.
+    #[must_use]
+    pub fn in_folder(folder: TempDir, other: &Self) -> Self {
+        Self {
+            folder,
+            process: None,
+            quic: other.quic,
+            api: String::new(),
+            flags: other.flags.clone(),
+        }
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end within `seconds`.
+    pub fn wait_for_end(&mut self, seconds: u64) -> std::process::ExitStatus {
+        let mut child = self.process.take().expect("a running process");
+        until("the coordinator to end", seconds, || child.try_wait().expect("can be waited for"))
+    }
+
     /// Starts the process (again), on the same QUIC address as before.
     ///
     /// # Panics
     /// If it does not come up.
     pub fn serve(&mut self) {
+        self.serve_with(&[]);
+    }
+
+    /// As [`Self::serve`], with the API on this port, for somebody who still looks there.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn serve_api_on(&mut self, port: &str) {
+        self.serve_with(&["--api-listen", &format!("127.0.0.1:{port}")]);
+    }
+
+    fn serve_with(&mut self, flags: &[&str]) {
+        let launcher = program("tributary-coordinator");
+        let ended = self.launch(launcher.get_program(), &[], flags);
+        assert_eq!(ended, None, "it ended instead of serving:\n{}", self.log_text());
+    }
+
+    /// Starts the process (again) if it can; else waits for its end.
+    ///
+    /// - `launcher`: what runs, with `before` before the program's own arguments
+    /// - returns: how it ended, or `None` if it serves
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub fn try_serve(
+        &mut self,
+        launcher: &std::ffi::OsStr,
+        before: &[&str],
+    ) -> Option<std::process::ExitStatus> {
+        self.launch(launcher, before, &[])
+    }
+
+    fn launch(
+        &mut self,
+        launcher: &std::ffi::OsStr,
+        before: &[&str],
+        flags: &[&str],
+    ) -> Option<std::process::ExitStatus> {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
         let _ = fs::remove_file(self.path("endpoints.json"));
-        let child = program("tributary-coordinator")
-            .args(["serve", "--quic-listen", &self.quic.to_string(), "--dir"])
+        let mut child = Command::new(launcher)
+            .args(before)
+            .args(["serve", "--quic-listen", &self.quic.to_string()])
+            .args(flags)
+            .arg("--dir")
             .arg(self.folder.path())
+            .args(&self.flags)
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .expect("the coordinator starts");
-        self.process = Some(child);
-        let endpoints = until("the coordinator's endpoints.json", 30, || {
+        let endpoints = until("the coordinator to serve or end", 30, || {
+            if let Some(status) = child.try_wait().expect("can be waited for") {
+                return Some(Err(status));
+            }
             let text = fs::read_to_string(self.path("endpoints.json")).ok()?;
-            serde_json::from_str::<Value>(&text).ok()
+            serde_json::from_str::<Value>(&text).ok().map(Ok)
         });
+        let endpoints = match endpoints {
+            Err(status) => return Some(status),
+            Ok(endpoints) => endpoints,
+        };
+        self.process = Some(child);
         self.quic = endpoints["quic"].as_str().expect("text").parse().expect("an address");
         self.api = endpoints["api"].as_str().expect("text").to_owned();
+        None
+    }
+
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("a running process").id()
     }
 
     /// Kills the process with SIGKILL.
@@ -77,10 +181,29 @@ impl Coordinator {
         child.wait().expect("can be waited for");
     }
 
+    /// Restarts it with these lines in place of the table `[api]` of its configuration.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn reconfigure(&mut self, text: &str) {
+        self.kill();
+        let path = self.path("coordinator.toml");
+        let config = fs::read_to_string(&path).expect("reads");
+        let listen = config.split("[api").next().expect("the first part").to_owned();
+        fs::write(&path, format!("{listen}\n{text}\n")).expect("writes");
+        self.serve();
+    }
+
     /// Where agents connect.
     #[must_use]
     pub const fn quic(&self) -> SocketAddr {
         self.quic
+    }
+
+    /// The base address of its HTTP API.
+    #[must_use]
+    pub fn api(&self) -> &str {
+        &self.api
     }
 
     /// A file in its folder.
@@ -127,7 +250,16 @@ impl Coordinator {
     /// If that fails.
     #[must_use]
     pub fn add_tenant(&self, tenant: &str) -> String {
-        let added = self.ask(&["tenant", "add", tenant, "--region", "eu"]);
+        self.add_tenant_in(tenant, "eu")
+    }
+
+    /// Admits a tenant of a region; returns its token.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn add_tenant_in(&self, tenant: &str, region: &str) -> String {
+        let added = self.ask(&["tenant", "add", tenant, "--region", region]);
         added["token"].as_str().expect("text").to_owned()
     }
 
@@ -178,6 +310,19 @@ impl Coordinator {
 
     fn log(&self) -> PathBuf {
         self.path("coordinator.log")
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    for entry in fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("lists");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir(&to).expect("creates");
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).expect("copies");
+        }
     }
 }
 

@@ -5,12 +5,18 @@
 //! | [`coordinator`] | a `tributary-coordinator` process that can be killed and restarted |
 //! | [`agent`] | a `tributary-agent` process on synthetic data |
 //! | [`peer`] | an agent whose every message the test chooses |
+//! | [`research`] | a tenant whose every byte follows from its name and what it is told |
+//! | [`browser`] | Chromium over WebDriver, if it is installed |
+//! | [`issuer`] | an OpenID Connect issuer that signs in whoever comes |
 //! | [`secagg`] | a member of a secure aggregation whose update the test chooses |
 //! | [`wait`] | bounded waiting for a condition |
 
 pub mod agent;
+pub mod browser;
 pub mod coordinator;
+pub mod issuer;
 pub mod peer;
+pub mod research;
 pub mod secagg;
 pub mod wait;
 

@@ -13,7 +13,7 @@ use tributary_protocol::{
         AgentMessage, Assignment, BlobRef, CoordinatorMessage, EnrollmentRequest,
         EnrollmentResponse, LedgerHead, TransferRequest, TransferResponse, UploadOffer,
     },
-    tensor_stream::{CHUNK_BYTES, ChunkHeader},
+    tensor_stream::{CHUNK_BYTES, ChunkHeader, HEADER_BYTES},
     transport::{
         TransportError, endpoint, stream,
         tls::{self, Identity},
@@ -121,7 +121,15 @@ impl Peer {
     /// # Panics
     /// If the connection ends.
     pub async fn say(&mut self, message: &AgentMessage) {
-        stream::write_message(&mut self.control, message).await.expect("sends");
+        self.try_say(message).await.expect("sends");
+    }
+
+    /// Sends a control message.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection ends.
+    pub async fn try_say(&mut self, message: &AgentMessage) -> Result<(), TransportError> {
+        stream::write_message(&mut self.control, message).await
     }
 
     /// Accepts an assignment.
@@ -137,10 +145,22 @@ impl Peer {
         &self,
         request: &TransferRequest,
     ) -> (SendStream, RecvStream, TransferResponse) {
-        let (mut send, mut receive) = self.connection.open_bi().await.expect("a stream");
-        stream::write_message(&mut send, request).await.expect("sends");
-        let answer = stream::expect_message(&mut receive).await.expect("an answer");
-        (send, receive, answer)
+        self.try_transfer(request).await.expect("an answer")
+    }
+
+    /// Opens a file stream with its first message and reads the answer.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection ends.
+    pub async fn try_transfer(
+        &self,
+        request: &TransferRequest,
+    ) -> Result<(SendStream, RecvStream, TransferResponse), TransportError> {
+        let opened = self.connection.open_bi().await;
+        let (mut send, mut receive) = opened.map_err(TransportError::Connection)?;
+        stream::write_message(&mut send, request).await?;
+        let answer = stream::expect_message(&mut receive).await?;
+        Ok((send, receive, answer))
     }
 
     /// Uploads an update whole.
@@ -148,16 +168,59 @@ impl Peer {
     /// # Panics
     /// If the connection ends.
     pub async fn upload(&self, offer: &UploadOffer, update: &[u8]) -> TransferResponse {
-        let (mut send, mut receive, answer) =
-            self.transfer(&TransferRequest::Upload(offer.clone())).await;
-        let TransferResponse::SendFrom { offset } = answer else { return answer };
-        for (header, payload) in chunks(update, offset) {
-            send.write_all(&header.encode()).await.expect("sends");
-            send.write_all(payload).await.expect("sends");
-        }
-        send.finish().expect("open");
-        stream::expect_message(&mut receive).await.expect("an answer")
+        self.try_upload(offer, update).await.expect("an answer")
     }
+
+    /// Uploads an update whole.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection ends.
+    pub async fn try_upload(
+        &self,
+        offer: &UploadOffer,
+        update: &[u8],
+    ) -> Result<TransferResponse, TransportError> {
+        let request = TransferRequest::Upload(offer.clone());
+        let (mut send, mut receive, answer) = self.try_transfer(&request).await?;
+        let TransferResponse::SendFrom { offset } = answer else { return Ok(answer) };
+        for (header, payload) in chunks(update, offset) {
+            send.write_all(&header.encode()).await.map_err(TransportError::Write)?;
+            send.write_all(payload).await.map_err(TransportError::Write)?;
+        }
+        send.finish().map_err(|_| TransportError::Closed)?;
+        stream::expect_message(&mut receive).await
+    }
+
+    /// Downloads a file whole.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection ends.
+    ///
+    /// # Panics
+    /// If the coordinator refuses, or sends something else.
+    pub async fn try_download(&self, file: BlobRef) -> Result<Vec<u8>, TransportError> {
+        let request = TransferRequest::Download { digest: file.digest, offset: 0 };
+        let (_send, mut receive, answer) = self.try_transfer(&request).await?;
+        assert_eq!(answer, TransferResponse::Sending { length: file.length });
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < file.length {
+            let mut header = [0; HEADER_BYTES];
+            read_exact(&mut receive, &mut header).await?;
+            let header = ChunkHeader::decode(&header).map_err(TransportError::Chunk)?;
+            let start = bytes.len();
+            bytes.resize(start + header.length as usize, 0);
+            read_exact(&mut receive, &mut bytes[start..]).await?;
+        }
+        assert_eq!(Digest::of(&bytes), file.digest);
+        Ok(bytes)
+    }
+}
+
+async fn read_exact(receive: &mut RecvStream, bytes: &mut [u8]) -> Result<(), TransportError> {
+    receive.read_exact(bytes).await.map_err(|error| match error {
+        quinn::ReadExactError::FinishedEarly(_) => TransportError::EndedEarly,
+        quinn::ReadExactError::ReadError(error) => TransportError::Read(error),
+    })
 }
 
 /// The chunks of a file from `offset` on.

@@ -208,7 +208,7 @@ impl SecaggPeer {
     ) -> Result<ClientMessage, SecaggError> {
         let credentials = self.credentials.clone();
         if self.client.is_none() {
-            let context = self.context(cohort_size, cohort_root);
+            let context = context(&self.assignment, cohort_size, cohort_root);
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).expect("entropy");
             let leaf = Blob(credentials.identity.chain[0].to_vec());
@@ -216,37 +216,52 @@ impl SecaggPeer {
         }
         Ok(self.client.as_mut().expect("just made").advertise(&credentials))
     }
+}
 
-    /// The terms, derived from the assignment alone.
-    fn context(&self, cohort_size: u32, cohort_root: Digest) -> RoundContext {
-        let Assignment { job, lattice, base, round, .. } = &self.assignment;
-        let spec = job.secagg.as_ref().expect("a job with secure aggregation");
-        let UpdateBound { norm_max, noise_sigma } = job.update_bound();
-        let noise = DistributedNoise {
-            dimension: job.model.num_parameters() as u64,
-            norm_max,
-            noise_sigma,
-            survivors_min: job.round.cohort_size_min,
-            cohort_size_max: job.round.cohort_size,
-            dropout_max: spec.dropout_max,
-            corrupt_max: spec.corrupt_max,
-            adversary: match spec.adversary {
-                Adversary::SemiHonest => secagg::Adversary::SemiHonest,
-                Adversary::MaliciousCoordinator => secagg::Adversary::MaliciousCoordinator,
-            },
-        };
-        let plan = noise.plan(cohort_size).expect("a plan");
-        let terms = codec::encode(&(job, *lattice)).expect("encodes");
-        RoundContext {
-            job: job.name.to_string(),
-            round: round.0,
-            base_digest: ByteArray(*base.file.digest.as_bytes()),
-            terms_digest: ByteArray(*Digest::of(&terms).as_bytes()),
-            cohort_root: ByteArray(*cohort_root.as_bytes()),
-            plan,
-            bits: lattice.bits,
-            dimension: noise.dimension,
-            coordinate_max: noise.coordinate_max(&plan, self.lattice()),
-        }
+/// The noise of a masked job.
+///
+/// # Panics
+/// If the job has no secure aggregation.
+#[must_use]
+pub fn noise(assignment: &Assignment) -> DistributedNoise {
+    let job = &assignment.job;
+    let spec = job.secagg.as_ref().expect("a job with secure aggregation");
+    let UpdateBound { norm_max, noise_sigma } = job.update_bound();
+    DistributedNoise {
+        dimension: job.model.num_parameters() as u64,
+        norm_max,
+        noise_sigma,
+        survivors_min: job.round.cohort_size_min,
+        cohort_size_max: job.round.cohort_size,
+        dropout_max: spec.dropout_max,
+        corrupt_max: spec.corrupt_max,
+        adversary: match spec.adversary {
+            Adversary::SemiHonest => secagg::Adversary::SemiHonest,
+            Adversary::MaliciousCoordinator => secagg::Adversary::MaliciousCoordinator,
+        },
+    }
+}
+
+/// The terms of a cohort, derived from the assignment alone.
+///
+/// # Panics
+/// If the coordinator sent what has no plan or lattice.
+#[must_use]
+pub fn context(assignment: &Assignment, cohort_size: u32, cohort_root: Digest) -> RoundContext {
+    let Assignment { job, lattice, base, round, .. } = assignment;
+    let noise = noise(assignment);
+    let plan = noise.plan(cohort_size).expect("a plan");
+    let terms = codec::encode(&(job, *lattice)).expect("encodes");
+    let grid = Lattice::new(lattice.step, lattice.bits).expect("a lattice");
+    RoundContext {
+        job: job.name.to_string(),
+        round: round.0,
+        base_digest: ByteArray(*base.file.digest.as_bytes()),
+        terms_digest: ByteArray(*Digest::of(&terms).as_bytes()),
+        cohort_root: ByteArray(*cohort_root.as_bytes()),
+        plan,
+        bits: lattice.bits,
+        dimension: noise.dimension,
+        coordinate_max: noise.coordinate_max(&plan, grid),
     }
 }

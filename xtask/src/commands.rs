@@ -21,6 +21,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "tributary-coordinator",
         "-p",
         "tributary-agent",
+        // Off by default, so nothing else sees that it compiles.
+        "--features",
+        "tributary-coordinator/otel",
     ]))?;
     run(cargo()
         .args(["doc", "--locked", "--workspace", "--no-deps"])
@@ -40,6 +43,23 @@ pub(crate) fn test(arguments: &[String]) -> anyhow::Result<()> {
     } else {
         run(cargo().args(["test", "--locked", "--workspace"]).args(arguments))
     }
+}
+
+/// Experiments that processes of `mpirun` share.
+pub(crate) fn mpi_test() -> anyhow::Result<()> {
+    let starts = |name: &str| {
+        program(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
+    ensure!(
+        starts("mpicc") && starts("mpirun"),
+        "there is no Open MPI; on Debian: apt-get install libopenmpi-dev openmpi-bin libclang-dev"
+    );
+    let feature = ["--package", "tributary-sim", "--features", "mpi"];
+    run(cargo().args(["clippy", "--locked"]).args(feature).args(["--", "-D", "warnings"]))?;
+    run(cargo()
+        .args(["test", "--locked", "--test", "mpi"])
+        .args(feature)
+        .args(["--", "--nocapture"]))
 }
 
 /// Everything that continuous integration runs.
@@ -64,6 +84,16 @@ pub(crate) fn demo(arguments: &[String]) -> anyhow::Result<()> {
 /// All benchmarks.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     run(cargo().args(["bench", "--locked", "--workspace", "--benches"]).args(arguments))
+}
+
+/// The long test of recovery.
+pub(crate) fn soak(seconds: u64) -> anyhow::Result<()> {
+    build::programs(Profile::Dev)?;
+    // The whole workspace, so that the programs keep their set of features.
+    run(cargo()
+        .args(["test", "--locked", "--workspace", "--test", "black_box", "--"])
+        .args(["--ignored", "--nocapture", "minutes_of_random_kills"])
+        .env("TRIBUTARY_SOAK_SECONDS", seconds.to_string()))
 }
 
 /// One fuzz target.

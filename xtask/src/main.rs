@@ -38,6 +38,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Kills coordinator and agents at random times, and compares with a run without deaths
+    Soak {
+        /// For how long, in seconds
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+    },
     /// One fuzz target, with cargo-fuzz
     Fuzz {
         /// Name of the target, a file in `fuzz/fuzz_targets`
@@ -46,6 +52,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Experiments shared by processes of `mpirun`; needs Open MPI and libclang
+    MpiTest,
     /// Exactly what continuous integration runs: `check`, the public test data, `test`
     Ci,
 }
@@ -56,7 +64,9 @@ fn main() -> ExitCode {
         Command::Test { arguments } => commands::test(&arguments),
         Command::Demo { arguments } => commands::demo(&arguments),
         Command::Bench { arguments } => commands::bench(&arguments),
+        Command::Soak { seconds } => commands::soak(seconds),
         Command::Fuzz { target, arguments } => commands::fuzz(&target, &arguments),
+        Command::MpiTest => commands::mpi_test(),
         Command::Ci => commands::ci(),
     };
     match result {

@@ -1,10 +1,10 @@
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use tributary_protocol::{id::Digest, model::ModelSpec};
 
-use super::{Adapter, AdapterError, AdapterPlan, lora::LoraModel, optimizer::Optimizer};
+use super::{Adapter, AdapterError, AdapterPlan, optimizer::Optimizer};
 use crate::{
     data::{Dataset, Split},
-    model::{Model, Tape, cross_entropy_sum},
+    model::{Factors, Model, Tape},
     train::{Evaluation, TrainError, check_data, evaluate, evaluate_model},
 };
 
@@ -38,23 +38,19 @@ pub struct AdapterOutcome {
     pub validation: Evaluation,
     /// The base alone on the validation records.
     pub base_validation: Evaluation,
-    /// Whether the adapter is not worse than the base alone, in validation accuracy.
+    /// Whether the adapter is not worse than the base alone on the validation records.
     pub accepted: bool,
     /// Passes over the training records, the last perhaps cut short.
     pub epochs: u32,
 }
 
+/// Records that pass through the model at once, at most: what bounds the memory.
+const PHYSICAL_BATCH_MAX: usize = 64;
+
 /// The best adapter so far.
 struct Best {
     adapter: Adapter,
     validation: Evaluation,
-}
-
-impl Best {
-    fn is_beaten_by(&self, other: &Evaluation) -> bool {
-        let own = &self.validation;
-        other.accuracy > own.accuracy || (other.accuracy == own.accuracy && other.loss < own.loss)
-    }
 }
 
 /// Trains an adapter on a frozen base, keeping the best snapshot by validation.
@@ -86,48 +82,51 @@ pub fn fine_tune(
         |adapter: &Adapter| evaluate(spec, request.base, Some(adapter), data, &split.validation);
     let mut best = Best { validation: validate(&start)?, adapter: start.clone() };
 
-    let lora = LoraModel::new(&model, &start).map_err(TrainError::from)?;
-    let mut optimizer = Optimizer::new(plan.optimizer, lora.num_parameters());
+    let factors = start.factors(spec).map_err(TrainError::from)?;
+    let mut optimizer = Optimizer::new(plan.optimizer, factors.num_parameters());
     let mut order = split.train.clone();
     let mut source = Xoshiro256PlusPlus::seed_from_u64(request.seed ^ 1);
     let (mut epochs, mut stale_epochs, mut stopped) = (0, 0, false);
     while epochs < plan.epochs_max && stale_epochs <= plan.patience && !stopped {
         order.shuffle(&mut source);
-        stopped = train_epoch(&lora, &mut optimizer, request, &order, expired)?;
+        stopped = train_epoch(&model, &factors, &mut optimizer, request, &order, expired)?;
         epochs += 1;
-        let adapter = lora.snapshot(&start).map_err(TrainError::from)?;
+        let adapter = start.snapshot(spec, &factors).map_err(TrainError::from)?;
         let validation = validate(&adapter)?;
-        if best.is_beaten_by(&validation) {
+        if validation.beats(&best.validation, spec) {
             best = Best { adapter, validation };
             stale_epochs = 0;
         } else {
             stale_epochs += 1;
         }
     }
-    let accepted = best.validation.accuracy >= base_validation.accuracy;
+    let accepted = best.validation.is_not_worse(&base_validation, spec);
     let Best { adapter, validation } = best;
     Ok(AdapterOutcome { adapter, validation, base_validation, accepted, epochs })
 }
 
 /// One pass over the records in the given order; true if the time ran out.
 fn train_epoch(
-    lora: &LoraModel<'_>,
+    model: &Model,
+    factors: &Factors,
     optimizer: &mut Optimizer,
     request: &FineTune<'_>,
     order: &[u32],
     expired: &mut dyn FnMut() -> bool,
 ) -> Result<bool, TrainError> {
     let plan = request.plan;
-    let mut gradient = vec![0.0_f32; lora.num_parameters()];
+    let mut gradient = vec![0.0_f32; factors.num_parameters()];
     for (batch, step) in order.chunks(plan.batch_size as usize).zip(1..) {
         if expired() {
             return Ok(true);
         }
-        let (inputs, labels) = request.data.batch(batch)?;
-        let tape = Tape::default();
-        cross_entropy_sum(&lora.run(&inputs, &tape)?, &labels)?.backward()?;
         gradient.fill(0.0);
-        tape.add_sum(&mut gradient)?;
+        for part in batch.chunks(PHYSICAL_BATCH_MAX) {
+            let (examples, tape) = (request.data.examples(part)?, Tape::default());
+            let flow = model.frozen().with_factors(factors, Some(&tape));
+            examples.loss(&model.outputs(&examples.inputs, flow)?)?.backward()?;
+            tape.add_sum(&mut gradient)?;
+        }
         let mean = 1.0 / batch.len() as f32;
         let mut finite = true;
         for value in &mut gradient {
@@ -138,7 +137,7 @@ fn train_epoch(
             return Err(TrainError::NonFiniteGradient { step });
         }
         optimizer.precondition(&mut gradient);
-        lora.add_scaled(&gradient, -plan.learning_rate as f32)?;
+        factors.add_scaled(&gradient, -plan.learning_rate as f32)?;
     }
     Ok(false)
 }
@@ -156,7 +155,7 @@ fn starting_adapter(request: &FineTune<'_>) -> Result<Adapter, AdapterError> {
     rebased.base = request.base_digest;
     let factor = (start.alpha / plan.alpha) as f32;
     rebased.alpha = plan.alpha;
-    for value in rebased.layers.iter_mut().flat_map(|layer| &mut layer.b) {
+    for value in rebased.layers.iter_mut().flatten().flat_map(|layer| &mut layer.b) {
         *value *= factor;
     }
     Ok(rebased)

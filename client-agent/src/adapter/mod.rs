@@ -1,30 +1,42 @@
-//! Private adapters: low-rank changes to every linear layer that never leave the tenant's site.
+//! Private adapters: low-rank changes of linear layers that never leave the tenant's site.
 //!
 //! Source: Hu et al. 2021, arXiv:2106.09685 (LoRA).
 
 mod fine_tune;
+mod folder;
 mod lora;
 mod optimizer;
+mod peft;
 mod plan;
+mod registry;
 mod weights;
 
 use thiserror::Error;
+#[cfg(doc)]
+use tributary_protocol::model::ModelSpec;
 use tributary_protocol::{id::Digest, tensor_file::TensorFileError};
 
-use crate::{model::ModelError, train::TrainError};
+use crate::{
+    model::{ModelError, peft::PeftError},
+    train::TrainError,
+};
 
 pub use self::{
     fine_tune::{AdapterOutcome, FineTune, fine_tune},
+    folder::{AdapterFolder, AdapterFolderError, ChangeLock},
     plan::{AdapterOptimizer, AdapterPlan},
+    registry::{AdapterVersion, NewestBase, Origin, Registry, RegistryError, Served},
 };
 
-/// A low-rank adapter for one base model: layer i computes with `W + (alpha / rank) · B · A`.
+/// A low-rank adapter for one base model: a linear layer computes with `W + (alpha / rank) · B · A`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
     rank: usize,
     alpha: f64,
     base: Digest,
-    layers: Vec<LowRank>,
+    /// One a linear layer, in the order of [`ModelSpec::linear_sites`]; nothing for a layer that is
+    /// not changed.
+    layers: Vec<Option<LowRank>>,
 }
 
 /// The two factors of one layer, row-major.
@@ -68,6 +80,9 @@ pub enum AdapterError {
     /// The file does not hold an adapter of the model.
     #[error("the adapter file is not usable")]
     File(#[from] TensorFileError),
+    /// A PEFT folder cannot be used.
+    #[error("the PEFT folder cannot be used")]
+    Peft(#[from] PeftError),
     /// Training or evaluation failed.
     #[error("the adapter could not be trained")]
     Train(#[from] TrainError),

@@ -101,8 +101,10 @@ fn the_merged_model_is_the_trained_one() {
     let data = records();
     let (inputs, _) = data.batch(&[0, 1, 2]).expect("in range");
     let model = crate::model::Model::new(&spec(), &base()).expect("valid");
-    let lora = lora::LoraModel::new(&model, &outcome.adapter).expect("fits");
-    let trained = lora.run(&inputs, &crate::model::Tape::default()).expect("runs");
+    let factors = outcome.adapter.factors(&spec()).expect("fits");
+    let features = crate::model::Inputs::Features(inputs.clone());
+    let flow = model.frozen().with_factors(&factors, None);
+    let trained = model.outputs(&features, flow).expect("runs");
     let merged = outcome.adapter.merge(&spec(), &base()).expect("fits");
     let merged = crate::model::Model::new(&spec(), &merged).expect("valid");
     let merged = merged.forward(&inputs).expect("runs");

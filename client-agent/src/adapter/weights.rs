@@ -10,11 +10,12 @@ use tributary_protocol::{
     tensor_file::{NamedTensor, TensorFileError, read_tensors, write_tensors},
 };
 
-use super::{Adapter, AdapterError, LowRank, lora::layer_sizes};
+use super::{Adapter, AdapterError, LowRank};
+use crate::model::peft::names;
 
 /// The metadata key; one key only, as the order of several is not fixed in the file.
 const DESCRIPTION: &str = "tributary_adapter";
-const RANK_MAX: usize = 256;
+const RANK_MAX: usize = 1024;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,10 +25,6 @@ struct Description {
     base: Digest,
 }
 
-fn names(layer: usize) -> [String; 2] {
-    ["lora_A", "lora_B"].map(|part| format!("base_model.model.layers.{layer}.{part}.weight"))
-}
-
 impl Adapter {
     /// Writes the adapter; equal adapters give equal bytes.
     ///
@@ -35,21 +32,25 @@ impl Adapter {
     /// [`AdapterError::Model`] if it does not fit `spec`.
     pub fn to_safetensors(&self, spec: &ModelSpec) -> Result<Vec<u8>, AdapterError> {
         self.check_shapes(spec)?;
-        let mut tensors = Vec::new();
-        for (index, (layer, (inputs, outputs))) in
-            self.layers.iter().zip(layer_sizes(spec)).enumerate()
-        {
-            let [a, b] = names(index);
-            let shape = vec![self.rank, inputs];
-            tensors.push(NamedTensor { name: a, shape, values: layer.a.clone() });
-            let shape = vec![outputs, self.rank];
-            tensors.push(NamedTensor { name: b, shape, values: layer.b.clone() });
-        }
+        let tensors = self.tensors(spec);
         let description = Description { rank: self.rank, alpha: self.alpha, base: self.base };
         let text = serde_json::to_string(&description)
             .map_err(|_| AdapterError::Metadata { field: DESCRIPTION })?;
         let metadata = HashMap::from([(DESCRIPTION.to_owned(), text)]);
         Ok(write_tensors(&tensors, Some(metadata))?)
+    }
+
+    /// The factors by the names that PEFT gives them.
+    pub(super) fn tensors(&self, spec: &ModelSpec) -> Vec<NamedTensor> {
+        let mut tensors = Vec::new();
+        for (site, layer) in self.changes(spec) {
+            let [a, b] = names(&site.module);
+            let shape = vec![self.rank, site.inputs];
+            tensors.push(NamedTensor { name: a, shape, values: layer.a.clone() });
+            let shape = vec![site.outputs, self.rank];
+            tensors.push(NamedTensor { name: b, shape, values: layer.b.clone() });
+        }
+        tensors
     }
 
     /// Reads an adapter for a model.
@@ -67,21 +68,26 @@ impl Adapter {
             .filter(|found| (1..=RANK_MAX).contains(&found.rank) && found.alpha.is_finite())
             .ok_or(AdapterError::Metadata { field: DESCRIPTION })?;
         let Description { rank, alpha, base } = description;
-        let wanted: Vec<(String, Vec<usize>)> = layer_sizes(spec)
-            .into_iter()
-            .enumerate()
-            .flat_map(|(index, (inputs, outputs))| {
-                let [a, b] = names(index);
-                [(a, vec![rank, inputs]), (b, vec![outputs, rank])]
+        let sites = spec.linear_sites();
+        // A layer that is changed has both factors; one with neither is not changed.
+        let is_changed =
+            |module: &str| names(module).iter().any(|name| header.info(name).is_some());
+        let changed: Vec<bool> = sites.iter().map(|site| is_changed(&site.module)).collect();
+        let wanted: Vec<(String, Vec<usize>)> = sites
+            .iter()
+            .zip(&changed)
+            .filter(|(_, changed)| **changed)
+            .flat_map(|(site, _)| {
+                let [a, b] = names(&site.module);
+                [(a, vec![rank, site.inputs]), (b, vec![site.outputs, rank])]
             })
             .collect();
         let wanted: Vec<(&str, &[usize])> =
             wanted.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
         let mut tensors = read_tensors(&wanted, bytes)?.into_iter();
-        let mut layers = Vec::new();
-        while let (Some(a), Some(b)) = (tensors.next(), tensors.next()) {
-            layers.push(LowRank { a, b });
-        }
+        let mut next = || Some(LowRank { a: tensors.next()?, b: tensors.next()? });
+        let layers =
+            changed.into_iter().map(|changed| if changed { next() } else { None }).collect();
         Ok(Self { rank, alpha, base, layers })
     }
 }

@@ -1,10 +1,11 @@
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
+use super::ApiState;
 use crate::engine::EngineError;
 
 /// An answer that says what was wrong: `{"error":{"code","message"}}`.
@@ -18,10 +19,22 @@ pub struct ApiError {
     pub message: String,
 }
 
+impl ApiError {
+    /// A mistake of the agent's own.
+    pub(super) fn internal(error: &impl std::fmt::Display) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { status, code: "internal", message: error.to_string() }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = json!({"error": {"code": self.code, "message": self.message}});
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if self.code == ApiState::STOPPING {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -31,6 +44,8 @@ impl From<EngineError> for ApiError {
             EngineError::NoModel => (StatusCode::SERVICE_UNAVAILABLE, "no-model"),
             EngineError::Width { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-width"),
             EngineError::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-not-finite"),
+            EngineError::Tokens { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-tokens"),
+            EngineError::NoClasses { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "no-classes"),
             EngineError::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-inputs"),
             EngineError::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

@@ -1,6 +1,8 @@
-//! The tenant's own HTTP interface: predictions and status. It stays at the site.
+//! The HTTP interface of a site: predictions, their outcomes, language, status, metrics.
 
+mod access;
 mod error;
+mod feedback;
 mod openai;
 mod predict;
 mod server;
@@ -10,5 +12,7 @@ pub use self::{
     server::{ApiState, router, serve},
 };
 
+#[cfg(test)]
+mod feedback_tests;
 #[cfg(test)]
 mod tests;

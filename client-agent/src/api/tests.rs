@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
@@ -7,38 +7,82 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tributary_protocol::{
-    id::{Digest, TenantId},
+    id::{DatasetName, Digest, TenantId},
     model::{MlpSpec, ModelSpec},
 };
 
 use super::*;
 use crate::{
-    driver::status::{AdapterStatus, BaseStatus, SharedStatus},
+    adapter::{Registry, Served},
+    driver::{self, status::SharedStatus},
     engine::{Engine, Serving},
+    feedback::Retention,
+    keys::{Access, KeyFile, Tenancy},
     session::Phase,
+    site::Site,
+    train::Evaluation,
 };
 
-async fn start(with_model: bool) -> std::net::SocketAddr {
+/// An agent of tenant ash.
+pub(super) struct Running {
+    pub(super) address: std::net::SocketAddr,
+    pub(super) state: Arc<ApiState>,
+    pub(super) site: Site,
+    _directory: tempfile::TempDir,
+}
+
+pub(super) async fn start(with_model: bool) -> Running {
+    let directory = tempfile::tempdir().unwrap();
+    let site = Site::new(directory.path());
     let engine = Arc::new(Engine::new());
     let tenant = TenantId::new("ash").unwrap();
     let status = Arc::new(SharedStatus::new(tenant, Phase::Connecting));
     if with_model {
         let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
         let base = Digest::of(b"base");
-        engine.swap(Serving::new(&spec, base, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], None).unwrap());
-        let adapter = AdapterStatus { version: 2, accuracy: Some(0.75) };
-        status.serving(BaseStatus { digest: base, accuracy: Some(0.5) }, Some(adapter));
+        let serving = Serving::new(&spec, base, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], None).unwrap();
+        engine.swap(serving.for_dataset(DatasetName::new("census").unwrap()));
+        let measured = |accuracy| Some(Evaluation { accuracy, loss: 1.0, num_examples: 4 });
+        let mut registry =
+            Registry::new("job".parse().unwrap(), "data".parse().unwrap(), spec.clone());
+        registry.serve(Served {
+            base,
+            base_version: 0,
+            base_held_out: measured(0.5),
+            adapter: Some(2),
+            held_out: measured(0.75),
+            since_ms: 1,
+        });
+        status.serving(&registry);
     }
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let state = Arc::new(ApiState { engine, language: None, status, metrics });
-    tokio::spawn(serve(listener, state, std::future::pending()));
-    address
+    let state = Arc::new(ApiState {
+        engine,
+        language: None,
+        access: Access::open(Tenancy {
+            own: TenantId::new("ash").unwrap(),
+            contexts: Vec::new(),
+            key_files: Vec::new(),
+            keys: KeyFile::new(site.keys()),
+        })
+        .unwrap(),
+        feedback: driver::open_feedback(&site, Some(Retention::default())),
+        stopping: AtomicBool::new(false),
+        status,
+        metrics,
+    });
+    tokio::spawn(serve(listener, state.clone(), std::future::pending()));
+    Running { address, state, site, _directory: directory }
 }
 
 /// One request on a connection of its own: HTTP status and body.
-async fn ask(address: std::net::SocketAddr, request: &str, body: &[u8]) -> (u16, String) {
+pub(super) async fn ask(
+    address: std::net::SocketAddr,
+    request: &str,
+    body: &[u8],
+) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
         "{request} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -61,7 +105,8 @@ async fn predict(address: std::net::SocketAddr, body: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn predictions_name_the_model_they_came_from() {
-    let address = start(true).await;
+    let agent = start(true).await;
+    let address = agent.address;
     let (status, answer) = predict(address, r#"{"inputs":[[3,0],[0,3]]}"#).await;
     assert_eq!(status, 200);
     assert_eq!(answer["predictions"][0]["class"], 0);
@@ -72,7 +117,8 @@ async fn predictions_name_the_model_they_came_from() {
 
 #[tokio::test]
 async fn bad_requests_say_what_would_work() {
-    let address = start(true).await;
+    let agent = start(true).await;
+    let address = agent.address;
     for (body, status, code, word) in [
         ("{\"inputs\":[[1,2", 400, "bad-json", "inputs"),
         ("{\"inputs\":[[NaN,2]]}", 400, "bad-json", "line 1"),
@@ -92,7 +138,8 @@ async fn bad_requests_say_what_would_work() {
 
 #[tokio::test]
 async fn a_body_above_the_limit_is_refused() {
-    let address = start(true).await;
+    let agent = start(true).await;
+    let address = agent.address;
     let body = vec![b' '; (8 << 20) + 1];
     let (status, answer) = ask(address, "POST /v1/predict", &body).await;
     assert_eq!(status, 413);
@@ -101,7 +148,8 @@ async fn a_body_above_the_limit_is_refused() {
 
 #[tokio::test]
 async fn without_a_model_the_agent_says_so() {
-    let address = start(false).await;
+    let agent = start(false).await;
+    let address = agent.address;
     let (status, answer) = predict(address, r#"{"inputs":[[3,0]]}"#).await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("no-model")));
     let (status, body) = ask(address, "GET /v1/models", b"").await;
@@ -110,7 +158,8 @@ async fn without_a_model_the_agent_says_so() {
 
 #[tokio::test]
 async fn the_status_has_exactly_the_agreed_keys() {
-    let address = start(true).await;
+    let agent = start(true).await;
+    let address = agent.address;
     let (status, body) = ask(address, "GET /v1/status", b"").await;
     let document: Value = serde_json::from_str(&body).unwrap();
     let keys: Vec<&str> = document.as_object().unwrap().keys().map(String::as_str).collect();
@@ -124,6 +173,7 @@ async fn the_status_has_exactly_the_agreed_keys() {
         "steps",
         "base",
         "adapter",
+        "newest",
         "epsilon",
         "delta",
         "bytes_sent",
@@ -136,8 +186,30 @@ async fn the_status_has_exactly_the_agreed_keys() {
 }
 
 #[tokio::test]
+async fn every_path_of_the_openapi_document_is_there() {
+    let agent = start(true).await;
+    let (_, body) = ask(agent.address, "GET /v1/openapi.json", b"").await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() > 10);
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let request = format!("{} {}", method.to_uppercase(), path.replace("{id}", "x"));
+            let (status, answer) = ask(agent.address, &request, b"").await;
+            assert!(status != 405 && !answer.contains("not-found"), "{request}: {answer}");
+        }
+    }
+    // Every reference leads somewhere.
+    for reference in body.split("\"$ref\": \"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
 async fn health_metrics_models_and_wrong_paths_answer() {
-    let address = start(true).await;
+    let agent = start(true).await;
+    let address = agent.address;
     assert_eq!(ask(address, "GET /healthz", b"").await, (200, "ok\n".to_owned()));
     assert_eq!(ask(address, "GET /metrics", b"").await.0, 200);
     let (_, models) = ask(address, "GET /v1/models", b"").await;

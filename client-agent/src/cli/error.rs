@@ -2,15 +2,18 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use tributary_privacy::ledger::LedgerError;
-use tributary_protocol::enrollment::TokenError;
+use tributary_protocol::{enrollment::TokenError, id::JobId, tensor_file::TensorFileError};
 
 use crate::{
+    adapter::{AdapterError, AdapterFolderError, RegistryError},
     compute::ComputeError,
     config::ConfigError,
-    driver::AgentError,
+    driver::{AgentError, records::RecordsError, serving::ServingError},
     durable_file::FileError,
     engine::language::LanguageError,
+    feedback::FeedbackError,
     identity::{EnrollError, IdentityError},
+    keys::{AccessError, KeyFileError},
     policy::PolicyError,
     receipt_file::ReceiptFileError,
 };
@@ -66,7 +69,87 @@ pub enum CliError {
     /// Adapters without a language model.
     #[error("--adapter needs --language-model or [language] in agent.toml")]
     AdapterWithoutModel,
+    /// The adapters cannot be read or changed.
+    #[error(transparent)]
+    AdapterFolder(Box<AdapterFolderError>),
+    /// The adapter cannot be used.
+    #[error(transparent)]
+    Adapter(Box<AdapterError>),
+    /// The adapter cannot be activated.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What is to be served cannot be.
+    #[error(transparent)]
+    Serving(Box<ServingError>),
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(Box<RecordsError>),
+    /// The model has no folder that others read.
+    #[error("models of family {family:?} have no model folders; leave `--base` out")]
+    NoFolder {
+        /// The family.
+        family: &'static str,
+    },
+    /// The base cannot be written.
+    #[error("the base cannot be written")]
+    Base(Box<TensorFileError>),
+    /// No base of a job is served.
+    #[error("no base of job {job} is served here, so there is nothing to adapt")]
+    NothingServed {
+        /// The job.
+        job: JobId,
+    },
+    /// Training led to nothing that is worth keeping.
+    #[error(
+        "no adapter of job {job} did as well as the base alone on the validation records; try more records, another `[adapter]` table or more time"
+    )]
+    NotBetter {
+        /// The job.
+        job: JobId,
+    },
+    /// Callers cannot be told apart.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Keys cannot be read or changed.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
+    /// Outcomes of predictions cannot be read or changed.
+    #[error(transparent)]
+    Feedback(#[from] FeedbackError),
+    /// A line from the agent is lost or unknown.
+    #[error("a line from the agent {what}")]
+    Engine {
+        /// What is wrong with it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The HTTP interface failed.
     #[error("the HTTP interface failed")]
     Api(#[source] std::io::Error),
+}
+
+impl From<AdapterFolderError> for CliError {
+    fn from(error: AdapterFolderError) -> Self {
+        Self::AdapterFolder(Box::new(error))
+    }
+}
+
+impl From<AdapterError> for CliError {
+    fn from(error: AdapterError) -> Self {
+        Self::Adapter(Box::new(error))
+    }
+}
+
+impl From<ServingError> for CliError {
+    fn from(error: ServingError) -> Self {
+        Self::Serving(Box::new(error))
+    }
+}
+
+impl From<RecordsError> for CliError {
+    fn from(error: RecordsError) -> Self {
+        Self::Records(Box::new(error))
+    }
 }

@@ -1,8 +1,11 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use tributary_protocol::id::JobId;
 
-use crate::{config::Overrides, site::Site};
+use tributary_protocol::id::TenantId;
+
+use crate::{config::Overrides, feedback::PredictionId, keys::KeyRole, site::Site};
 
 /// The Tributary agent: trains on data that stays here, and serves the result.
 #[derive(Debug, Parser)]
@@ -27,6 +30,18 @@ pub enum Command {
     /// Show or verify the privacy ledger.
     #[command(subcommand)]
     Privacy(PrivacyCommand),
+    /// Train, list, activate and move private adapters; a running agent follows within a second.
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
+    /// Add, list or revoke keys to the HTTP interface.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// List, export or delete outcomes of predictions.
+    #[command(subcommand)]
+    Feedback(FeedbackCommand),
+    /// Answer for one tenant on standard input and output; the agent runs this itself.
+    #[command(hide = true, name = crate::engine::language::PROCESS_COMMAND)]
+    EngineProcess,
 }
 
 /// Which agent.
@@ -135,6 +150,93 @@ pub struct RunOptions {
     pub exit_with_stdin: bool,
 }
 
+/// What to do with private adapters.
+#[derive(Debug, Subcommand)]
+pub enum AdapterCommand {
+    /// Train a new version on the served base, from the served adapter; it is served at once if it is
+    /// not worse on held-out records.
+    Train(AdapterTrainOptions),
+    /// List the versions and what is served.
+    List(AdapterSite),
+    /// Serve a version, on the base that it belongs to.
+    Activate(AdapterActivateOptions),
+    /// Serve again what was served before.
+    Rollback(AdapterSite),
+    /// Read a PEFT folder as a new version on the served base.
+    Import(AdapterImportOptions),
+    /// Write a version as a PEFT folder.
+    Export(AdapterExportOptions),
+}
+
+/// Which adapters.
+#[derive(Debug, Clone, Args)]
+pub struct AdapterSite {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// Values that win over `agent.toml`.
+    #[command(flatten)]
+    pub overrides: OverrideOptions,
+    /// The job whose base the adapters sit on; the served one if not given.
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<JobId>,
+}
+
+/// Options of `adapter train`.
+#[derive(Debug, Args)]
+pub struct AdapterTrainOptions {
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Stop training after so many milliseconds, instead of `adapter.time_budget_ms`.
+    #[arg(long, value_name = "MS")]
+    pub time_budget_ms: Option<u64>,
+    /// Keep serving what is served.
+    #[arg(long)]
+    pub no_activate: bool,
+}
+
+/// Options of `adapter activate`.
+#[derive(Debug, Args)]
+pub struct AdapterActivateOptions {
+    /// The version, as `adapter list` shows it.
+    pub version: u64,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+}
+
+/// Options of `adapter import`.
+#[derive(Debug, Args)]
+pub struct AdapterImportOptions {
+    /// The PEFT folder.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Serve it at once.
+    #[arg(long)]
+    pub activate: bool,
+}
+
+/// Options of `adapter export`.
+#[derive(Debug, Args)]
+pub struct AdapterExportOptions {
+    /// The version, as `adapter list` shows it.
+    pub version: u64,
+    /// The PEFT folder to write.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which adapters.
+    #[command(flatten)]
+    pub adapters: AdapterSite,
+    /// Also write the adapter's base here as a model folder with its tokenizer, which `serve
+    /// --language-model` takes.
+    #[arg(long, value_name = "FOLDER")]
+    pub base: Option<PathBuf>,
+}
+
 /// What to do with the ledger.
 #[derive(Debug, Subcommand)]
 pub enum PrivacyCommand {
@@ -142,4 +244,78 @@ pub enum PrivacyCommand {
     Show(SiteOptions),
     /// Verify the ledger's hash chain.
     Verify(SiteOptions),
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it; nothing else keeps it.
+    Add(NewKeyOptions),
+    /// Show every key without the key itself.
+    List(SiteOptions),
+    /// Make a key useless from the next request on.
+    Revoke {
+        /// The key's id, as `key list` shows it.
+        id: String,
+        /// Which agent.
+        #[command(flatten)]
+        site: SiteOptions,
+    },
+}
+
+/// Options of `key add`.
+#[derive(Debug, Args)]
+pub struct NewKeyOptions {
+    /// Which agent.
+    #[command(flatten)]
+    pub site: SiteOptions,
+    /// Whose requests the key makes.
+    #[arg(long)]
+    pub tenant: TenantId,
+    /// What it may be used for; again for more. Without it: inference, feedback, viewer.
+    #[arg(long, value_parser = key_role)]
+    pub role: Vec<KeyRole>,
+    /// Days until it works no more; without it, it works until it is revoked.
+    #[arg(long, value_name = "DAYS")]
+    pub expires_days: Option<u32>,
+    /// What it is for, shown by `key list`.
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+}
+
+fn key_role(text: &str) -> Result<KeyRole, String> {
+    let roles = [KeyRole::Inference, KeyRole::Feedback, KeyRole::Viewer, KeyRole::Operator];
+    let role = roles.into_iter().find(|role| role.name() == text);
+    role.ok_or_else(|| "roles are inference, feedback, viewer, operator".to_owned())
+}
+
+/// What to do with outcomes of predictions.
+#[derive(Debug, Subcommand)]
+pub enum FeedbackCommand {
+    /// Show the newest predictions with an outcome.
+    List {
+        /// Which agent.
+        #[command(flatten)]
+        site: SiteOptions,
+        /// How many.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+    },
+    /// Write all predictions with an outcome to a file, one JSON document a line.
+    Export {
+        /// Which agent.
+        #[command(flatten)]
+        site: SiteOptions,
+        /// The file; an existing one is replaced.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Remove a prediction and its outcome. A running agent does it at `DELETE /v1/feedback/{id}`.
+    Delete {
+        /// Which agent.
+        #[command(flatten)]
+        site: SiteOptions,
+        /// The prediction's id.
+        id: PredictionId,
+    },
 }

@@ -7,11 +7,18 @@ use std::{
 };
 
 use serde::Deserialize;
-use tributary_protocol::id::TenantId;
+use thiserror::Error;
+use tributary_protocol::{
+    id::{Region, TenantId},
+    isolation::{ComputeIsolation, DataIsolation, Isolation, ModelIsolation},
+};
 
-use crate::engine::{
-    generation::{Limits, TenantShare},
-    language::{LanguageOptions, TenantAccess},
+use crate::{
+    engine::{
+        generation::{Limits, TenantShare},
+        language::{LanguageOptions, TenantOptions},
+    },
+    keys::TenantContext,
 };
 
 /// How long an answer may take where the configuration does not say.
@@ -23,6 +30,7 @@ const ANSWER_TIMEOUT_MS: u64 = 300_000;
 pub(super) struct LanguageSection {
     model: PathBuf,
     name: Option<String>,
+    region: Option<Region>,
     #[serde(default)]
     adapters: BTreeMap<String, PathBuf>,
     cache_mib: Option<NonZeroU32>,
@@ -37,21 +45,104 @@ pub(super) struct LanguageSection {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TenantSection {
-    key_file: PathBuf,
+    key_file: Option<PathBuf>,
+    region: Option<Region>,
     #[serde(default)]
     adapters: BTreeSet<String>,
     #[serde(default = "one")]
     weight: NonZeroU32,
     tokens_per_minute: Option<NonZeroU32>,
+    #[serde(default)]
+    isolation: IsolationSection,
+    model: Option<PathBuf>,
+    cache_mib: Option<NonZeroU32>,
+    threads: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct IsolationSection {
+    data: DataIsolation,
+    model: Option<ModelIsolation>,
+    compute: ComputeIsolation,
+}
+
+/// Says which key of a tenant does not fit the others.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`language.tenants.{tenant}.{key}`: {reason}")]
+pub struct TenantSectionError {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The key.
+    pub key: &'static str,
+    /// What would work.
+    pub reason: &'static str,
 }
 
 const fn one() -> NonZeroU32 {
     NonZeroU32::MIN
 }
 
+impl TenantSection {
+    /// With paths resolved.
+    fn options(
+        self,
+        tenant: TenantId,
+        region: Option<&Region>,
+        site: &Path,
+    ) -> Result<TenantOptions, TenantSectionError> {
+        let IsolationSection { data, model, compute } = self.isolation;
+        let model = model.unwrap_or(if self.adapters.is_empty() {
+            ModelIsolation::BaseOnly
+        } else {
+            ModelIsolation::Adapter
+        });
+        let copied = model == ModelIsolation::IndependentCopy;
+        let apart = copied || compute > ComputeIsolation::SharedQueue;
+        let elsewhere = self.region.as_ref().is_some_and(|wanted| Some(wanted) != region);
+        let checks = [
+            (elsewhere, "region", "must be that of `language.region`: it is answered there"),
+            (
+                model == ModelIsolation::BaseOnly && !self.adapters.is_empty(),
+                "adapters",
+                "the model level `base-only` has none; use `adapter`",
+            ),
+            (
+                data > DataIsolation::SharedStore,
+                "isolation.data",
+                "an agent keeps no data of guests; give the tenant an agent of its own",
+            ),
+            (self.model.is_some() && !copied, "model", "needs the level `independent-copy`"),
+            (self.cache_mib.is_some() && !apart, "cache_mib", "needs a worker of its own"),
+            (
+                self.threads.is_some() && compute == ComputeIsolation::SharedQueue,
+                "threads",
+                "needs the compute level `dedicated-worker` or `dedicated-device`",
+            ),
+        ];
+        if let Some((_, key, reason)) = checks.into_iter().find(|&(wrong, ..)| wrong) {
+            return Err(TenantSectionError { tenant, key, reason });
+        }
+        let context = TenantContext {
+            id: tenant,
+            region: self.region,
+            isolation: Isolation { data, model, compute },
+            share: TenantShare { weight: self.weight, tokens_per_minute: self.tokens_per_minute },
+            adapters: Some(self.adapters),
+        };
+        Ok(TenantOptions {
+            context,
+            key_file: self.key_file.map(|file| site.join(file)),
+            model: self.model.map(|folder| site.join(folder)),
+            cache_bytes: self.cache_mib.map(|mebibytes| (mebibytes.get() as usize) << 20),
+            threads: self.threads.map_or(1, |threads| threads.get() as usize),
+        })
+    }
+}
+
 impl LanguageSection {
     /// With paths resolved.
-    pub(super) fn options(self, site: &Path) -> LanguageOptions {
+    pub(super) fn options(self, site: &Path) -> Result<LanguageOptions, TenantSectionError> {
         let mut options = serve_folder(&site.join(&self.model));
         let limits = &mut options.limits;
         let set = |limit: &mut usize, value: Option<NonZeroU32>| {
@@ -71,20 +162,10 @@ impl LanguageSection {
         options.name = self.name.unwrap_or(options.name);
         options.adapters =
             self.adapters.into_iter().map(|(name, folder)| (name, site.join(folder))).collect();
-        options.tenants = self
-            .tenants
-            .into_iter()
-            .map(|(tenant, section)| TenantAccess {
-                tenant,
-                key_file: site.join(section.key_file),
-                adapters: section.adapters,
-                share: TenantShare {
-                    weight: section.weight,
-                    tokens_per_minute: section.tokens_per_minute,
-                },
-            })
-            .collect();
-        options
+        for (tenant, section) in self.tenants {
+            options.tenants.push(section.options(tenant, self.region.as_ref(), site)?);
+        }
+        Ok(options)
     }
 }
 
@@ -98,7 +179,7 @@ pub fn serve_folder(model: &Path) -> LanguageOptions {
         adapters: BTreeMap::new(),
         limits: Limits::default(),
         tenants: Vec::new(),
-        tenant: TenantId::new("local").expect("a valid name"),
         answer_timeout_ms: ANSWER_TIMEOUT_MS,
+        program: std::env::current_exe().unwrap_or_else(|_| "tributary-agent".into()),
     }
 }

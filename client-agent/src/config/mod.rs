@@ -1,5 +1,6 @@
 //! `agent.toml`: where the records lie and how the agent serves them.
 
+mod feedback;
 mod language;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
@@ -8,12 +9,13 @@ use serde::Deserialize;
 use thiserror::Error;
 use tributary_protocol::id::{DatasetName, IdError};
 
-pub use self::language::serve_folder;
+pub use self::language::{TenantSectionError, serve_folder};
 use crate::{
     adapter::{AdapterError, AdapterPlan},
     data::DataSource,
     durable_file::{FileError, read_text},
     engine::language::LanguageOptions,
+    feedback::Retention,
     site::Site,
 };
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub adapter: AdapterPlan,
     /// The language model to serve, if there is one.
     pub language: Option<LanguageOptions>,
+    /// How long predictions and their outcomes are kept; without it, they are not.
+    pub feedback: Option<Retention>,
 }
 
 /// Values that override `agent.toml`, from environment or command line.
@@ -81,6 +85,14 @@ pub enum ConfigError {
         /// What would work.
         range: &'static str,
     },
+    /// The language model's tenants cannot be served as they are configured.
+    #[error("{}: {error}", path.display())]
+    Language {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        error: TenantSectionError,
+    },
     /// The adapter plan cannot work.
     #[error("{} is not usable", path.display())]
     Adapter {
@@ -106,6 +118,8 @@ struct ConfigFile {
     #[serde(default)]
     adapter: AdapterPlan,
     language: Option<language::LanguageSection>,
+    #[serde(default)]
+    feedback: feedback::FeedbackSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,7 +205,14 @@ impl Config {
             datasets,
             held_out_fraction: fraction,
             adapter: file.adapter,
-            language: file.language.map(|section| section.options(site.directory())),
+            language: match file.language {
+                Some(section) => {
+                    let refused = |error| ConfigError::Language { path: path.clone(), error };
+                    Some(section.options(site.directory()).map_err(refused)?)
+                }
+                None => None,
+            },
+            feedback: file.feedback.retention(),
         })
     }
 }
@@ -222,6 +243,15 @@ mod tests {
         key_file = "keys/ash"
         adapters = ["ash"]
         tokens_per_minute = 6000
+        [language.tenants.elm]
+        threads = 2
+        cache_mib = 16
+        [language.tenants.elm.isolation]
+        compute = "dedicated-worker"
+        [feedback]
+        age_max_days = 7
+        count_max = 100
+        max_mib = 1
     "#;
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -238,7 +268,14 @@ mod tests {
         let language = config.language.unwrap();
         assert_eq!((language.name.as_str(), language.limits.cache_bytes), ("small", 64 << 20));
         assert_eq!(language.adapters["ash"], PathBuf::from("/site/adapters/ash"));
-        assert_eq!(language.tenants[0].key_file, PathBuf::from("/site/keys/ash"));
+        let [ash, elm] = &language.tenants[..] else { panic!("two tenants") };
+        assert_eq!(ash.key_file, Some(PathBuf::from("/site/keys/ash")));
+        assert!(ash.context.may_use("ash"), "listing adapters asks for the level that has them");
+        assert!(!elm.context.may_use("ash"));
+        assert_eq!((elm.threads, elm.cache_bytes), (2, Some(16 << 20)));
+        let feedback = config.feedback.unwrap();
+        assert_eq!((feedback.age_max_ms, feedback.bytes_max), (7 * 86_400_000, 1 << 20));
+        assert_eq!(parse("[feedback]\nkeep = false").unwrap().feedback, None);
     }
 
     #[test]
@@ -272,6 +309,14 @@ mod tests {
             ("rank = 4", "rank = 0", "adapter.rank"),
             ("cache_mib = 64", "cache_mib = 0", "cache_mib"),
             ("key_file", "key", "key"),
+            ("threads = 2", "threads = 0", "threads"),
+            ("dedicated-worker", "worker", "worker"),
+            ("dedicated-worker", "shared-queue", "language.tenants.elm.cache_mib"),
+            ("adapters = [\"ash\"]", "adapters = []\nmodel = \"x\"", "language.tenants.ash.model"),
+            ("tokens_per_minute = 6000", "region = \"eu\"", "language.tenants.ash.region"),
+            ("tokens_per_minute = 6000", "isolation = { model = \"base-only\" }", "adapters"),
+            ("tokens_per_minute = 6000", "isolation = { data = \"own-database\" }", "data"),
+            ("count_max = 100", "count_max = 0", "count_max"),
             ("fashion-mnist", "Fashion", "data.Fashion"),
             ("127.0.0.1:0", "nowhere", "listen"),
         ] {

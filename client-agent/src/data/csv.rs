@@ -16,7 +16,6 @@ struct Column<'a> {
 }
 
 pub(super) fn load(source: &CsvSource, examples_max: usize) -> Result<Dataset, DataError> {
-    validate(source)?;
     let bytes = read_maybe_gzip(&source.path)?;
     let mut reader = ReaderBuilder::new()
         .has_headers(source.has_header)
@@ -29,40 +28,81 @@ pub(super) fn load(source: &CsvSource, examples_max: usize) -> Result<Dataset, D
     } else {
         (1..=first.len()).map(|position| position.to_string()).collect()
     };
-    let label_position = position(source, &names, &source.label)?;
-    let columns = columns(source, &names)?;
-    let classes: HashMap<&str, u32> =
-        source.labels.iter().zip(0..).map(|(label, class)| (label.as_str(), class)).collect();
-
-    let (mut features, mut labels) = (Vec::new(), Vec::new());
+    let mut table = Table::new(source, &names)?;
     for record in reader.records() {
-        if labels.len() == examples_max {
+        if table.len() == examples_max {
             break;
         }
         let record = record.map_err(|error| row_error(&source.path, error))?;
-        let row = record.position().map_or(0, csv::Position::line);
-        if record.len() != names.len() {
+        table.push(record.position().map_or(0, csv::Position::line), &record)?;
+    }
+    table.finish()
+}
+
+/// Records made of the rows of a table.
+pub(super) struct Table<'a> {
+    source: &'a CsvSource,
+    width: usize,
+    label: usize,
+    columns: Vec<Column<'a>>,
+    classes: HashMap<&'a str, u32>,
+    features: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl<'a> Table<'a> {
+    /// A table with these columns, in the order of its rows' values.
+    pub(super) fn new(source: &'a CsvSource, names: &[String]) -> Result<Self, DataError> {
+        validate(source)?;
+        Ok(Self {
+            source,
+            width: names.len(),
+            label: position(source, names, &source.label)?,
+            columns: columns(source, names)?,
+            classes: source.labels.iter().map(String::as_str).zip(0..).collect(),
+            features: Vec::new(),
+            labels: Vec::new(),
+        })
+    }
+
+    /// Number of records so far.
+    pub(super) const fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Takes a row.
+    ///
+    /// - `row`: its number, for messages
+    pub(super) fn push(&mut self, row: u64, record: &StringRecord) -> Result<(), DataError> {
+        let source = self.source;
+        if record.len() != self.width {
             return Err(DataError::Ragged {
                 path: source.path.clone(),
                 row,
                 found: record.len(),
-                expected: names.len(),
+                expected: self.width,
             });
         }
-        let label = &record[label_position];
-        let class = classes
+        let label = &record[self.label];
+        let class = self
+            .classes
             .get(label)
             .ok_or_else(|| unknown(source, row, &source.label, label, &source.labels))?;
-        labels.push(*class);
-        for column in &columns {
-            push_features(source, column, row, &record, &mut features)?;
+        self.labels.push(*class);
+        for column in &self.columns {
+            push_features(source, column, row, record, &mut self.features)?;
         }
+        Ok(())
     }
-    if labels.is_empty() {
-        return Err(DataError::Empty { path: source.path.clone() });
+
+    pub(super) fn finish(self) -> Result<Dataset, DataError> {
+        if self.labels.is_empty() {
+            return Err(DataError::Empty { path: self.source.path.clone() });
+        }
+        let num_features = self.features.len() / self.labels.len();
+        let num_classes = self.source.labels.len() as u32;
+        Ok(Dataset::from_floats(self.features, num_features, self.labels, num_classes))
     }
-    let num_features = features.len() / labels.len();
-    Ok(Dataset::from_floats(features, num_features, labels, source.labels.len() as u32))
 }
 
 fn push_features(

@@ -1,7 +1,7 @@
 use candle_core::{Device, Tensor};
 
-use super::{DataError, DataSource, csv, idx};
-use crate::model::fractions;
+use super::{DataError, DataSource, Texts, csv, idx, images, jsonl};
+use crate::model::{Batch, Inputs, fractions};
 
 /// Records in memory, as compact as their file had them.
 #[derive(Debug, Clone)]
@@ -17,6 +17,7 @@ enum Features {
     /// Scaled by 1/255 when a batch is made.
     Bytes(Vec<u8>),
     Floats(Vec<f32>),
+    Texts(Texts),
 }
 
 impl Dataset {
@@ -33,6 +34,14 @@ impl Dataset {
         match source {
             DataSource::Idx(source) => idx::load(source, examples_max),
             DataSource::Csv(source) => csv::load(source, examples_max),
+            DataSource::Jsonl(source) => jsonl::load(source, examples_max),
+            DataSource::Images(source) => images::load(source, examples_max),
+            #[cfg(feature = "parquet")]
+            DataSource::Parquet(source) => super::parquet::load(source, examples_max),
+            #[cfg(not(feature = "parquet"))]
+            DataSource::Parquet(source) => {
+                Err(DataError::ParquetNotBuilt { path: source.path.clone() })
+            }
         }
     }
 
@@ -68,6 +77,33 @@ impl Dataset {
         Self { features: Features::Floats(features), num_features, labels, num_classes }
     }
 
+    /// Makes a dataset of texts with classes.
+    ///
+    /// # Panics
+    /// If there is not one label a text, or one is not below `num_classes`.
+    #[must_use]
+    pub fn from_texts(texts: Texts, labels: Vec<u32>, num_classes: u32) -> Self {
+        assert_eq!(texts.len(), labels.len(), "one label a text");
+        assert!(labels.iter().all(|&label| label < num_classes), "labels are classes");
+        Self { features: Features::Texts(texts), num_features: 0, labels, num_classes }
+    }
+
+    /// Makes a dataset of texts to continue, which have no classes.
+    #[must_use]
+    pub fn from_continued(texts: Texts) -> Self {
+        let labels = vec![0; texts.len()];
+        Self { features: Features::Texts(texts), num_features: 0, labels, num_classes: 1 }
+    }
+
+    /// The texts, if the records are texts.
+    #[must_use]
+    pub const fn texts(&self) -> Option<&Texts> {
+        match &self.features {
+            Features::Texts(texts) => Some(texts),
+            Features::Bytes(_) | Features::Floats(_) => None,
+        }
+    }
+
     /// The same features with other labels, one a record; for simulated attacks.
     ///
     /// # Panics
@@ -77,6 +113,31 @@ impl Dataset {
         assert_eq!(labels.len(), self.labels.len(), "one label a record");
         assert!(labels.iter().all(|&label| label < self.num_classes), "labels are classes");
         Self { labels, ..self.clone() }
+    }
+
+    /// The same records with more behind them.
+    ///
+    /// Where the records are bytes, the new features are rounded to the nearest of 0, 1/255, .. 1.
+    ///
+    /// - `features`: `[labels, num_features]`
+    ///
+    /// # Panics
+    /// If the records are texts, there is not one row of features a label, or a label is not below
+    /// [`Self::num_classes`].
+    #[must_use]
+    pub fn appended(&self, features: &[f32], labels: &[u32]) -> Self {
+        assert_eq!(features.len(), self.num_features * labels.len(), "one row a label");
+        assert!(labels.iter().all(|&label| label < self.num_classes), "labels are classes");
+        let mut all = self.clone();
+        match &mut all.features {
+            Features::Bytes(bytes) => {
+                bytes.extend(features.iter().map(|value| (value * 255.0).round() as u8));
+            }
+            Features::Floats(floats) => floats.extend_from_slice(features),
+            Features::Texts(_) => panic!("texts have no features to append"),
+        }
+        all.labels.extend_from_slice(labels);
+        all
     }
 
     /// Number of records.
@@ -91,7 +152,7 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Number of features of each record.
+    /// Number of features of each record; 0 for texts.
     #[must_use]
     pub const fn num_features(&self) -> usize {
         self.num_features
@@ -135,7 +196,26 @@ impl Dataset {
         Ok((features, Tensor::from_vec(labels, indices.len(), &Device::Cpu)?))
     }
 
-    /// The same into memory that is already there: features into `rows`, classes behind `labels`.
+    /// What a model reads of the chosen records, and what it should answer.
+    ///
+    /// # Errors
+    /// The tensor library's, if it cannot hold the batch.
+    ///
+    /// # Panics
+    /// If an index is not below [`Self::len`].
+    pub fn examples(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        if let Features::Texts(texts) = &self.features {
+            return texts.examples(indices, &self.labels);
+        }
+        let mut rows = vec![0.0; indices.len() * self.num_features];
+        let mut labels = Vec::with_capacity(indices.len());
+        self.fill_batch(indices, &mut rows, &mut labels);
+        let features = Tensor::from_vec(rows, (indices.len(), self.num_features), &Device::Cpu)?;
+        let weights = vec![1.0; labels.len()];
+        Ok(Batch { inputs: Inputs::Features(features), labels, weights })
+    }
+
+    /// The same as [`Self::batch`] into memory that is already there: features into `rows`, classes behind `labels`.
     ///
     /// # Panics
     /// If an index is not below [`Self::len`].
@@ -146,11 +226,48 @@ impl Dataset {
         labels.extend(indices.iter().map(|&index| self.labels[index as usize]));
     }
 
+    /// The hash of the first `count` records, features and classes in their order: two datasets with
+    /// the same one agree in them.
+    ///
+    /// # Panics
+    /// If there are fewer records.
+    #[must_use]
+    pub fn digest(&self, count: usize) -> [u8; 32] {
+        const CONTEXT: &str = "tributary 2026 records in their order, version 1";
+        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        for number in [count, self.num_features, self.num_classes as usize] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        for label in &self.labels[..count] {
+            hasher.update(&label.to_le_bytes());
+        }
+        let end = count * self.num_features;
+        match &self.features {
+            Features::Bytes(bytes) => {
+                hasher.update(b"bytes").update(&bytes[..end]);
+            }
+            Features::Floats(floats) => {
+                hasher.update(b"floats");
+                for chunk in floats[..end].chunks(1024) {
+                    let bytes: Vec<u8> =
+                        chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    hasher.update(&bytes);
+                }
+            }
+            Features::Texts(texts) => {
+                hasher.update(b"texts");
+                texts.hash(count, &mut hasher);
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     fn fill_row(&self, index: usize, row: &mut [f32]) {
         let range = index * self.num_features..(index + 1) * self.num_features;
         match &self.features {
             Features::Bytes(bytes) => fractions(&bytes[range], row),
             Features::Floats(floats) => row.copy_from_slice(&floats[range]),
+            Features::Texts(_) => {}
         }
     }
 }

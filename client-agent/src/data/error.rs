@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::text::TextError;
+
 /// Says which file, row and column cannot be used, and what would work.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -137,6 +139,89 @@ pub enum DataError {
         #[source]
         source: csv::Error,
     },
+    /// A file is neither PNG nor JPEG, whatever its name.
+    #[error("{} is neither PNG nor JPEG", path.display())]
+    ImageFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An image has another size than the configuration says.
+    #[error(
+        "{} has {} by {} pixels (height by width) where {} by {} are needed; scale it first",
+        path.display(), found[0], found[1], expected[0], expected[1]
+    )]
+    ImageSize {
+        /// The file.
+        path: PathBuf,
+        /// Its height and width.
+        found: [u32; 2],
+        /// Those of the configuration.
+        expected: [u32; 2],
+    },
+    /// An image is cut short or damaged.
+    #[error("{} cannot be decoded; copy it again", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder saw.
+        #[source]
+        source: image::ImageError,
+    },
+    /// A file is no Parquet table, or damaged.
+    #[cfg(feature = "parquet")]
+    #[error("{} is not a readable Parquet table", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader saw.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// This agent cannot read Parquet.
+    #[error(
+        "{} needs an agent built with `--features parquet`; or convert the table to CSV", path.display()
+    )]
+    ParquetNotBuilt {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A line is not the JSON object that it should be.
+    #[error("{}, line {row} is not a JSON object with texts as values", path.display())]
+    JsonLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, as an editor shows it.
+        row: u64,
+        /// What the parser saw.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A line has not the keys that it needs.
+    #[error("{}, line {row} needs {needed}, and has {found:?}", path.display())]
+    JsonKeys {
+        /// The file.
+        path: PathBuf,
+        /// The line, as an editor shows it.
+        row: u64,
+        /// What would work.
+        needed: &'static str,
+        /// The keys that are there.
+        found: Vec<&'static str>,
+    },
+    /// A text has no tokens.
+    #[error("{}, line {row}: the text cannot be turned into tokens", path.display())]
+    Tokenize {
+        /// The file.
+        path: PathBuf,
+        /// The line, as an editor shows it.
+        row: u64,
+        /// Why.
+        #[source]
+        source: TextError,
+    },
+    /// The tokenizer cannot be read.
+    #[error("the tokenizer of the dataset cannot be used")]
+    Tokenizer(#[from] TextError),
     /// A value of a numeric column is not a finite number.
     #[error(
         "{}, row {row}, column {column:?}: {value:?} is not a number; write one such as 12 or 0.5",

@@ -7,7 +7,12 @@ mod csv;
 mod dataset;
 mod error;
 mod idx;
+mod images;
+mod jsonl;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod split;
+mod texts;
 
 use std::path::PathBuf;
 
@@ -16,7 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     dataset::Dataset,
     error::DataError,
+    jsonl::tokens_of,
     split::{Split, SplitError},
+    texts::Texts,
 };
 
 /// Where the records of one dataset lie, as in `agent.toml` under `[data.NAME]`.
@@ -27,6 +34,99 @@ pub enum DataSource {
     Idx(IdxSource),
     /// One table of comma-separated values.
     Csv(CsvSource),
+    /// Texts, one JSON object a line.
+    Jsonl(JsonlSource),
+    /// A folder of images, one subfolder a class.
+    Images(ImagesSource),
+    /// One Parquet table; needs an agent built with the feature `parquet`.
+    Parquet(ParquetSource),
+}
+
+/// A Parquet table of flat columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetSource {
+    /// The file.
+    pub path: PathBuf,
+    /// Name of the column with the label.
+    pub label: String,
+    /// Every value that the label may take; the position is the class.
+    pub labels: Vec<String>,
+    /// The columns used as features, in feature order; others are ignored.
+    pub columns: Vec<CsvColumn>,
+}
+
+impl ParquetSource {
+    /// The same table as text would have it.
+    #[cfg(feature = "parquet")]
+    fn table(&self) -> CsvSource {
+        CsvSource {
+            path: self.path.clone(),
+            has_header: true,
+            label: self.label.clone(),
+            labels: self.labels.clone(),
+            columns: self.columns.clone(),
+        }
+    }
+}
+
+/// A folder with one subfolder of PNG and JPEG files for each class.
+///
+/// A record's place is that of its file among the names of its class: a neighbouring dataset has one
+/// file blanked, not removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesSource {
+    /// The folder.
+    pub path: PathBuf,
+    /// The names of the subfolders; the position is the class.
+    pub classes: Vec<String>,
+    /// Rows of pixels that every image has.
+    pub height: u32,
+    /// Pixels of a row.
+    pub width: u32,
+    /// 3 for colour (red, green and blue side by side), 1 for grey; images are converted.
+    #[serde(default = "channels_default")]
+    pub channels: u32,
+}
+
+const fn channels_default() -> u32 {
+    3
+}
+
+/// Texts as lines of JSON: `{"text": …, "label": …}` to classify; or to continue `{"text": …}`,
+/// `{"prompt": …, "completion": …}` or `{"messages": [{"role": …, "content": …}, …]}`, of which the
+/// completion or the last message is learnt. Each line is one record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonlSource {
+    /// The file, plain or gzip-compressed.
+    pub path: PathBuf,
+    /// What turns text into tokens; it must be that of the model.
+    #[serde(default)]
+    pub tokenizer: TokenizerSource,
+    /// Every value that the label may take; the position is the class. Without any, the texts are
+    /// continued.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Tokens of a text that are used, at most; the rest is cut off.
+    #[serde(default = "tokens_max_default")]
+    pub tokens_max: usize,
+}
+
+const fn tokens_max_default() -> usize {
+    512
+}
+
+/// What turns text into tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenizerSource {
+    /// Every byte is a token, 256 in all.
+    #[default]
+    Bytes,
+    /// A model folder with `tokenizer.json` and, for `messages`, a chat template.
+    Folder(PathBuf),
 }
 
 /// An image set in the IDX format.
@@ -102,8 +202,23 @@ impl DataSource {
                 idx.labels = directory.join(&idx.labels);
             }
             Self::Csv(csv) => csv.path = directory.join(&csv.path),
+            Self::Jsonl(jsonl) => *jsonl = jsonl.relative_to(directory),
+            Self::Images(images) => images.path = directory.join(&images.path),
+            Self::Parquet(parquet) => parquet.path = directory.join(&parquet.path),
         }
         source
+    }
+}
+
+impl JsonlSource {
+    /// The same source with relative paths taken from `directory`.
+    #[must_use]
+    pub fn relative_to(&self, directory: &std::path::Path) -> Self {
+        let tokenizer = match &self.tokenizer {
+            TokenizerSource::Bytes => TokenizerSource::Bytes,
+            TokenizerSource::Folder(folder) => TokenizerSource::Folder(directory.join(folder)),
+        };
+        Self { path: directory.join(&self.path), tokenizer, ..self.clone() }
     }
 }
 

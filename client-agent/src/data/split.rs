@@ -47,17 +47,20 @@ impl Split {
         let mut stream = Positions::new(seed);
         let mut split = Self { train: Vec::new(), validation: Vec::new(), held_out: Vec::new() };
         for index in 0..records {
-            let position = stream.next_unit();
-            let part = if position >= held_out_fraction {
-                &mut split.train
-            } else if position >= held_out_fraction / 2.0 {
-                &mut split.validation
-            } else {
-                &mut split.held_out
-            };
-            part.push(index);
+            split.part_mut(stream.next_unit(), held_out_fraction).push(index);
         }
         Ok(split)
+    }
+
+    /// The part of a record whose position in `[0, 1)` is this.
+    pub(crate) fn part_mut(&mut self, position: f64, held_out_fraction: f64) -> &mut Vec<u32> {
+        if position >= held_out_fraction {
+            &mut self.train
+        } else if position >= held_out_fraction / 2.0 {
+            &mut self.validation
+        } else {
+            &mut self.held_out
+        }
     }
 }
 

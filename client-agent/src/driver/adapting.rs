@@ -1,4 +1,4 @@
-//! A new base on a thread of its own: measure it, adapt to it, serve it.
+//! A new base on a thread of its own: measure it, adapt to it, serve it if that is not worse.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -7,21 +7,34 @@ use std::{
 
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
+    id::{Digest, JobId},
     message::BaseModel,
+    transport::process,
 };
 
 use super::{
     agent::Agent,
     cancel::Cancellation,
     records::Records,
-    serving::{NextServed, ServingError, load_base},
+    serving::{ServingError, restore},
 };
 use crate::{
-    adapter::{Adapter, AdapterError, FineTune, fine_tune},
-    train::{TrainError, evaluate},
+    adapter::{
+        Adapter, AdapterError, AdapterFolder, AdapterPlan, AdapterVersion, FineTune, NewestBase,
+        Origin, Registry, Served, fine_tune,
+    },
+    train::{Evaluation, TrainError, evaluate},
 };
 
-/// Serves a base and adapts to it; returns whether that went to its end.
+/// An adaptation that was cut short, from which the next one goes on.
+#[derive(Debug)]
+pub(super) struct Partial {
+    job: JobId,
+    base: Digest,
+    adapter: Adapter,
+}
+
+/// Adapts to a base and serves it if that is not worse; returns whether that went to its end.
 pub(super) async fn run(agent: Arc<Agent>, base: BaseModel, cancellation: Cancellation) -> bool {
     let length_max = 4 * base.model.num_parameters() as u64 + (1 << 20);
     if base.model.validate().is_err() || base.file.length > length_max {
@@ -55,59 +68,190 @@ fn adapt(
     base: &BaseModel,
     cancellation: &Cancellation,
 ) -> Result<bool, ServingError> {
-    let mut served = agent.served.lock().unwrap_or_else(PoisonError::into_inner);
-    let done = served
-        .current
-        .as_ref()
-        .is_some_and(|current| current.complete && current.base.digest == base.file.digest);
-    if done {
+    let mut partial = agent.partial.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = AdapterFolder::new(&agent.site);
+    let registry = folder.of_job(&base.job, &base.dataset, &base.model)?;
+    let done = |newest: &NewestBase| newest.complete && newest.base == base.file.digest;
+    if registry.newest.as_ref().is_some_and(done) {
         return Ok(true);
     }
-    let parameters = load_base(&agent.site, &base.model, base.file.digest)?;
+    let parameters = folder.read_base(&base.model, base.file.digest)?;
     let records = match agent.load_records(&base.dataset) {
-        Ok(records) => Some(records),
+        Ok(records) => Some(agent.with_feedback(base, records)),
         Err(error) => {
-            tracing::warn!(dataset = %base.dataset, %error, "the base is served unmeasured");
+            tracing::warn!(dataset = %base.dataset, %error, "the base cannot be measured");
             None
         }
     };
-    let start = served.adapter.as_ref();
-    let next = match &records {
-        None => NextServed { base_accuracy: None, adapter: None, complete: true },
-        Some(records) => {
-            let work = Work { agent, base, parameters: &parameters, records, start, cancellation };
-            work.fine_tune()
-        }
-    };
-    let complete = next.complete;
-    let current = served.replace(&agent.site, &agent.engine, base, &parameters, next)?;
-    agent.status.serving(current.base, current.adapter);
+    let bench = Bench { model: &base.model, parameters: &parameters, records: records.as_deref() };
+    let start = starting_point(&folder, &registry, base, partial.take());
+    let tuned = bench.fine_tune(
+        base.file.digest,
+        start.as_ref(),
+        &agent.config.adapter,
+        base.version,
+        &mut || cancellation.is_cancelled(),
+    );
+    let decided = decide(&folder, base, &bench, &tuned)?;
+    if !tuned.complete
+        && let Some((adapter, _)) = tuned.adapter
+    {
+        *partial = Some(Partial { job: base.job.clone(), base: base.file.digest, adapter });
+    }
+    restore(&folder, &agent.engine)?;
+    agent.status.serving(&decided);
+    let current = decided.current();
     tracing::info!(
         job = %base.job,
         version = base.version,
-        base_accuracy = current.base.accuracy,
-        adapter_accuracy = current.adapter.and_then(|adapter| adapter.accuracy),
-        complete,
-        "serving"
+        base_accuracy = tuned.base_held_out.map(|found| found.accuracy),
+        accuracy = current.and_then(|current| current.held_out).map(|found| found.accuracy),
+        served = decided.newest.as_ref().is_some_and(|newest| newest.served),
+        adapter = current.and_then(|current| current.adapter),
+        complete = tuned.complete,
+        "adapted"
     );
-    Ok(complete)
+    Ok(tuned.complete)
 }
 
-struct Work<'a> {
-    agent: &'a Agent,
-    base: &'a BaseModel,
-    parameters: &'a [f32],
-    records: &'a Records,
-    start: Option<&'a Adapter>,
-    cancellation: &'a Cancellation,
+/// Where the adapter of a base starts: where a cut adaptation to it stopped, else at its newest
+/// adapter, else at the one that is served, which is thereby re-based.
+fn starting_point(
+    folder: &AdapterFolder,
+    registry: &Registry,
+    base: &BaseModel,
+    partial: Option<Partial>,
+) -> Option<Adapter> {
+    let goes_on = |partial: &Partial| partial.base == base.file.digest && partial.job == base.job;
+    if let Some(partial) = partial.filter(goes_on) {
+        return Some(partial.adapter);
+    }
+    let own = registry.versions.iter().rev().find(|known| known.base == base.file.digest);
+    let served = || registry.current().and_then(|current| current.adapter);
+    let version = own.map(|known| known.version).or_else(served)?;
+    match folder.read_adapter(registry, version) {
+        Ok(adapter) => Some(adapter),
+        Err(error) => {
+            tracing::warn!(version, %error, "the adapter starts anew");
+            None
+        }
+    }
 }
 
-impl Work<'_> {
-    /// Accuracy on held-out records; nothing where there are none, or they do not fit.
-    fn held_out(&self, adapter: Option<&Adapter>) -> Option<f64> {
-        let (data, held_out) = (&self.records.data, &self.records.split.held_out);
-        match evaluate(&self.base.model, self.parameters, adapter, data, held_out) {
-            Ok(evaluation) => Some(evaluation.accuracy),
+/// Serves the new pair if it is not worse than what is served, measured now on the same records.
+fn decide(
+    folder: &AdapterFolder,
+    base: &BaseModel,
+    bench: &Bench<'_>,
+    tuned: &Tuned,
+) -> Result<Registry, ServingError> {
+    loop {
+        // Measuring takes its time, so it happens outside the lock, and again if meanwhile
+        // something else is served.
+        let seen = folder.of_job(&base.job, &base.dataset, &base.model)?;
+        let present = bench.measure_served(folder, &seen);
+        let lock = folder.lock()?;
+        let mut registry = folder.of_job(&base.job, &base.dataset, &base.model)?;
+        if registry.current() != seen.current() {
+            continue;
+        }
+        let before: Vec<Digest> = registry.bases();
+        let held_out = match &tuned.adapter {
+            Some((_, held_out)) => *held_out,
+            None => tuned.base_held_out,
+        };
+        let serve = is_wanted(&registry, present, held_out, tuned, bench);
+        let now_ms = process::now().0;
+        let mut adapter_version = None;
+        // An adaptation that was cut goes on; only its end, or what is served, is worth a version.
+        if let Some((adapter, held_out)) =
+            tuned.adapter.as_ref().filter(|_| serve || tuned.complete)
+        {
+            folder.write_adapter(&registry, adapter)?;
+            adapter_version = Some(registry.add(AdapterVersion {
+                version: 0,
+                base: base.file.digest,
+                base_version: base.version,
+                origin: Origin::Trained,
+                created_ms: now_ms,
+                held_out: *held_out,
+            }));
+        }
+        if serve {
+            registry.serve(Served {
+                base: base.file.digest,
+                base_version: base.version,
+                base_held_out: tuned.base_held_out,
+                adapter: adapter_version,
+                held_out,
+                since_ms: now_ms,
+            });
+        }
+        registry.newest = Some(NewestBase {
+            base: base.file.digest,
+            base_version: base.version,
+            held_out: tuned.base_held_out,
+            complete: tuned.complete,
+            served: registry.current().is_some_and(|it| it.base == base.file.digest),
+        });
+        let registry = folder.commit(registry, serve, &lock)?;
+        folder.remove_bases(&before, &lock);
+        return Ok(registry);
+    }
+}
+
+/// Whether the new pair should be served.
+fn is_wanted(
+    registry: &Registry,
+    present: Option<Evaluation>,
+    held_out: Option<Evaluation>,
+    tuned: &Tuned,
+    bench: &Bench<'_>,
+) -> bool {
+    let Some(current) = registry.current() else { return true };
+    match (present, held_out) {
+        (Some(present), Some(found)) => found.is_not_worse(&present, bench.model),
+        // Without a measure, an adapter is not given up for a base that knows less.
+        (None, None) => current.adapter.is_none() || tuned.adapter.is_some(),
+        // What is served can no longer be used, or is the only one that could be measured.
+        (None, Some(_)) => true,
+        (Some(_), None) => false,
+    }
+}
+
+/// A base and the tenant's records, to train and measure adapters on.
+#[derive(Clone, Copy)]
+pub(crate) struct Bench<'a> {
+    pub(crate) model: &'a tributary_protocol::model::ModelSpec,
+    pub(crate) parameters: &'a [f32],
+    pub(crate) records: Option<&'a Records>,
+}
+
+/// What fine-tuning on a base led to.
+pub(crate) struct Tuned {
+    /// Of the base alone, on held-out records.
+    pub(crate) base_held_out: Option<Evaluation>,
+    /// The adapter, if it earned its place over the base alone, measured with it.
+    pub(crate) adapter: Option<(Adapter, Option<Evaluation>)>,
+    /// Whether it went to its end.
+    pub(crate) complete: bool,
+}
+
+impl Bench<'_> {
+    /// Measures on held-out records, or where there are none on those that stop the training;
+    /// nothing where there are none either, or they do not fit.
+    pub(crate) fn held_out(
+        &self,
+        parameters: &[f32],
+        adapter: Option<&Adapter>,
+    ) -> Option<Evaluation> {
+        let Records { data, split } = self.records?;
+        let records = match split.held_out.as_slice() {
+            [] => &split.validation,
+            _ => &split.held_out,
+        };
+        match evaluate(self.model, parameters, adapter, data, records) {
+            Ok(evaluation) => Some(evaluation),
             Err(TrainError::NoRecords) => None,
             Err(error) => {
                 tracing::warn!(%error, "the model cannot be measured");
@@ -116,25 +260,54 @@ impl Work<'_> {
         }
     }
 
+    /// Measures what a registry says is served, on the records as they are now.
+    pub(crate) fn measure_served(
+        &self,
+        folder: &AdapterFolder,
+        registry: &Registry,
+    ) -> Option<Evaluation> {
+        let current = registry.current()?;
+        let parameters = folder.read_base(&registry.model, current.base);
+        let adapter =
+            current.adapter.map(|version| folder.read_adapter(registry, version)).transpose();
+        match (parameters, adapter) {
+            (Ok(parameters), Ok(adapter)) => self.held_out(&parameters, adapter.as_ref()),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "what is served cannot be measured");
+                None
+            }
+        }
+    }
+
+    /// Fine-tunes an adapter within the plan's time.
     #[expect(clippy::disallowed_methods, reason = "the driver is where clocks are read")]
-    fn fine_tune(&self) -> NextServed {
-        let base_accuracy = self.held_out(None);
-        let plan = &self.agent.config.adapter;
+    pub(crate) fn fine_tune(
+        &self,
+        base: Digest,
+        start: Option<&Adapter>,
+        plan: &AdapterPlan,
+        seed: u64,
+        cancelled: &mut dyn FnMut() -> bool,
+    ) -> Tuned {
+        let base_held_out = self.held_out(self.parameters, None);
+        let Some(records) = self.records else {
+            return Tuned { base_held_out, adapter: None, complete: true };
+        };
         let deadline = Instant::now() + Duration::from_millis(plan.time_budget_ms);
         let mut cut = false;
         let request = FineTune {
-            spec: &self.base.model,
+            spec: self.model,
             base: self.parameters,
-            base_digest: self.base.file.digest,
-            start: self.start,
-            data: &self.records.data,
-            split: &self.records.split,
+            base_digest: base,
+            start,
+            data: &records.data,
+            split: &records.split,
             plan,
             // The seed only orders records and starts factors; any number will do.
-            seed: getrandom::u64().unwrap_or(self.base.version),
+            seed: getrandom::u64().unwrap_or(seed),
         };
         let outcome = fine_tune(&request, &mut || {
-            cut |= self.cancellation.is_cancelled();
+            cut |= cancelled();
             cut || Instant::now() >= deadline
         });
         let complete = !cut;
@@ -144,17 +317,16 @@ impl Work<'_> {
                 if outcome.accepted
                     && (complete || outcome.validation != outcome.base_validation) =>
             {
-                let accuracy = self.held_out(Some(&outcome.adapter));
-                let adapter = Some((outcome.adapter, accuracy));
-                NextServed { base_accuracy, adapter, complete }
+                let held_out = self.held_out(self.parameters, Some(&outcome.adapter));
+                Tuned { base_held_out, adapter: Some((outcome.adapter, held_out)), complete }
             }
-            Ok(_) => NextServed { base_accuracy, adapter: None, complete },
+            Ok(_) => Tuned { base_held_out, adapter: None, complete },
             Err(error) => {
                 if !matches!(error, AdapterError::NoRecords { .. }) {
                     let text = Refusal::from_error(ErrorCode::TrainingFailed, &error).message;
                     tracing::warn!(error = text, "no adapter");
                 }
-                NextServed { base_accuracy, adapter: None, complete: true }
+                Tuned { base_held_out, adapter: None, complete: true }
             }
         }
     }

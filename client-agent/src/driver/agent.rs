@@ -15,17 +15,21 @@ use tributary_protocol::{
 };
 
 use super::{
+    adapting::Partial,
     cancel::Cancellation,
+    feedback::open_feedback,
     records::{Records, RecordsCache, RecordsError},
-    serving::{Served, ServingError},
+    serving::restore,
     status::SharedStatus,
     transfer::{DownloadError, download},
 };
 use crate::{
+    adapter::AdapterFolder,
     calendar::date,
     config::Config,
     durable_file::{FileError, create_directory},
     engine::Engine,
+    feedback::FeedbackStore,
     identity::Identity,
     ledger_file::{FileLedgerStore, LedgerFileError},
     policy::{Approved, Policy},
@@ -47,8 +51,10 @@ pub struct Agent {
     pub(super) releases: ReleaseFiles,
     pub(super) engine: Arc<Engine>,
     pub(super) status: Arc<SharedStatus>,
+    pub(super) feedback: Option<Arc<FeedbackStore>>,
     pub(super) records: RecordsCache,
-    pub(super) served: Mutex<Served>,
+    /// What a cut adaptation leaves to the next; held while one adapts.
+    pub(super) partial: Mutex<Option<Partial>>,
     pub(super) connection: watch::Sender<Option<Connection>>,
 }
 
@@ -67,7 +73,7 @@ pub enum AgentError {
     File(#[from] FileError),
     /// What was served before cannot be served again.
     #[error("there is nothing to serve")]
-    Serving(#[source] Box<ServingError>),
+    Serving(#[source] Box<super::serving::ServingError>),
     /// The HTTP interface cannot listen.
     #[error("cannot listen on {address} (`api.listen`)")]
     Listen {
@@ -105,12 +111,13 @@ impl Agent {
             let text = Refusal::from_error(ErrorCode::LedgerDiverged, &error).message;
             tracing::error!(error = text, "no round will be trained");
         }
-        let releases = ReleaseFiles::open(site.releases())?;
+        let releases = ReleaseFiles::open(site.releases(), site.runs())?;
         create_directory(&site.models())?;
         let engine = Arc::new(Engine::new());
         let status = Arc::new(SharedStatus::new(tenant.clone(), Phase::Connecting));
-        let served = restore(&site, &engine, &status);
+        serve_again(&site, &engine, &status);
         status.spent(&ledger.lock(), &policy, process::now().0);
+        let feedback = open_feedback(&site, config.feedback);
         Ok(Self {
             site,
             config,
@@ -121,8 +128,9 @@ impl Agent {
             releases,
             engine,
             status,
+            feedback,
             records: RecordsCache::default(),
-            served: Mutex::new(served),
+            partial: Mutex::new(None),
             connection: watch::Sender::new(None),
         })
     }
@@ -172,7 +180,8 @@ impl Agent {
             let refusal = error.refusal();
             match &error {
                 UpdateError::Ledger(LedgerError::BudgetExceeded { epsilon_after, .. }) => {
-                    let fits = fits_from(&self.ledger, assignment, approved, now_ms);
+                    let fits =
+                        fits_from(&self.ledger, &self.releases, assignment, approved, now_ms);
                     Declined { remedy: budget_remedy(*epsilon_after, fits), refusal }
                 }
                 _ => refusal.into(),
@@ -217,16 +226,16 @@ impl Agent {
 }
 
 /// Serves what was last served; damage there is no reason not to start.
-pub(super) fn restore(site: &Site, engine: &Engine, status: &SharedStatus) -> Served {
-    let served = Served::restore(site, engine).unwrap_or_else(|error: ServingError| {
-        let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-        tracing::warn!(error = refusal.message, "what was served before cannot be served again");
-        Served::default()
-    });
-    if let Some(current) = &served.current {
-        status.serving(current.base, current.adapter);
+fn serve_again(site: &Site, engine: &Engine, status: &SharedStatus) {
+    match restore(&AdapterFolder::new(site), engine) {
+        Ok(Some(registry)) => status.serving(&registry),
+        Ok(None) => {}
+        Err(error) => {
+            let refusal = Refusal::from_error(ErrorCode::Internal, &error);
+            let error = refusal.message;
+            tracing::warn!(error, "what was served before cannot be served again");
+        }
     }
-    served
 }
 
 /// What would make room for a round that does not fit the budget.

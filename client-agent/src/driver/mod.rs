@@ -1,11 +1,13 @@
 //! Sockets, threads, clocks and entropy around the stepped [`Session`].
 
-mod adapting;
+pub(crate) mod adapting;
 pub mod address;
 mod agent;
 mod cancel;
 mod connection;
+mod feedback;
 pub mod records;
+mod renewal;
 pub mod serving;
 pub mod status;
 mod training;
@@ -19,13 +21,16 @@ use tributary_protocol::{
     transport::{TransportError, process},
 };
 
-pub use self::agent::{Agent, AgentError};
+pub use self::{
+    agent::{Agent, AgentError},
+    feedback::open_feedback,
+};
 use self::{
     cancel::Cancellation,
     connection::{Link, LinkEvent},
 };
 use crate::{
-    identity::Identity,
+    identity::{Identity, NewKey},
     secagg::{Cohort, TenantKeys},
     session::{Input, Output, RoundKey, Seed, Session, UploadEnd},
     update::{Release, released_evaluation},
@@ -54,13 +59,16 @@ struct Driver {
     link_tasks: JoinSet<()>,
     training: Option<Cancellation>,
     adapting: Option<Cancellation>,
+    /// The key that the coordinator was asked to certify.
+    renewing: Option<NewKey>,
 }
 
 /// Runs an agent until `stop` resolves: connects, trains, uploads, adapts.
 pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output = ()>) {
     let (events, mut inbox) = mpsc::unbounded_channel();
     let keys = Arc::new(TenantKeys::of(&identity));
-    let session = Session::new(agent.policy.clone(), agent.configured(), keys);
+    let session = Session::new(agent.policy.clone(), agent.configured(), keys)
+        .renewing_at(identity.renewal_due());
     let mut driver = Driver {
         agent,
         identity,
@@ -71,6 +79,7 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
         link_tasks: JoinSet::new(),
         training: None,
         adapting: None,
+        renewing: None,
     };
     tokio::pin!(stop);
     let mut stopping = false;
@@ -214,6 +223,8 @@ impl Driver {
                     });
                 }
                 Output::CancelAdapting => cancel(self.adapting.as_ref()),
+                Output::Renew => self.renew(),
+                Output::Install(answer) => self.install(answer),
                 Output::Stop => return true,
             }
         }

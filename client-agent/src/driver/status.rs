@@ -3,12 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tributary_privacy::ledger::{Ledger, LedgerStore};
+use tributary_privacy::ledger::{ChainStore, Ledger};
 use tributary_protocol::id::{Digest, JobId, TenantId};
 
 use crate::{
+    adapter::Registry,
     policy::Policy,
     session::{Phase, View},
+    train::Evaluation,
 };
 
 /// `GET /v1/status`.
@@ -32,6 +34,9 @@ pub struct StatusDocument {
     pub base: Option<BaseStatus>,
     /// The private adapter that is served.
     pub adapter: Option<AdapterStatus>,
+    /// The newest base, which is not the served one where an older pair does better here.
+    #[serde(default)]
+    pub newest: Option<NewestStatus>,
     /// The ε that the most spent dataset has spent.
     pub epsilon: f64,
     /// The δ of that ε.
@@ -49,6 +54,19 @@ pub struct BaseStatus {
     pub digest: Digest,
     /// On the tenant's own held-out records, where there are any.
     pub accuracy: Option<f64>,
+}
+
+/// The newest base that was heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct NewestStatus {
+    /// Names its file.
+    pub digest: Digest,
+    /// Of the base alone, on the tenant's own held-out records, where there are any.
+    pub accuracy: Option<f64>,
+    /// Whether adapting to it went to its end.
+    pub complete: bool,
+    /// Whether it is served.
+    pub served: bool,
 }
 
 /// The private adapter that is served.
@@ -78,6 +96,7 @@ impl SharedStatus {
             steps: 0,
             base: None,
             adapter: None,
+            newest: None,
             epsilon: 0.0,
             delta: 0.0,
             bytes_sent: 0,
@@ -111,11 +130,23 @@ impl SharedStatus {
         (status.step, status.steps) = (step.into(), steps.into());
     }
 
-    /// Shows which model is served.
-    pub fn serving(&self, base: BaseStatus, adapter: Option<AdapterStatus>) {
+    /// Shows which model of a job is served, and what became of its newest base.
+    pub fn serving(&self, registry: &Registry) {
+        let accuracy = |found: Option<Evaluation>| found.map(|found| found.accuracy);
         let mut status = self.locked();
-        status.base = Some(base);
-        status.adapter = adapter;
+        if let Some(current) = registry.current() {
+            let (digest, accuracy_of_base) = (current.base, accuracy(current.base_held_out));
+            status.base = Some(BaseStatus { digest, accuracy: accuracy_of_base });
+            let held_out = accuracy(current.held_out);
+            status.adapter =
+                current.adapter.map(|version| AdapterStatus { version, accuracy: held_out });
+        }
+        status.newest = registry.newest.as_ref().map(|newest| NewestStatus {
+            digest: newest.base,
+            accuracy: accuracy(newest.held_out),
+            complete: newest.complete,
+            served: newest.served,
+        });
     }
 
     /// Counts bytes of an update that left.
@@ -125,7 +156,7 @@ impl SharedStatus {
     }
 
     /// Shows what the ledger says is spent.
-    pub fn spent<S: LedgerStore>(&self, ledger: &Ledger<S>, policy: &Policy, now_ms: u64) {
+    pub fn spent<S: ChainStore>(&self, ledger: &Ledger<S>, policy: &Policy, now_ms: u64) {
         let mut most = None;
         for (name, dataset) in &policy.datasets {
             let budget = dataset.budget();

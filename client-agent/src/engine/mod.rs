@@ -8,16 +8,20 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use candle_core::{Device, Tensor};
 use thiserror::Error;
-use tributary_protocol::{id::Digest, model::ModelSpec};
+use tributary_protocol::{
+    id::{DatasetName, Digest},
+    model::ModelSpec,
+};
 
 use crate::{
     adapter::Adapter,
-    model::{Model, ModelError},
-    train::most_probable,
+    model::{Inputs, Model, ModelError, most_probable},
 };
 
 /// Inputs of one call, at most.
 pub const INPUTS_MAX: usize = 4096;
+/// Inputs that pass through the model together, at most: what bounds the memory.
+const BATCH: usize = 256;
 
 /// The model that answers; replaced whole, so a call sees one version from start to end.
 #[derive(Default)]
@@ -29,6 +33,7 @@ pub struct Engine {
 pub struct Serving {
     base: Digest,
     adapter: Option<u64>,
+    dataset: Option<DatasetName>,
     model: Model,
 }
 
@@ -50,6 +55,8 @@ pub struct Answer {
     pub base: Digest,
     /// Version of the adapter on top, if any.
     pub adapter: Option<u64>,
+    /// The dataset that the model is trained for, where that is known.
+    pub dataset: Option<DatasetName>,
 }
 
 /// Says why there is no answer.
@@ -78,6 +85,22 @@ pub enum EngineError {
         feature: usize,
         /// The value.
         value: f32,
+    },
+    /// An input of a model of texts is not a list of its tokens.
+    #[error("input {input} must be 1 to {length_max} whole numbers below {vocab_size}: tokens")]
+    Tokens {
+        /// Position of the input, from 0.
+        input: usize,
+        /// Tokens of one input, at most.
+        length_max: usize,
+        /// Number of tokens that the model knows.
+        vocab_size: usize,
+    },
+    /// The model has no classes.
+    #[error("a model of family {family:?} has no classes to predict; ask it for completions")]
+    NoClasses {
+        /// The family.
+        family: &'static str,
     },
     /// Too many inputs at once.
     #[error("{found} inputs in one call; at most {INPUTS_MAX} are answered, send several calls")]
@@ -108,7 +131,13 @@ impl Serving {
             Some((_, adapter)) => Model::new(spec, &adapter.merge(spec, parameters)?)?,
             None => Model::new(spec, parameters)?,
         };
-        Ok(Self { base, adapter: adapter.map(|(version, _)| version), model })
+        Ok(Self { base, adapter: adapter.map(|(version, _)| version), dataset: None, model })
+    }
+
+    /// Says which dataset the model is trained for: outcomes of its predictions belong to it.
+    #[must_use]
+    pub fn for_dataset(self, dataset: DatasetName) -> Self {
+        Self { dataset: Some(dataset), ..self }
     }
 
     /// Digest of the base model.
@@ -124,15 +153,22 @@ impl Serving {
     }
 
     fn predict(&self, inputs: &[Vec<f32>]) -> Result<Vec<Prediction>, EngineError> {
-        let expected = self.model.spec().num_inputs();
-        check_inputs(inputs, expected)?;
-        if inputs.is_empty() {
-            return Ok(Vec::new());
+        let spec = self.model.spec();
+        if inputs.len() > INPUTS_MAX {
+            return Err(EngineError::TooMany { found: inputs.len() });
         }
-        let batch = Tensor::from_vec(inputs.concat(), (inputs.len(), expected), &Device::Cpu)
-            .map_err(ModelError::from)?;
-        let probabilities = self.model.predict(&batch)?;
-        let rows = probabilities.chunks_exact(self.model.spec().num_classes());
+        if let ModelSpec::Decoder(_) = spec {
+            return Err(EngineError::NoClasses { family: spec.family() });
+        }
+        let mut probabilities = Vec::with_capacity(inputs.len() * spec.num_classes());
+        for (inputs, first) in inputs.chunks(BATCH).zip((0..).step_by(BATCH)) {
+            let batch = match spec.vocab_size() {
+                Some(vocab_size) => tokens(inputs, first, vocab_size, spec.num_inputs())?,
+                None => features(inputs, first, spec.num_inputs())?,
+            };
+            probabilities.extend(self.model.probabilities(&batch)?);
+        }
+        let rows = probabilities.chunks_exact(spec.num_classes());
         let prediction = |row: &[f32]| Prediction {
             class: most_probable(row) as u32,
             probabilities: row.to_vec(),
@@ -161,22 +197,22 @@ impl Engine {
 
     /// Answers inputs, all by the same model.
     ///
-    /// - `inputs`: features as the model was trained on (image bytes divided by 255)
+    /// - `inputs`: features as the model was trained on (image bytes divided by 255, channels last), or
+    ///   the tokens of texts
     ///
     /// # Errors
     /// [`EngineError`] naming the input that cannot be used.
     pub fn predict(&self, inputs: &[Vec<f32>]) -> Result<Answer, EngineError> {
         let serving = self.serving().ok_or(EngineError::NoModel)?;
         let predictions = serving.predict(inputs)?;
-        Ok(Answer { predictions, base: serving.base, adapter: serving.adapter })
+        let (base, dataset) = (serving.base, serving.dataset.clone());
+        Ok(Answer { predictions, base, adapter: serving.adapter, dataset })
     }
 }
 
-fn check_inputs(inputs: &[Vec<f32>], expected: usize) -> Result<(), EngineError> {
-    if inputs.len() > INPUTS_MAX {
-        return Err(EngineError::TooMany { found: inputs.len() });
-    }
-    for (input, features) in inputs.iter().enumerate() {
+/// Checks features; `first` is the position of the first input in the call.
+fn features(inputs: &[Vec<f32>], first: usize, expected: usize) -> Result<Inputs, EngineError> {
+    for (input, features) in (first..).zip(inputs) {
         if features.len() != expected {
             return Err(EngineError::Width { input, expected, found: features.len() });
         }
@@ -184,7 +220,28 @@ fn check_inputs(inputs: &[Vec<f32>], expected: usize) -> Result<(), EngineError>
             return Err(EngineError::NonFinite { input, feature, value: features[feature] });
         }
     }
-    Ok(())
+    let rows = Tensor::from_vec(inputs.concat(), (inputs.len(), expected), &Device::Cpu);
+    Ok(Inputs::Features(rows.map_err(ModelError::from)?))
+}
+
+/// Checks texts as tokens; `first` is the position of the first input in the call.
+fn tokens(
+    inputs: &[Vec<f32>],
+    first: usize,
+    vocab_size: usize,
+    length_max: usize,
+) -> Result<Inputs, EngineError> {
+    let mut texts = Vec::with_capacity(inputs.len());
+    for (input, values) in (first..).zip(inputs) {
+        // Whole numbers of that size are exact in f32.
+        let known = |value: &f32| value.fract() == 0.0 && (0.0..vocab_size as f32).contains(value);
+        if !(1..=length_max).contains(&values.len()) || !values.iter().all(known) {
+            return Err(EngineError::Tokens { input, length_max, vocab_size });
+        }
+        texts.push(values.iter().map(|&value| value as u32).collect::<Vec<u32>>());
+    }
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    Ok(Inputs::tokens(&texts).map_err(ModelError::from)?)
 }
 
 #[cfg(test)]

@@ -68,3 +68,37 @@ fn calls_under_load_see_one_whole_model_each() {
         }
     });
 }
+
+#[test]
+fn images_and_texts_are_answered_and_bad_tokens_are_named() {
+    let cnn = "[cnn]\nheight = 4\nwidth = 4\nconvolutions = [{ channels = 2 }]\nclasses = 3";
+    let encoder = "[encoder]\nvocab_size = 9\nhidden_size = 4\nintermediate_size = 4\n\
+                   num_layers = 1\nnum_heads = 2\npositions = 5\nclasses = 3";
+    let decoder = "[decoder]\nvocab_size = 9\nhidden_size = 4\nintermediate_size = 4\n\
+                   num_layers = 1\nnum_heads = 2\ncontext_max = 5";
+    let engine = |text: &str| {
+        let spec: ModelSpec = toml::from_str(text).expect("valid");
+        let flat: Vec<f32> =
+            (0..spec.num_parameters()).map(|index| (index as f32 * 0.7).sin() * 0.3).collect();
+        let engine = Engine::new();
+        engine.swap(Serving::new(&spec, Digest::of(b"base"), &flat, None).expect("valid"));
+        engine
+    };
+    let images = vec![vec![0.5; 16]; 300];
+    assert_eq!(engine(cnn).predict(&images).expect("valid").predictions.len(), 300);
+    let reads = engine(encoder);
+    let (short, long) = (vec![1.0, 2.0], vec![3.0, 8.0, 0.0, 4.0, 5.0]);
+    let together = reads.predict(&[short.clone(), long.clone()]).expect("valid").predictions;
+    for (text, together) in [short, long].into_iter().zip(together) {
+        let alone = reads.predict(&[text]).expect("valid").predictions;
+        for (one, other) in alone[0].probabilities.iter().zip(&together.probabilities) {
+            assert!((one - other).abs() < 1e-5, "padding changes an answer");
+        }
+    }
+    for bad in [vec![], vec![9.0], vec![-1.0], vec![0.5], vec![f32::NAN], vec![1.0; 6]] {
+        let error = reads.predict(&[vec![1.0], bad]).expect_err("no tokens").to_string();
+        assert!(error.contains("input 1 must be 1 to 5 whole numbers below 9"), "{error}");
+    }
+    let error = engine(decoder).predict(&[vec![1.0]]).expect_err("no classes").to_string();
+    assert!(error.contains("no classes"), "{error}");
+}

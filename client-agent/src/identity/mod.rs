@@ -1,6 +1,7 @@
 //! Who the agent is: its key, its certificate, and the coordinator it belongs to.
 
 mod enroll;
+mod renew;
 
 use std::{
     fs,
@@ -10,10 +11,16 @@ use std::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tributary_protocol::{id::TenantId, time::Timestamp, transport::tls};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use tributary_protocol::{
+    id::TenantId,
+    time::Timestamp,
+    transport::{tls, validity},
+};
 
-pub use self::enroll::{EnrollError, Enrollment, NewKey, enroll};
+pub use self::{
+    enroll::{EnrollError, Enrollment, NewKey, enroll},
+    renew::RenewalError,
+};
 use crate::{
     durable_file::{Access, FileError, create_directory, read_text, sync_directory, write_durably},
     site::Site,
@@ -92,6 +99,7 @@ impl Identity {
     /// [`IdentityError`] naming the file and what to do.
     pub fn load(site: &Site) -> Result<Self, IdentityError> {
         let directory = site.identity();
+        finish_replacement(&directory)?;
         if !directory.exists() {
             return Err(IdentityError::NotEnrolled { path: directory });
         }
@@ -105,7 +113,8 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(read_text(&path)?.as_bytes())
             .map_err(|error| damaged(&path, error.to_string()))?;
         let path = directory.join(CERTIFICATE);
-        let expires = expiry(&chain[0]).map_err(|reason| damaged(&path, reason))?;
+        let expires = validity::expires(&chain[0])
+            .ok_or_else(|| damaged(&path, "it is no X.509 certificate".to_owned()))?;
         Ok(Self { coordinator, tls: tls::Identity { chain, key }, authority, expires })
     }
 
@@ -158,11 +167,29 @@ impl Identity {
         Err(IdentityError::Exists { path, tenant })
     }
 
+    /// When the certificate is to be renewed: after two thirds of its time.
+    #[must_use]
+    pub fn renewal_due(&self) -> Timestamp {
+        validity::renewal_due(&self.tls.chain[0]).unwrap_or(self.expires)
+    }
+
     /// Whether the certificate has ended.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.expires
     }
+}
+
+/// Goes on where a crash ended [`Identity::save`] between setting the old identity aside and putting the
+/// new one, which is complete, in its place.
+fn finish_replacement(directory: &Path) -> Result<(), IdentityError> {
+    let new = directory.with_extension("new");
+    let set_aside = directory.with_extension("previous").exists() && !directory.exists();
+    if set_aside && new.join(COORDINATOR).exists() {
+        fs::rename(&new, directory).map_err(FileError::on("put in place", directory))?;
+        sync_directory(directory)?;
+    }
+    Ok(())
 }
 
 fn damaged(path: &Path, reason: String) -> IdentityError {
@@ -189,13 +216,6 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
         .map(|line| std::str::from_utf8(line).expect("base64 is ASCII"))
         .collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-/// When a certificate ends.
-fn expiry(certificate: &CertificateDer<'_>) -> Result<Timestamp, String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-    let seconds = parsed.validity().not_after.timestamp();
-    Ok(Timestamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)))
 }
 
 #[cfg(test)]

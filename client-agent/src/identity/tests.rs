@@ -53,7 +53,7 @@ fn a_missing_or_damaged_identity_says_what_to_do() {
 
 #[test]
 fn the_signing_request_names_the_tenant() {
-    use x509_parser::certification_request::X509CertificationRequest;
+    use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
     let key = NewKey::generate(&TenantId::new("ash").unwrap()).unwrap();
     let (_, request) = X509CertificationRequest::from_der(key.signing_request()).unwrap();
     let subject = &request.certification_request_info.subject;

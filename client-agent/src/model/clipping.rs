@@ -46,7 +46,7 @@ const MAGNITUDE_MAX: f64 = (1_u64 << 40) as f64;
 
 /// Elements of per-example gradients of one layer that are kept between norm and sum; a layer with
 /// more computes them twice.
-pub(super) const KEPT_ELEMENTS_MAX: usize = 1 << 26;
+pub(crate) const KEPT_ELEMENTS_MAX: usize = 1 << 26;
 
 impl Tape {
     /// Adds the sum of the per-example gradients, each scaled to at most `norm_max`, to `sum`.
@@ -83,16 +83,66 @@ impl Tape {
         norm_max: f64,
         sum: &mut [f32],
     ) -> std::result::Result<Vec<f64>, ClippingError> {
-        let records = self.take();
+        let mut norms = self.add_clipped(kept_elements_max, &[], examples, norm_max, sum)?;
+        Ok(norms.swap_remove(0))
+    }
+
+    /// The same with every layer clipped by itself, to an equal share of the norm.
+    ///
+    /// - `layers`: number of parameters of each layer, in flat order
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// Source: McMahan et al. 2018, arXiv:1710.06963 (per-layer clipping).
+    pub(crate) fn add_clipped_sum_by_layer(
+        &self,
+        layers: &[usize],
+        examples: usize,
+        norm_max: f64,
+        sum: &mut [f32],
+    ) -> std::result::Result<(), ClippingError> {
+        self.add_clipped(KEPT_ELEMENTS_MAX, layers, examples, norm_max, sum).map(|_| ())
+    }
+
+    /// Clips the gradients of each group of layers by itself: of each layer, or of all.
+    ///
+    /// - returns: the norm of each example in each group, before clipping
+    fn add_clipped(
+        &self,
+        kept_elements_max: usize,
+        layers: &[usize],
+        examples: usize,
+        norm_max: f64,
+        sum: &mut [f32],
+    ) -> std::result::Result<Vec<Vec<f64>>, ClippingError> {
+        let records = join_tied(self.take(), examples)?;
         check_disjoint(&records)?;
-        let mut norms = vec![0.0; examples];
-        let mut prepared = Vec::with_capacity(records.len());
+        let ends: Vec<usize> = layers
+            .iter()
+            .scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            })
+            .collect();
+        let groups = layers.len().max(1);
+        let mut norms = vec![vec![0.0; examples]; groups];
+        let mut prepared: Vec<Vec<Prepared>> = (0..groups).map(|_| Vec::new()).collect();
         for record in records {
-            record.prepare(kept_elements_max, &mut norms, &mut prepared)?;
+            let start = record.spans().first().map_or(0, |span| span.start);
+            let group = ends.partition_point(|end| *end <= start).min(groups - 1);
+            record.prepare(kept_elements_max, &mut norms[group], &mut prepared[group])?;
         }
-        let factors = clip_factors(&mut norms, norm_max)?;
-        for part in &prepared {
-            part.add_sum(&factors, sum)?;
+        // All factors are known before the sum changes; the squares of equal shares add up.
+        let share = norm_max / (groups as f64).sqrt();
+        let factors = norms
+            .iter_mut()
+            .map(|norms| clip_factors(norms, share))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        for (parts, factors) in prepared.iter().zip(&factors) {
+            for part in parts {
+                part.add_sum(factors, sum)?;
+            }
         }
         Ok(norms)
     }
@@ -134,6 +184,52 @@ pub(super) fn add_squares_of_products(
         let usable = *a <= MAGNITUDE_MAX * MAGNITUDE_MAX;
         *square += if usable { g * (a + bias) } else { f64::NAN };
     }
+}
+
+/// Joins the two uses of a table that is the head too: their per-example gradients are added before
+/// the norm is taken. One whose gradients do not fit in memory stays as it is, and is refused.
+fn join_tied(mut records: Vec<Record>, examples: usize) -> Result<Vec<Record>> {
+    let Some((rows, head, span)) = tied(&records) else { return Ok(records) };
+    if span.len() * examples > KEPT_ELEMENTS_MAX {
+        return Ok(records);
+    }
+    let (first, second) = (rows.max(head), rows.min(head));
+    let pair = [records.swap_remove(first), records.swap_remove(second)];
+    let mut gradients = Vec::new();
+    for record in &pair {
+        if let Record::Linear { activation, gradient, .. } = record {
+            let products = time_products(activation, gradient, &mut vec![0.0; examples])?;
+            gradients = with_elements(&products, <[f32]>::to_vec)?;
+        }
+    }
+    for record in &pair {
+        let Record::Rows { ids, gradient, .. } = record else { continue };
+        let touched = touched_rows(ids, gradient)?;
+        for (gradient, touched) in gradients.chunks_exact_mut(span.len()).zip(touched) {
+            for (id, row) in touched {
+                add_assign(&mut gradient[id as usize * row.len()..][..row.len()], &row);
+            }
+        }
+    }
+    let shape = (examples, span.len());
+    let gradients = Tensor::from_vec(gradients, shape, &candle_core::Device::Cpu)?;
+    records.push(Record::PerExample { span, gradients });
+    Ok(records)
+}
+
+/// The positions of a table's lookup and of the linear layer with the same parameters.
+fn tied(records: &[Record]) -> Option<(usize, usize, Range<usize>)> {
+    let (rows, table) = records.iter().enumerate().find_map(|(index, record)| match record {
+        Record::Rows { table, .. } => Some((index, table)),
+        _ => None,
+    })?;
+    let head = records.iter().position(|record| match record {
+        Record::Linear { spans, gradient, .. } => {
+            spans.weight == *table && spans.bias.is_none() && gradient.rank() == 3
+        }
+        _ => false,
+    })?;
+    Some((rows, head, table.clone()))
 }
 
 fn check_disjoint(records: &[Record]) -> std::result::Result<(), ClippingError> {

@@ -82,6 +82,11 @@ impl Dense {
         }
     }
 
+    /// Into how many parts work may be split.
+    pub(crate) const fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The flat parameters.
     pub(crate) fn parameters(&self) -> &[f32] {
         &self.parameters
@@ -113,7 +118,8 @@ impl Dense {
             pull_back(layers, parameters, activations, gradients, index, *rows, *threads);
             let (gradient, activation) = (&gradients[index], &activations[index]);
             finite &= all_finite(gradient);
-            layer.add_sum(gradient, activation, -rate, parameters, *rows, *threads);
+            let into = Target { sum: parameters, scale: -rate, before: Before::Added };
+            layer.add_sum(gradient, activation, into, *rows, *threads);
         }
         finite & all_finite(&activations[0])
     }
@@ -125,11 +131,13 @@ impl Dense {
         let Self { layers, activations, gradients, rows, threads, .. } = self;
         for (layer, (gradient, activation)) in layers.iter().zip(gradients.iter().zip(activations))
         {
-            layer.add_sum(gradient, activation, 1.0, sum, *rows, *threads);
+            let into = Target { sum, scale: 1.0, before: Before::Added };
+            layer.add_sum(gradient, activation, into, *rows, *threads);
         }
     }
 
-    /// Adds the sum of the batch's gradients, each scaled to at most `norm_max`, to `sum`: see
+    /// Adds the sum of the batch's gradients, each scaled to at most `norm_max`, to `sum`, or puts it
+    /// there: see
     /// [`Tape::add_clipped_sum`](super::Tape::add_clipped_sum), whose promises hold here too.
     ///
     /// # Errors
@@ -139,6 +147,7 @@ impl Dense {
         clip: ExampleClip,
         norm_max: f64,
         sum: &mut [f32],
+        before: Before,
     ) -> Result<(), ClippingError> {
         self.forward();
         self.backward();
@@ -166,7 +175,13 @@ impl Dense {
             layers.iter().zip(gradients.iter_mut().zip(&*activations)).enumerate()
         {
             scale_rows_in_place(gradient, layer.outputs, &factors[index.min(groups - 1)]);
-            layer.add_sum(gradient, activation, 1.0, sum, *rows, *threads);
+            layer.add_sum(
+                gradient,
+                activation,
+                Target { sum, scale: 1.0, before },
+                *rows,
+                *threads,
+            );
         }
         Ok(())
     }
@@ -209,21 +224,33 @@ impl Dense {
     }
 }
 
+/// Where a layer's sum of gradients goes.
+struct Target<'a> {
+    /// The whole flat vector.
+    sum: &'a mut [f32],
+    scale: f32,
+    before: Before,
+}
+
 impl Layer {
-    /// Adds `scale · gradientᵀ · activation`, and `scale` times the gradient's column sums.
+    /// Adds `scale · gradientᵀ · activation`, and `scale` times the gradient's column sums, or puts
+    /// them there.
     fn add_sum(
         &self,
         gradient: &[f32],
         activation: &[f32],
-        scale: f32,
-        sum: &mut [f32],
+        into: Target<'_>,
         rows: usize,
         threads: usize,
     ) {
+        let Target { sum, scale, before } = into;
         let gradients = Matrix::new(gradient, rows, self.outputs);
         let activations = Matrix::new(activation, rows, self.inputs);
         let weight = &mut sum[self.weight.clone()];
-        multiply(gradients.t(), activations, scale, weight, Before::Added, threads);
+        multiply(gradients.t(), activations, scale, weight, before, threads);
+        if before == Before::Ignored {
+            sum[self.bias.clone()].fill(0.0);
+        }
         add_scaled_rows_to_one(&mut sum[self.bias.clone()], gradient, scale);
     }
 }

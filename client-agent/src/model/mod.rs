@@ -1,33 +1,51 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
+mod attention;
+mod batch;
 pub mod checkpoint;
 mod clipping;
+mod cnn;
 pub mod decoder;
 mod dense;
+mod encoder;
+mod factors;
+mod flow;
 mod kernels;
 pub mod layer;
 mod loss;
 mod matmul;
+mod mlp;
+mod parameters;
+pub mod peft;
 mod tape;
 
-use std::ops::Range;
-
-use candle_core::{Device, Tensor, Var};
+use candle_core::Tensor;
 use thiserror::Error;
 use tributary_protocol::{
     model::ModelSpec,
     tensor_file::{TensorFileError, check_parameters},
 };
 
-pub use self::{clipping::ClippingError, dense::ExampleClip, loss::cross_entropy_sum, tape::Tape};
 pub(crate) use self::{
+    batch::most_probable,
+    clipping::KEPT_ELEMENTS_MAX,
     dense::Dense,
-    kernels::{fractions, with_elements},
+    factors::{FactorStart, Factors},
+    flow::Flow,
+    kernels::{add_scaled_assign, fractions, with_elements},
     loss::softmax_rows,
+    matmul::{Before, Matrix, multiply},
+};
+pub use self::{
+    batch::{Batch, Inputs, Outcome},
+    clipping::ClippingError,
+    dense::ExampleClip,
+    loss::cross_entropy_sum,
+    tape::Tape,
 };
 use self::{
-    kernels::AddScaled,
-    layer::{Recording, Spans, linear},
+    decoder::{Decoder, DecoderConfig},
+    parameters::Parameters,
 };
 
 /// Says why parameters are not a model.
@@ -45,15 +63,9 @@ pub enum ModelError {
 /// A model with its parameters, ready to train or to answer.
 pub struct Model {
     spec: ModelSpec,
-    layers: Vec<LinearLayer>,
-}
-
-/// One fully connected layer and its place in the flat parameter vector.
-struct LinearLayer {
-    weight: Var,
-    bias: Var,
-    weight_span: Range<usize>,
-    bias_span: Range<usize>,
+    parameters: Parameters,
+    /// The order of a decoder's steps, over the same parameters.
+    decoder: Option<Decoder>,
 }
 
 impl Model {
@@ -63,21 +75,15 @@ impl Model {
     /// [`ModelError`] for impossible sizes, a wrong number of parameters or a non-finite one.
     pub fn new(spec: &ModelSpec, parameters: &[f32]) -> Result<Self, ModelError> {
         check_parameters(spec, parameters)?;
-        let mut layers = Vec::new();
-        let mut offset = 0;
-        let mut next = |shape: &[usize]| -> Result<(Var, Range<usize>), ModelError> {
-            let span = offset..offset + shape.iter().product::<usize>();
-            offset = span.end;
-            let tensor = Tensor::from_slice(&parameters[span.clone()], shape, &Device::Cpu)?;
-            Ok((Var::from_tensor(&tensor)?, span))
+        let parameters = Parameters::new(spec, parameters)?;
+        let decoder = match spec {
+            ModelSpec::Decoder(decoder) => {
+                let take = |name: &str| Some(parameters.find(name)?.tensor().clone());
+                Some(Decoder::of(DecoderConfig::of_spec(decoder), take))
+            }
+            _ => None,
         };
-        let ModelSpec::Mlp(mlp) = spec;
-        for (inputs, outputs) in mlp.layers() {
-            let (weight, weight_span) = next(&[outputs, inputs])?;
-            let (bias, bias_span) = next(&[outputs])?;
-            layers.push(LinearLayer { weight, bias, weight_span, bias_span });
-        }
-        Ok(Self { spec: spec.clone(), layers })
+        Ok(Self { spec: spec.clone(), parameters, decoder })
     }
 
     /// What this model is.
@@ -99,7 +105,17 @@ impl Model {
     /// # Errors
     /// The tensor library's, for inputs of another width.
     pub fn predict(&self, inputs: &Tensor) -> Result<Vec<f32>, ModelError> {
-        let mut values = with_elements(&self.run(inputs, None)?, <[f32]>::to_vec)?;
+        self.probabilities(&Inputs::Features(inputs.clone()))
+    }
+
+    /// Computes the class probabilities of any inputs, row-major: `[n, classes]`, or for decoders
+    /// `[n, time, classes]`.
+    ///
+    /// # Errors
+    /// The tensor library's, for inputs of another kind or width.
+    pub fn probabilities(&self, inputs: &Inputs) -> Result<Vec<f32>, ModelError> {
+        let outputs = self.outputs(inputs, self.frozen())?;
+        let mut values = with_elements(&outputs, <[f32]>::to_vec)?;
         softmax_rows(&mut values, self.spec.num_classes());
         Ok(values)
     }
@@ -109,13 +125,7 @@ impl Model {
     /// # Errors
     /// The tensor library's.
     pub fn parameters(&self) -> Result<Vec<f32>, ModelError> {
-        let mut parameters = Vec::with_capacity(self.spec.num_parameters());
-        for layer in &self.layers {
-            for variable in [&layer.weight, &layer.bias] {
-                with_elements(variable, |values| parameters.extend_from_slice(values))?;
-            }
-        }
-        Ok(parameters)
+        Ok(self.parameters.flat()?)
     }
 
     /// Computes the logits `[n, classes]`; with a tape, the backward pass of a loss on them records
@@ -124,40 +134,33 @@ impl Model {
     /// # Errors
     /// The tensor library's, for inputs of another width.
     pub fn run(&self, inputs: &Tensor, tape: Option<&Tape>) -> candle_core::Result<Tensor> {
-        let mut hidden = inputs.clone();
-        for index in 0..self.layers.len() {
-            hidden = self.run_layer(index, &hidden, self.has_relu(index), tape)?;
+        let flow = self.frozen();
+        let all = 0..self.spec.num_parameters();
+        let flow = tape.map_or(flow, |tape| flow.recording(tape, &all));
+        self.outputs(&Inputs::Features(inputs.clone()), flow)
+    }
+
+    /// A pass in which all parameters are constants.
+    pub(crate) const fn frozen(&self) -> Flow<'_> {
+        Flow::frozen(&self.parameters)
+    }
+
+    /// Computes the logits of any inputs: `[n, classes]`, or for decoders `[n, time, vocabulary]`.
+    pub(crate) fn outputs(&self, inputs: &Inputs, flow: Flow<'_>) -> candle_core::Result<Tensor> {
+        match (&self.spec, inputs) {
+            (ModelSpec::Mlp(mlp), Inputs::Features(rows)) => {
+                mlp::logits(mlp.hidden.len() + 1, rows, flow)
+            }
+            (ModelSpec::Cnn(cnn), Inputs::Features(rows)) => cnn::logits(cnn, rows, flow),
+            (ModelSpec::Encoder(encoder), Inputs::Tokens { ids, lengths }) => {
+                encoder::logits(encoder, ids, lengths, flow)
+            }
+            (ModelSpec::Decoder(_), Inputs::Tokens { ids, .. }) => {
+                let decoder = self.decoder.as_ref().expect("a decoder has its steps");
+                decoder::logits(decoder, ids, flow)
+            }
+            (spec, _) => candle_core::bail!("a model {} got inputs of another kind", spec.family()),
         }
-        Ok(hidden)
-    }
-
-    /// One layer; without a tape its parameters are constants.
-    pub(crate) fn run_layer(
-        &self,
-        index: usize,
-        inputs: &Tensor,
-        relu: bool,
-        tape: Option<&Tape>,
-    ) -> candle_core::Result<Tensor> {
-        let layer = &self.layers[index];
-        let Some(tape) = tape else {
-            let (weight, bias) = (layer.weight.detach(), layer.bias.detach());
-            return linear(inputs, &weight, Some(&bias), relu, None);
-        };
-        let spans =
-            Spans { weight: layer.weight_span.clone(), bias: Some(layer.bias_span.clone()) };
-        let recording = Recording { tape: tape.clone(), spans };
-        linear(inputs, &layer.weight, Some(&layer.bias), relu, Some(recording))
-    }
-
-    /// Whether a ReLU follows the layer; the last one's outputs are logits.
-    pub(crate) const fn has_relu(&self, index: usize) -> bool {
-        index + 1 < self.layers.len()
-    }
-
-    /// Number of linear layers.
-    pub(crate) const fn num_layers(&self) -> usize {
-        self.layers.len()
     }
 
     /// Adds `scale * step` to the parameters in place.
@@ -166,24 +169,22 @@ impl Model {
     ///
     /// # Errors
     /// The tensor library's.
-    ///
-    /// # Panics
-    /// If `step` is shorter than the model.
     pub fn add_scaled(&self, step: &[f32], scale: f32) -> candle_core::Result<()> {
-        for layer in &self.layers {
-            let weight = AddScaled { source: &step[layer.weight_span.clone()], scale };
-            layer.weight.inplace_op1(&weight)?;
-            let bias = AddScaled { source: &step[layer.bias_span.clone()], scale };
-            layer.bias.inplace_op1(&bias)?;
-        }
-        Ok(())
+        self.add_scaled_from(0, step, scale)
+    }
+
+    /// The same for the flat parameters from `start` on.
+    pub(crate) fn add_scaled_from(
+        &self,
+        start: usize,
+        step: &[f32],
+        scale: f32,
+    ) -> candle_core::Result<()> {
+        self.parameters.add_scaled(start, step, scale)
     }
 }
 
-/// Adds `scale * source` to any variable in place; for parameters outside a [`Model`].
-pub(crate) fn add_scaled(variable: &Var, source: &[f32], scale: f32) -> candle_core::Result<()> {
-    variable.inplace_op1(&AddScaled { source, scale })
-}
-
+#[cfg(test)]
+mod encoder_tests;
 #[cfg(test)]
 mod tests;

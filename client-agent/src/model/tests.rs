@@ -1,4 +1,4 @@
-use candle_core::D;
+use candle_core::{D, Device, Var};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tributary_protocol::model::MlpSpec;
 

@@ -3,16 +3,19 @@ use tributary_privacy::{
     distributed::DistributedNoise,
     lattice::{Lattice, LatticeRequest},
     ledger::Budget,
-    mechanism::{ClippedGradientSum, NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+    mechanism::{ClippedGradientSum, NoisyGradientSum, NoisyStatistics, NoisyUpdate, PrivacyEvent},
 };
 use tributary_protocol::{
     id::{DatasetName, Region},
-    job::{JobSpec, PrivacyPlan, PrivacyUnit, UpdateBound},
+    job::{JobSpec, PrivacyUnit, UpdateBound},
     message::Assignment,
 };
 
 use super::{DatasetPolicy, Policy, PolicyRefusal};
-use crate::{secagg, update::clip_vote};
+use crate::{
+    secagg,
+    update::{clip_vote, planned_run},
+};
 
 /// How likely the sum of a cohort may be to wrap on a lattice that is still accepted. Wrapping
 /// spoils the shared model, never privacy, so the planner of the coordinator may be stricter.
@@ -29,8 +32,10 @@ pub struct Approved {
     pub dataset: DatasetName,
     /// What it may spend.
     pub budget: Budget,
-    /// What one round's update costs.
+    /// What one round's update costs, beside its run.
     pub events: Vec<PrivacyEvent>,
+    /// With correlated noise, what all rounds of one run cost together.
+    pub run: Option<PrivacyEvent>,
     /// What the round's evaluation of its base costs; empty if none is due.
     pub evaluation: Vec<PrivacyEvent>,
     /// The most records that may be used.
@@ -116,7 +121,8 @@ impl DatasetPolicy {
             dataset: job.dataset.clone(),
             budget: self.budget(),
             events: events(job, lattice)?,
-            evaluation: evaluation_events(job),
+            run: planned_run(job).map_err(PolicyRefusal::Mechanism)?.map(|run| run.event()),
+            evaluation: evaluation_events(job)?,
             examples_max: self.examples_max,
         })
     }
@@ -138,6 +144,13 @@ impl DatasetPolicy {
             return not_allowed(
                 "evaluation_noise_multiplier_min",
                 "noisy metrics of the base".to_owned(),
+                "none unless it is set".to_owned(),
+            );
+        }
+        if job.privacy.correlated.is_some() && self.correlated_bands_max.is_none() {
+            return not_allowed(
+                "correlated_bands_max",
+                "correlated noise, which keeps gradient sums on the agent's disk".to_owned(),
                 "none unless it is set".to_owned(),
             );
         }
@@ -163,7 +176,7 @@ impl DatasetPolicy {
         };
         at_least(
             "privacy.noise_multiplier",
-            combined_noise_multiplier(privacy),
+            combined_noise_multiplier(job)?,
             "noise_multiplier_min",
             self.noise_multiplier_min,
         )?;
@@ -188,12 +201,21 @@ impl DatasetPolicy {
             )?;
         }
         at_most("privacy.delta", privacy.delta, "delta", Some(self.delta))?;
-        at_most(
-            "training.sampling_rate",
-            training.sampling_rate,
-            "sampling_rate_max",
-            self.sampling_rate_max,
-        )?;
+        if let Some(correlated) = &privacy.correlated {
+            at_most(
+                "privacy.correlated.bands",
+                correlated.bands.into(),
+                "correlated_bands_max",
+                self.correlated_bands_max.map(f64::from),
+            )?;
+        } else {
+            at_most(
+                "training.sampling_rate",
+                training.sampling_rate,
+                "sampling_rate_max",
+                self.sampling_rate_max,
+            )?;
+        }
         at_most(
             "training.local_steps",
             training.local_steps.into(),
@@ -216,24 +238,29 @@ impl DatasetPolicy {
 }
 
 /// The noise multiplier of the one Gaussian release that costs as much as a round's update and its
-/// vote on the clipping norm together.
-fn combined_noise_multiplier(privacy: &PrivacyPlan) -> f64 {
-    match privacy.adaptive() {
+/// vote on the clipping norm together; or with correlated noise, as all rounds of a run.
+fn combined_noise_multiplier(job: &JobSpec) -> Result<f64, PolicyRefusal> {
+    let privacy = &job.privacy;
+    if let Some(run) = planned_run(job).map_err(PolicyRefusal::Mechanism)? {
+        return Ok(run.run_multiplier());
+    }
+    Ok(match privacy.adaptive() {
         None => privacy.noise_multiplier,
         Some(adaptive) => {
             let precision = |multiplier: f64| multiplier.powi(-2);
             let votes = precision(adaptive.count_noise_multiplier);
             (precision(privacy.noise_multiplier) + votes).powf(-0.5)
         }
-    }
+    })
 }
 
-/// What releasing the metrics of a base costs one tenant: each is one Gaussian release on all of
-/// its held-out records.
-fn evaluation_events(job: &JobSpec) -> Vec<PrivacyEvent> {
-    let Some(spec) = &job.evaluation else { return Vec::new() };
-    let (noise_multiplier, count) = (spec.noise_multiplier, spec.metrics.len() as u64);
-    vec![PrivacyEvent::Gaussian { noise_multiplier, count }]
+/// What releasing the metrics of a base costs one tenant: each is one noisy pair of sum and count
+/// on all of its held-out records.
+fn evaluation_events(job: &JobSpec) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
+    let Some(spec) = &job.evaluation else { return Ok(Vec::new()) };
+    let statistics =
+        NoisyStatistics::new(spec.noise_multiplier).map_err(PolicyRefusal::Mechanism)?;
+    Ok(vec![statistics.event(2).with_count(spec.metrics.len() as u64)])
 }
 
 /// What one round of the job costs one tenant: with distributed noise, in the worst case that the
@@ -242,10 +269,14 @@ fn evaluation_events(job: &JobSpec) -> Vec<PrivacyEvent> {
 /// The mechanisms say it themselves, so that the sampler's statistical distance and the difference
 /// between integer and continuous noise are in the debit.
 fn events(job: &JobSpec, lattice: Lattice) -> Result<Vec<PrivacyEvent>, PolicyRefusal> {
-    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
+    let (privacy, dimension) = (&job.privacy, job.federated_dimension());
     if let Some(noise) = secagg::noise(job) {
         let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
         return Ok(vec![secagg::event(job, &noise, &plan, lattice)]);
+    }
+    if privacy.correlated.is_some() {
+        // The run pays.
+        return Ok(Vec::new());
     }
     let (norm, multiplier) = (clipping_norm(job)?, privacy.noise_multiplier);
     let event = match privacy.unit {
@@ -257,10 +288,8 @@ fn events(job: &JobSpec, lattice: Lattice) -> Result<Vec<PrivacyEvent>, PolicyRe
         }
     };
     let mut events = vec![event.map_err(PolicyRefusal::Mechanism)?];
-    if let Some(adaptive) = job.privacy.adaptive() {
-        let noise_multiplier = adaptive.count_noise_multiplier;
-        events.push(PrivacyEvent::Gaussian { noise_multiplier, count: 1 });
-    }
+    let vote = clip_vote(job, lattice).map_err(PolicyRefusal::Mechanism)?;
+    events.extend(vote.map(|vote| vote.event()));
     Ok(events)
 }
 
@@ -314,7 +343,7 @@ fn check_lattice(assignment: &Assignment) -> Result<Lattice, PolicyRefusal> {
 fn check_shares(job: &JobSpec, noise: &DistributedNoise, step: f64) -> Result<(), PolicyRefusal> {
     let plan = noise.plan(job.round.cohort_size).map_err(PolicyRefusal::Distributed)?;
     if job.privacy.unit == PrivacyUnit::Record {
-        ClippedGradientSum::new(clipping_norm(job)?, step, job.model.num_parameters())
+        ClippedGradientSum::new(clipping_norm(job)?, step, job.federated_dimension())
             .map_err(PolicyRefusal::Mechanism)?;
     }
     // Below this many grid units the shares do not add up to what they are accounted as.

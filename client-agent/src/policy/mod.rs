@@ -66,8 +66,11 @@ pub struct DatasetPolicy {
     pub clipping_norm_max: Option<f64>,
     /// The most records that are used: the first of the file; absent, all.
     pub examples_max: Option<usize>,
-    /// The largest sampling rate; absent, any.
+    /// The largest sampling rate; absent, any. Jobs with correlated noise do not sample.
     pub sampling_rate_max: Option<f64>,
+    /// The most bands of a matrix that correlates noise; absent, no job with correlated noise. Of so
+    /// many steps the agent keeps gradient sums in the folder `runs`, 16 bytes a parameter each.
+    pub correlated_bands_max: Option<u32>,
     /// The most local steps in a round; absent, any.
     pub local_steps_max: Option<u32>,
     /// The most parameters of a model; absent, any.
@@ -159,6 +162,7 @@ impl DatasetPolicy {
         let evaluation = self.evaluation_noise_multiplier_min.unwrap_or(1.0);
         let norm_min = self.clipping_norm_min.unwrap_or(f64::MIN_POSITIVE);
         let norm_max = self.clipping_norm_max.unwrap_or(f64::MAX);
+        let bands = self.correlated_bands_max.unwrap_or(1);
         let window = self.window_days.unwrap_or(u32::MAX);
         let (above_zero, at_least_one) = ("a finite number above 0", "at least 1");
         let checks = [
@@ -179,6 +183,7 @@ impl DatasetPolicy {
                 "at least `clipping_norm_min`",
             ),
             ("sampling_rate_max", rate, rate > 0.0 && rate <= 1.0, "in (0, 1]"),
+            ("correlated_bands_max", f64::from(bands), bands > 0, at_least_one),
             ("examples_max", examples as f64, examples > 0, at_least_one),
             ("window_days", f64::from(window), window > 0, at_least_one),
             (

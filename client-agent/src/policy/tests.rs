@@ -66,7 +66,7 @@ pub(crate) fn assignment(text: &str) -> Assignment {
         file: BlobRef { digest: Digest::of(b"base"), length: 4 },
     };
     let lattice = LatticeSpec { step: 1e-5, bits: 32 };
-    Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 1000 }
+    Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 1000, control: None }
 }
 
 fn configured() -> Vec<DatasetName> {
@@ -215,6 +215,46 @@ fn distributed_trust_needs_a_word_of_the_policy_and_a_cohort_to_hide_in() {
 }
 
 #[test]
+fn correlated_noise_needs_a_word_of_the_policy_and_its_run_enough_noise() {
+    let job = |bands: u32, noise: &str| {
+        JOB.replace("sampling_rate = 0.02", "sampling_rate = 1.0")
+            .replace("noise_multiplier = 1.0", noise)
+            .replace(
+                "delta = 1e-5",
+                &format!(
+                    "delta = 1e-5\ncorrelated = {{ bands = {bands}, groups = 8, rounds_max = 10 }}"
+                ),
+            )
+    };
+    let asked = assignment(&job(8, "noise_multiplier = 4.0"));
+    let refusal = policy(POLICY).check(&asked, &configured()).unwrap_err();
+    assert!(refusal.to_string().contains("correlated_bands_max"), "{refusal}");
+    // The sampling rate of the policy is about samples, of which there are none.
+    let allowing = POLICY.to_owned() + "correlated_bands_max = 8\n";
+    let approved = policy(&allowing).check(&asked, &configured()).unwrap();
+    assert!(approved.events.is_empty(), "the run pays");
+    let run = approved.run.unwrap();
+    // 100 steps in 8 groups with 8 bands: the sensitivity is that of jax-privacy.
+    let single = PrivacyEvent::Gaussian { noise_multiplier: 4.0 / 4.703_352_102_075_046, count: 1 };
+    costs_barely_more(&[run], &[single]);
+    for (bands, noise, words) in [
+        (9, "noise_multiplier = 4.0", ["correlated_bands_max", "9"]),
+        // 2 / 4.70 is less than a half.
+        (8, "noise_multiplier = 2.0", ["noise_multiplier_min", "0.42"]),
+        (8, "noise_multiplier = 500.0", ["noise_multiplier", "400"]),
+    ] {
+        let refused = policy(&allowing).check(&assignment(&job(bands, noise)), &configured());
+        let refusal = refused.unwrap_err().refusal();
+        for word in words {
+            assert!(refusal.message.contains(word), "{word}: {refusal}");
+        }
+    }
+    let none = POLICY.to_owned() + "correlated_bands_max = 0\n";
+    let error = Policy::parse(&none, &Site::new("/site")).unwrap_err().to_string();
+    assert!(error.contains("correlated_bands_max"), "{error}");
+}
+
+#[test]
 fn a_dataset_without_files_is_missing() {
     let refusal = policy(POLICY).check(&assignment(JOB), &[]).unwrap_err().refusal();
     assert_eq!(refusal.code, ErrorCode::DatasetMissing);
@@ -310,7 +350,11 @@ fn metrics_leave_only_where_the_policy_says_so_and_in_due_rounds() {
         let mut assignment = assignment(&job);
         assignment.base.version = version;
         let approved = least(10.0).check(&assignment, &configured()).unwrap();
-        let cost = PrivacyEvent::Gaussian { noise_multiplier: 20.0, count: 2 };
-        assert_eq!(approved.evaluation, if due { vec![cost] } else { vec![] });
+        if due {
+            let cost = PrivacyEvent::Gaussian { noise_multiplier: 20.0, count: 2 };
+            costs_barely_more(&approved.evaluation, &[cost]);
+        } else {
+            assert!(approved.evaluation.is_empty());
+        }
     }
 }

@@ -3,10 +3,13 @@
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber},
-    message::{AgentMessage, Assignment, BaseModel, CoordinatorMessage, LedgerHead},
+    message::{
+        AgentMessage, Assignment, BaseModel, CoordinatorMessage, EnrollmentResponse, LedgerHead,
+    },
     receipt::Receipt,
 };
 
+use super::Renewed;
 use crate::{
     policy::Approved,
     refusals::Declined,
@@ -135,6 +138,8 @@ pub enum Input {
         /// False if it was cut short by [`Output::CancelAdapting`] and should go on later.
         complete: bool,
     },
+    /// Answers [`Output::Install`].
+    Renewed(Result<Renewed, String>),
     /// The agent is asked to stop.
     Shutdown,
 }
@@ -164,6 +169,11 @@ pub enum Output {
     Adapt(BaseModel),
     /// Cut the adaptation short.
     CancelAdapting,
+    /// Make a key and ask the coordinator for its certificate.
+    Renew,
+    /// Keep the certificate that the coordinator issued, if it is one for the key; the next connection
+    /// shows it. Answered by `Renewed`.
+    Install(EnrollmentResponse),
     /// End the process once everything before is done.
     Stop,
 }

@@ -8,6 +8,9 @@ use tributary_protocol::{
 
 use super::{Backoff, Failure, GREETING_TIMEOUT_MS, Output, Session};
 
+/// The longest that an agent stays away because the coordinator says so, in milliseconds: a day.
+const REST_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// Where the connection stands.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -62,6 +65,21 @@ impl Session {
         let retry_at = now.after_ms(wait_ms);
         let attempt = attempt.saturating_add(1);
         self.link = Link::Disconnected { retry_at, attempt, reason, lasting };
+        self.renewal_disconnected();
+        let exchanges = &self.exchanges;
+        self.rounds.disconnected(|key| exchanges.of(key).is_some());
+    }
+
+    /// Leaves its place to others, until the coordinator wants to see it again.
+    pub(super) fn rest(&mut self, now: Timestamp, after_ms: u64) {
+        if !self.link.is_established() {
+            return;
+        }
+        let wait_ms = after_ms.min(REST_MS_MAX);
+        tracing::info!(wait_ms, "the coordinator has no work now; coming back later");
+        let reason = "the coordinator has no work now, and said when to come back".to_owned();
+        let retry_at = now.after_ms(wait_ms);
+        self.link = Link::Disconnected { retry_at, attempt: 0, reason, lasting: false };
         let exchanges = &self.exchanges;
         self.rounds.disconnected(|key| exchanges.of(key).is_some());
     }

@@ -16,6 +16,9 @@
 mod backoff;
 mod event;
 mod link;
+mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 mod rounds;
 mod secagg;
 #[cfg(test)]
@@ -34,9 +37,10 @@ use tributary_protocol::{
 pub use self::{
     backoff::Backoff,
     event::{Failure, Input, Output, RoundKey, Seed, TrainingEnd, UploadEnd},
+    renewal::Renewed,
     view::{Phase, View},
 };
-use self::{link::Link, rounds::Rounds, secagg::Exchanges};
+use self::{link::Link, renewal::Renewal, rounds::Rounds, secagg::Exchanges};
 use crate::{policy::Policy, secagg::TenantKeys};
 
 /// How long the coordinator may take to answer the hello, in milliseconds.
@@ -56,6 +60,7 @@ pub struct Session {
     configured: Vec<DatasetName>,
     keys: Arc<TenantKeys>,
     link: Link,
+    renewal: Renewal,
     rounds: Rounds,
     exchanges: Exchanges,
     /// The newest base that is not fully adapted to.
@@ -91,6 +96,7 @@ impl Session {
             configured,
             keys,
             link: Link::Connecting { attempt: 0 },
+            renewal: Renewal::default(),
             rounds: Rounds::default(),
             exchanges: Exchanges::default(),
             wanted: None,
@@ -117,7 +123,8 @@ impl Session {
             Link::Greeting { deadline, .. } => Some(*deadline),
             Link::Connecting { .. } | Link::Established => None,
         };
-        link.into_iter().chain(self.overdue_at()).chain(self.quiet_at()).min()
+        let work = self.overdue_at().into_iter().chain(self.quiet_at());
+        link.into_iter().chain(self.renewal_at()).chain(work).min()
     }
 
     /// When adapting to the wanted base starts if no assignment comes.
@@ -167,6 +174,7 @@ impl Session {
             Input::Trained { key, outcome } => self.trained(&key, outcome),
             Input::Uploaded { key, outcome } => self.uploaded(now, &key, outcome),
             Input::Adapted { base, complete } => self.adapted(now, base, complete),
+            Input::Renewed(outcome) => self.renewed(now, outcome),
             Input::Shutdown => self.shutdown(),
         }
         let rounds = &self.rounds;
@@ -200,9 +208,14 @@ impl Session {
                 self.outputs.push_back(Output::Disconnect);
                 self.lost(now, Failure::refused(&refusal));
             }
+            CoordinatorMessage::ComeBack { after_ms } => {
+                self.outputs.push_back(Output::Disconnect);
+                self.rest(now, after_ms);
+            }
             CoordinatorMessage::Secagg { job, round, payload } => {
                 self.secagg(now, &RoundKey { job, round }, &payload);
             }
+            CoordinatorMessage::Renewal(answer) => self.outputs.push_back(Output::Install(answer)),
             // The driver adds the entropy that this needs, see `Input::Begin`.
             CoordinatorMessage::SecaggBegin { .. } => {}
         }
@@ -258,6 +271,7 @@ impl Session {
         if self.stopping {
             return;
         }
+        self.renew(now);
         if self.rounds.has_work() && !self.is_overdue(now) {
             self.cut_adapting();
         }

@@ -104,6 +104,10 @@ impl Rounds {
         })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
     pub(super) fn contains(&self, key: &RoundKey) -> bool {
         self.rounds.contains_key(key)
     }

@@ -45,7 +45,14 @@ fn assignment() -> Box<Assignment> {
     let (name, dataset, model) = (job.name.clone(), job.dataset.clone(), job.model.clone());
     let base = BaseModel { job: name, dataset, model, version: 0, file };
     let lattice = LatticeSpec { step: 1e-6, bits: 32 };
-    Box::new(Assignment { job, round: RoundNumber(1), base, lattice, report_within_ms: 60_000 })
+    Box::new(Assignment {
+        job,
+        round: RoundNumber(1),
+        base,
+        lattice,
+        report_within_ms: 60_000,
+        control: None,
+    })
 }
 
 fn key() -> RoundKey {

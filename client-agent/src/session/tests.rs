@@ -38,7 +38,7 @@ fn assignment(round: u64, noise_multiplier: f64) -> Box<Assignment> {
     let lattice = LatticeSpec { step: 1e-5, bits: 32 };
     let round = RoundNumber(round);
     let base = base(round.0 - 1);
-    Box::new(Assignment { job, round, base, lattice, report_within_ms: 60_000 })
+    Box::new(Assignment { job, round, base, lattice, report_within_ms: 60_000, control: None })
 }
 
 fn base(version: u64) -> BaseModel {
@@ -75,13 +75,13 @@ pub(super) fn receipt() -> Box<Receipt> {
     })
 }
 
-struct Stage {
-    session: Session,
-    now: Timestamp,
+pub(super) struct Stage {
+    pub(super) session: Session,
+    pub(super) now: Timestamp,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let datasets = vec![DatasetName::new("adult").unwrap()];
         let mut stage = Self {
             session: Session::new(policy(), datasets, crate::secagg::tests::keys("ash")),
@@ -97,23 +97,23 @@ impl Stage {
         stage
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         let outputs = self.give(Input::Connected { ledger_head: LedgerHead::EMPTY });
         assert!(matches!(outputs[..], [Output::Send(AgentMessage::Hello { .. })]));
         let outputs = self.give(Input::Message(CoordinatorMessage::Welcome(receipt())));
         assert_eq!(outputs[0], Output::CompareLedger(receipt()));
     }
 
-    fn give(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn give(&mut self, input: Input) -> Vec<Output> {
         self.session.handle(self.now, input);
         self.outputs()
     }
 
-    fn outputs(&mut self) -> Vec<Output> {
+    pub(super) fn outputs(&mut self) -> Vec<Output> {
         std::iter::from_fn(|| self.session.poll_output()).collect()
     }
 
-    fn configure(&mut self, round: u64) -> Vec<Output> {
+    pub(super) fn configure(&mut self, round: u64) -> Vec<Output> {
         self.give(Input::Message(CoordinatorMessage::Configure(assignment(round, 1.0))))
     }
 
@@ -121,7 +121,7 @@ impl Stage {
         self.give(Input::Examined { key: key(round), outcome: Ok(Standing::Fresh) })
     }
 
-    fn closed(&mut self, round: u64) -> Vec<Output> {
+    pub(super) fn closed(&mut self, round: u64) -> Vec<Output> {
         let RoundKey { job, round } = key(round);
         self.give(Input::Message(CoordinatorMessage::RoundClosed { job, round, abandoned: None }))
     }
@@ -133,7 +133,7 @@ impl Stage {
         self.outputs()
     }
 
-    fn lose(&mut self) -> Vec<Output> {
+    pub(super) fn lose(&mut self) -> Vec<Output> {
         let reason = "gone".to_owned();
         self.give(Input::ConnectionFailed(Failure { reason, lasting: false, jitter: 0.5 }))
     }
@@ -162,6 +162,22 @@ fn a_round_goes_from_check_to_stored_and_then_the_new_base_is_adapted_to() {
     let done = Input::Adapted { base: base(1).file.digest, complete: true };
     assert_eq!(stage.give(done), []);
     assert_eq!(stage.session.view().phase, Phase::Idle);
+}
+
+#[test]
+fn an_agent_that_is_told_to_come_back_leaves_and_returns_at_that_time() {
+    let mut stage = Stage::welcomed();
+    let rest = |after_ms| Input::Message(CoordinatorMessage::ComeBack { after_ms });
+    assert_eq!(stage.give(rest(5_000)), [Output::Disconnect]);
+    assert_eq!(stage.session.poll_timeout(), Some(NOW.after_ms(5_000)));
+    assert!(!stage.session.view().connected);
+    stage.now = NOW.after_ms(5_000);
+    stage.session.handle_timeout(stage.now);
+    assert_eq!(stage.outputs(), [Output::Connect]);
+    stage.connect();
+    // Not for ever, whatever the coordinator says.
+    assert_eq!(stage.give(rest(u64::MAX)), [Output::Disconnect]);
+    assert_eq!(stage.session.poll_timeout(), Some(stage.now.after_ms(24 * 60 * 60 * 1000)));
 }
 
 #[test]

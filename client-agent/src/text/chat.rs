@@ -119,11 +119,23 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::Messages`] if the template refuses, for roles in an order it does not know.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
+        self.write(messages, true)
+    }
+
+    /// The conversation as it is, with the last message.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_whole(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
+        self.write(messages, false)
+    }
+
+    fn write(&self, messages: &[ChatMessage], asks: bool) -> Result<String, TextError> {
         let refused = |error: Error| TextError::Messages { message: error.to_string() };
         let template = self.environment.get_template(TEMPLATE).map_err(refused)?;
         let values = context! {
             messages,
-            add_generation_prompt => true,
+            add_generation_prompt => asks,
             bos_token => self.begin.clone().unwrap_or_default(),
             eos_token => self.end.clone().unwrap_or_default(),
         };

@@ -53,6 +53,9 @@ pub enum TextError {
         /// What it said.
         message: String,
     },
+    /// There are messages but no way to write them.
+    #[error("the tokenizer has no chat template, which `messages` need")]
+    NoTemplate,
     /// The tokenizer cannot take this text.
     #[error("the tokenizer cannot take this text: {message}")]
     Encode {

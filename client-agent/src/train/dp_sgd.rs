@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn micro_batches_keep_within_the_mechanisms_slack() {
         for batch in [0, 1, 255, 256, 500, 512, 1_000, 4_096, 20_000] {
-            let size = micro_batch_size(batch);
+            let size = micro_batch_size(batch, 256);
             assert!(size >= 1 && (size + 5) * batch <= 133_000, "{batch} in {size}");
         }
     }

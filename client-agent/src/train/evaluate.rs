@@ -2,17 +2,43 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::model::ModelSpec;
 
 use super::{TrainError, check_data};
-use crate::{adapter::Adapter, data::Dataset, model::Model};
+use crate::{
+    adapter::Adapter,
+    data::Dataset,
+    model::{Model, Outcome},
+};
 
 /// How well a model does on some records. It is measured without noise and stays at the site.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Fraction of records whose most probable class is right.
+    /// Fraction of records whose most probable class is right; for decoders, of tokens.
     pub accuracy: f64,
     /// Mean cross-entropy, in nats.
     pub loss: f64,
     /// Number of records.
     pub num_examples: usize,
+}
+
+impl Evaluation {
+    /// Whether this is at least as good as another on the same records: by loss for decoders, for
+    /// classifiers by accuracy.
+    #[must_use]
+    pub fn is_not_worse(&self, other: &Self, spec: &ModelSpec) -> bool {
+        match spec {
+            ModelSpec::Decoder(_) => self.loss <= other.loss,
+            _ => self.accuracy >= other.accuracy,
+        }
+    }
+
+    /// Whether this is better than another on the same records; equal accuracies differ by loss.
+    #[must_use]
+    pub fn beats(&self, other: &Self, spec: &ModelSpec) -> bool {
+        let closer = self.loss < other.loss;
+        match spec {
+            ModelSpec::Decoder(_) => closer,
+            _ => self.accuracy > other.accuracy || (self.accuracy == other.accuracy && closer),
+        }
+    }
 }
 
 /// Measures a base model, with an adapter on top if one is given.
@@ -42,23 +68,13 @@ pub(crate) fn evaluate_model(
         return Err(TrainError::NoRecords);
     }
     let outcomes = model_outcomes(model, data, indices)?;
-    let correct = outcomes.iter().filter(|outcome| outcome.correct).count();
-    let loss: f64 = outcomes.iter().map(|outcome| outcome.loss).sum();
-    let count = indices.len() as f64;
+    let mean =
+        |value: fn(&Outcome) -> f64| outcomes.iter().map(value).sum::<f64>() / indices.len() as f64;
     Ok(Evaluation {
-        accuracy: correct as f64 / count,
-        loss: loss / count,
+        accuracy: mean(|outcome| outcome.accuracy),
+        loss: mean(|outcome| outcome.loss),
         num_examples: indices.len(),
     })
-}
-
-/// How well a model does on one record; it stays at the site.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
-    /// Whether the most probable class is right.
-    pub correct: bool,
-    /// Cross-entropy, in nats.
-    pub loss: f64,
 }
 
 /// Measures a base model record by record, in the order of `indices`.
@@ -79,31 +95,17 @@ fn model_outcomes(
     data: &Dataset,
     indices: &[u32],
 ) -> Result<Vec<Outcome>, TrainError> {
-    const BATCH: usize = 512;
     check_data(model.spec(), data, indices)?;
+    let batch_max = match model.spec() {
+        ModelSpec::Mlp(_) => 512,
+        ModelSpec::Cnn(_) => 128,
+        ModelSpec::Encoder(_) | ModelSpec::Decoder(_) => 16,
+    };
     let mut outcomes = Vec::with_capacity(indices.len());
-    for batch in indices.chunks(BATCH) {
-        let (inputs, _) = data.batch(batch)?;
-        let probabilities = model.predict(&inputs)?;
-        let rows = probabilities.chunks_exact(model.spec().num_classes());
-        for (row, &index) in rows.zip(batch) {
-            let label = data.labels()[index as usize] as usize;
-            let correct = most_probable(row) == label;
-            // A probability that underflows to 0 counts as the smallest positive number.
-            let loss = -f64::from(row[label].max(f32::MIN_POSITIVE)).ln();
-            outcomes.push(Outcome { correct, loss });
-        }
+    for indices in indices.chunks(batch_max) {
+        let batch = data.examples(indices)?;
+        let outputs = model.outputs(&batch.inputs, model.frozen())?;
+        outcomes.extend(batch.outcomes(&outputs, indices.len())?);
     }
     Ok(outcomes)
-}
-
-/// The class with the largest probability; the first of equals.
-pub(crate) fn most_probable(probabilities: &[f32]) -> usize {
-    let mut best = 0;
-    for (class, probability) in probabilities.iter().enumerate() {
-        if *probability > probabilities[best] {
-            best = class;
-        }
-    }
-    best
 }

@@ -2,8 +2,13 @@
 //!
 //! Pure and synchronous. Randomness comes in as a value, progress goes out through a closure.
 
+mod correlated;
 mod dp_sgd;
+mod drift;
 mod evaluate;
+mod fused;
+mod graph;
+mod learner;
 mod local_sgd;
 mod sampling;
 mod task;
@@ -16,15 +21,13 @@ use crate::model::{ClippingError, ModelError};
 
 pub use self::{
     dp_sgd::{clipped_gradient, dp_sgd},
-    evaluate::{Evaluation, Outcome, evaluate, outcomes},
+    drift::{correction, move_control},
+    evaluate::{Evaluation, evaluate, outcomes},
     local_sgd::local_sgd,
     task::LocalTask,
     trainer::Trainer,
 };
-pub(crate) use self::{
-    evaluate::{evaluate_model, most_probable},
-    task::check_data,
-};
+pub(crate) use self::{evaluate::evaluate_model, task::check_data};
 
 /// Says why training or evaluation produced nothing.
 #[derive(Debug, Error)]
@@ -39,6 +42,24 @@ pub enum TrainError {
         /// `inputs` or `classes`.
         what: &'static str,
         /// The model's number.
+        model: usize,
+        /// The dataset's number.
+        data: usize,
+    },
+    /// The records are of a kind that the model does not read.
+    #[error("a model of family {family:?} needs {needed}, which the dataset does not hold")]
+    DataKind {
+        /// The model's family.
+        family: &'static str,
+        /// What it reads.
+        needed: &'static str,
+    },
+    /// A text has tokens that the model does not know, or too many.
+    #[error("the model takes {model} {what} but the dataset has {data}")]
+    DataRange {
+        /// Of what.
+        what: &'static str,
+        /// The most that the model takes.
         model: usize,
         /// The dataset's number.
         data: usize,
@@ -104,5 +125,7 @@ impl TrainError {
     }
 }
 
+#[cfg(test)]
+mod family_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use tributary_privacy::{clip::ClippingNorm, mechanism::ClippedGradientSum, noise::SecureNoise};
 use tributary_protocol::{
-    job::TrainingPlan,
+    job::{LocalAlgorithm, TrainingPlan},
     model::{MlpSpec, ModelSpec},
 };
 
@@ -20,6 +20,7 @@ fn plan(local_steps: u32) -> TrainingPlan {
         batch_size_expected: 50,
         client_learning_rate: 0.5,
         update_norm_max: 16.0,
+        algorithm: LocalAlgorithm::Sgd,
     }
 }
 

@@ -3,23 +3,25 @@
 use std::ops::ControlFlow;
 
 use rand::Rng;
+use rayon::prelude::*;
 use tributary_privacy::{
-    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum},
+    mechanism::{ClippedGradientSum, GradientSum, NoisyGradientSum, StepPart},
     noise::NoiseSource,
 };
-use tributary_protocol::{model::ModelSpec, tensor_file::check_parameters};
+use tributary_protocol::{
+    job::LocalAlgorithm,
+    model::{FederatedPart, ModelSpec},
+    tensor_file::check_parameters,
+};
 
-use super::{LocalTask, TrainError, check_data, sampling::poisson_batch};
+use super::{
+    LocalTask, TrainError, check_data, drift::restraint, graph::Graph, learner::Learner,
+    sampling::poisson_batch,
+};
 use crate::{
     data::Dataset,
     model::{Dense, ExampleClip, ModelError},
 };
-
-/// Examples of one physical batch with clipping, at most; a larger one no longer fits the
-/// processor's cache.
-const MICRO_BATCH_MAX: usize = 256;
-/// Examples of one physical batch without clipping, at most: what bounds the memory.
-const PLAIN_BATCH_MAX: usize = 1024;
 
 /// A model in training, with its memory kept from step to step and from task to task.
 ///
@@ -43,28 +45,55 @@ const PLAIN_BATCH_MAX: usize = 1024;
 /// ```
 pub struct Trainer {
     spec: ModelSpec,
+    part: FederatedPart,
     clip: ExampleClip,
-    dense: Dense,
+    pub(super) learner: Box<dyn Learner>,
+    /// The federated parameters that a task starts from; kept only where steps are pulled to them.
+    origin: Vec<f32>,
+    /// By which SCAFFOLD corrects every step; empty for none.
+    correction: Vec<f32>,
     /// Sums of gradients, when there are several physical batches in a step.
     sum: Vec<f32>,
     /// Steps since the parameters were loaded.
-    steps: u32,
+    pub(super) steps: u32,
 }
 
 impl Trainer {
-    /// Makes a trainer whose parameters are all zero.
+    /// Makes a trainer of all parameters of a model.
+    ///
+    /// - `threads`: see [`of`](Self::of)
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(spec: &ModelSpec, threads: usize) -> Result<Self, TrainError> {
+        Self::of(spec, FederatedPart::All, threads)
+    }
+
+    /// Makes a trainer of a part of a model's parameters, which [`load`](Self::load) brings.
     ///
     /// - `threads`: that a matrix product may use, of the process-wide pool; 1 keeps all work on
     ///   the calling thread
     ///
     /// # Errors
     /// [`TrainError::Model`] for impossible sizes.
-    pub fn new(spec: &ModelSpec, threads: usize) -> Result<Self, TrainError> {
-        spec.validate().map_err(|error| ModelError::Parameters(error.into()))?;
-        let ModelSpec::Mlp(mlp) = spec;
-        let dense = Dense::new(mlp, threads);
+    pub fn of(spec: &ModelSpec, part: FederatedPart, threads: usize) -> Result<Self, TrainError> {
+        let checked = spec.validate().and_then(|()| part.validate(spec));
+        checked.map_err(|error| ModelError::Parameters(error.into()))?;
+        let learner: Box<dyn Learner> = match (spec, part) {
+            (ModelSpec::Mlp(mlp), FederatedPart::All) => Box::new(Dense::new(mlp, threads)),
+            _ => Box::new(Graph::new(spec, part)),
+        };
         let clip = ExampleClip::Flat;
-        Ok(Self { spec: spec.clone(), clip, dense, sum: Vec::new(), steps: 0 })
+        let (origin, correction, sum) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { spec: spec.clone(), part, clip, learner, origin, correction, sum, steps: 0 })
+    }
+
+    /// Corrects every step of jobs with SCAFFOLD by this vector from now on; see
+    /// [`correction`](super::correction()).
+    ///
+    /// - `correction`: shape `[num_parameters]`; empty corrects by nothing
+    pub fn correct_by(&mut self, correction: Vec<f32>) {
+        self.correction = correction;
     }
 
     /// Clips each example's gradient in this way from now on; at first flat.
@@ -74,21 +103,21 @@ impl Trainer {
         self
     }
 
-    /// Starts from other parameters, in the order of [`ModelSpec::tensors`].
+    /// Starts from other parameters, all of the model's in the order of [`ModelSpec::tensors`].
     ///
     /// # Errors
     /// [`TrainError::Model`] for a wrong number of parameters or a non-finite one.
     pub fn load(&mut self, parameters: &[f32]) -> Result<(), TrainError> {
         check_parameters(&self.spec, parameters).map_err(ModelError::Parameters)?;
-        self.dense.parameters_mut().copy_from_slice(parameters);
+        self.learner.load(parameters)?;
         self.steps = 0;
         Ok(())
     }
 
-    /// The flat parameters as they are now.
+    /// The federated parameters as they are now.
     #[must_use]
     pub fn parameters(&self) -> &[f32] {
-        self.dense.parameters()
+        self.learner.parameters()
     }
 
     /// Takes one plain step: subtracts `rate` times the mean gradient of the records.
@@ -103,7 +132,7 @@ impl Trainer {
         self.plain_step(data, indices, rate)
     }
 
-    /// The client update, trained − base.
+    /// The client update of the federated part, trained − base.
     ///
     /// # Errors
     /// [`TrainError::Diverged`] if a parameter is not finite.
@@ -111,11 +140,12 @@ impl Trainer {
     /// # Panics
     /// If `base` has another length than the model.
     pub fn update(&self, base: &[f32]) -> Result<Vec<f32>, TrainError> {
-        let parameters = self.parameters();
-        assert_eq!(base.len(), parameters.len(), "the base is that of the model");
-        check_parameters(&self.spec, parameters)
-            .map_err(|_| TrainError::Diverged { step: self.steps })?;
-        Ok(parameters.iter().zip(base).map(|(trained, base)| trained - base).collect())
+        let trained = self.parameters();
+        if trained.iter().any(|value| !value.is_finite()) {
+            return Err(TrainError::Diverged { step: self.steps });
+        }
+        let start = self.part.start(&self.spec, base);
+        Ok(trained.iter().zip(start).map(|(trained, start)| trained - start).collect())
     }
 
     /// [`local_sgd`](super::local_sgd()) in this trainer's memory.
@@ -133,6 +163,7 @@ impl Trainer {
             let batch = poisson_batch(task.train, task.plan.sampling_rate, source);
             self.steps = step - 1;
             self.plain_step(task.data, &batch, task.plan.client_learning_rate)?;
+            self.restrain(task)?;
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -160,9 +191,24 @@ impl Trainer {
             let batch = poisson_batch(task.train, plan.sampling_rate, noise);
             let mut sum = mechanism.begin_in(memory);
             self.add_clipped(task.data, &batch, clipping_norm, &mut sum)?;
-            let noisy_sum = mechanism.release(sum, noise)?;
-            self.dense.add_scaled(&noisy_sum, -rate as f32);
-            memory = noisy_sum;
+            memory = match self.learner.in_place() {
+                Some((parameters, threads)) => {
+                    mechanism.release_into(sum, noise, parameters, -rate as f32, |parts| {
+                        if threads > 1 {
+                            parts.par_iter_mut().for_each(StepPart::run);
+                        } else {
+                            parts.iter_mut().for_each(StepPart::run);
+                        }
+                    })?
+                }
+                None => {
+                    let noisy_sum = mechanism.release(sum, noise)?;
+                    self.learner.add_scaled(&noisy_sum, -rate as f32)?;
+                    noisy_sum
+                }
+            };
+            // After the noise: it depends on no record.
+            self.restrain(task)?;
             task.report(step, progress)?;
         }
         self.update(task.base)
@@ -191,12 +237,26 @@ impl Trainer {
         Ok(grid)
     }
 
-    fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
-        check_data(task.spec, task.data, task.train)?;
-        self.load(task.base)
+    /// Moves the parameters after a step as the plan says.
+    pub(super) fn restrain(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
+        let parameters = self.learner.parameters();
+        match restraint(task.plan, &self.origin, &self.correction, parameters) {
+            Some(step) => self.learner.add_scaled(&step, 1.0),
+            None => Ok(()),
+        }
     }
 
-    fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {
+    pub(super) fn start(&mut self, task: &LocalTask<'_>) -> Result<(), TrainError> {
+        check_data(task.spec, task.data, task.train)?;
+        self.load(task.base)?;
+        self.origin.clear();
+        if matches!(task.plan.algorithm, LocalAlgorithm::Fedprox { .. }) {
+            self.origin.extend_from_slice(self.learner.parameters());
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_dimension(&self, mechanism: usize) -> Result<(), TrainError> {
         let model = self.parameters().len();
         if mechanism == model {
             Ok(())
@@ -212,35 +272,35 @@ impl Trainer {
         }
         let rate = (rate / indices.len() as f64) as f32;
         let step = self.steps;
-        if indices.len() <= PLAIN_BATCH_MAX {
-            self.fill(data, indices);
-            let finite = self.dense.descend(rate);
+        let batch_max = self.learner.plain_batch_max();
+        if indices.len() <= batch_max {
+            let finite = self.learner.descend(data, indices, rate)?;
             return if finite { Ok(()) } else { Err(TrainError::NonFiniteGradient { step }) };
         }
         let mut sum = std::mem::take(&mut self.sum);
         sum.clear();
         sum.resize(self.parameters().len(), 0.0);
-        for indices in indices.chunks(PLAIN_BATCH_MAX) {
-            self.fill(data, indices);
-            self.dense.add_sum(&mut sum);
+        for indices in indices.chunks(batch_max) {
+            self.learner.add_sum(data, indices, &mut sum)?;
         }
         if sum.iter().any(|value| !value.is_finite()) {
             return Err(TrainError::NonFiniteGradient { step });
         }
-        self.dense.add_scaled(&sum, -rate);
+        self.learner.add_scaled(&sum, -rate)?;
         self.sum = sum;
         Ok(())
     }
 
     /// Adds the clipped gradients of a batch in micro-batches that the mechanism's slack covers.
-    fn add_clipped(
+    pub(super) fn add_clipped(
         &mut self,
         data: &Dataset,
         batch: &[u32],
         clipping_norm: f64,
         sum: &mut GradientSum,
     ) -> Result<(), TrainError> {
-        self.add_clipped_in(micro_batch_size(batch.len()), data, batch, clipping_norm, sum)
+        let size = micro_batch_size(batch.len(), self.learner.micro_batch_max());
+        self.add_clipped_in(size, data, batch, clipping_norm, sum)
     }
 
     pub(super) fn add_clipped_in(
@@ -251,26 +311,18 @@ impl Trainer {
         clipping_norm: f64,
         sum: &mut GradientSum,
     ) -> Result<(), TrainError> {
-        let (step, clip) = (self.steps, self.clip);
+        let (step, clip) = (self.steps, (self.clip, clipping_norm));
         for indices in batch.chunks(micro_batch) {
-            self.fill(data, indices);
-            sum.add_in_place(indices.len(), |sum| {
-                self.dense
-                    .add_clipped_sum(clip, clipping_norm, sum)
-                    .map_err(|error| TrainError::from_clipping(error, step))
+            sum.place(indices.len(), |sum, held| {
+                self.learner.add_clipped_sum(data, indices, clip, step, sum, held)
             })?;
         }
         Ok(())
     }
-
-    fn fill(&mut self, data: &Dataset, indices: &[u32]) {
-        let (rows, labels) = self.dense.batch(indices.len());
-        data.fill_batch(indices, rows, labels);
-    }
 }
 
 /// The size of micro-batches of nearly equal size, as large as the mechanism's slack covers.
-pub(super) fn micro_batch_size(batch: usize) -> usize {
-    let largest = ClippedGradientSum::micro_batch_max(batch).clamp(1, MICRO_BATCH_MAX);
+pub(super) fn micro_batch_size(batch: usize, micro_batch_max: usize) -> usize {
+    let largest = ClippedGradientSum::micro_batch_max(batch).clamp(1, micro_batch_max);
     batch.div_ceil(batch.div_ceil(largest).max(1)).max(1)
 }

@@ -1,7 +1,7 @@
 //! Noisy metrics of a round's base, which leave with the update.
 
 use tributary_privacy::{
-    ledger::{DebitRequest, LedgerError, LedgerStore, ReleaseKind},
+    ledger::{ChainStore, DebitRequest, LedgerError, ReleaseKind},
     mechanism::{NoisyStatistics, NoisySum},
     noise::SecureNoise,
 };
@@ -13,14 +13,12 @@ use tributary_protocol::{
 };
 
 use super::{ReleaseFiles, SharedLedger, UpdateError, release::request};
-use crate::{
-    data::Dataset,
-    policy::Approved,
-    train::{Outcome, outcomes},
-};
+use crate::{data::Dataset, model::Outcome, policy::Approved, train::outcomes};
 
-/// Measures a base on a tenant's held-out records and adds noise to each metric's sum and count.
+/// Measures a base on a tenant's held-out records, and its predictions by their outcomes, and adds
+/// noise to each metric's sum and count.
 ///
+/// - `agreements`: for each prediction with a known outcome, whether it was right
 /// - `record` unit: every record's value counts once. `tenant` unit: the tenant's mean is its one
 ///   value, so the noise hides the tenant as a whole.
 /// - Without records the release is noise around nothing: that there are none is private too.
@@ -36,19 +34,23 @@ pub fn noisy_evaluation(
     base: &[f32],
     data: &Dataset,
     held_out: &[u32],
+    agreements: &[bool],
 ) -> Result<Vec<MetricSum>, UpdateError> {
     let outcomes = outcomes(&job.model, base, data, held_out)?;
     let statistics = NoisyStatistics::new(spec.noise_multiplier)?;
     let mut noise = SecureNoise::new()?;
     let sum = |&metric: &Metric| {
         let (low, high) = spec.bounds(metric);
-        let value = |outcome: &Outcome| match metric {
-            Metric::Accuracy => f64::from(u8::from(outcome.correct)),
-            Metric::Loss => outcome.loss,
+        let of_records = |value: fn(&Outcome) -> f64| outcomes.iter().map(value).collect();
+        let mut values: Vec<f64> = match metric {
+            Metric::Accuracy => of_records(|outcome| outcome.accuracy),
+            Metric::Loss => of_records(|outcome| outcome.loss),
+            Metric::FeedbackAccuracy => {
+                agreements.iter().map(|&right| f64::from(u8::from(right))).collect()
+            }
         };
         // Clipped before the mean, so that no single record moves a tenant's mean by more.
-        let mut values: Vec<f64> =
-            outcomes.iter().map(|outcome| value(outcome).clamp(low, high)).collect();
+        values.iter_mut().for_each(|value| *value = value.clamp(low, high));
         if job.privacy.unit == PrivacyUnit::Tenant && !values.is_empty() {
             values = vec![values.iter().sum::<f64>() / values.len() as f64];
         }
@@ -73,7 +75,7 @@ pub(super) fn evaluation_request(
 ///
 /// # Errors
 /// [`UpdateError`]; then the metrics must not leave.
-pub fn release_evaluation<S: LedgerStore + Clone>(
+pub fn release_evaluation<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     assignment: &Assignment,
@@ -100,7 +102,7 @@ pub fn release_evaluation<S: LedgerStore + Clone>(
 /// What a round's evaluation released: the same metrics at every call, and none where there was no
 /// debit or its file is lost.
 #[must_use]
-pub fn released_evaluation<S: LedgerStore + Clone>(
+pub fn released_evaluation<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     job: &JobId,
@@ -111,7 +113,7 @@ pub fn released_evaluation<S: LedgerStore + Clone>(
 }
 
 /// The digest of what a round's evaluation may send, if it was debited.
-pub(super) fn evaluated<S: LedgerStore + Clone>(
+pub(super) fn evaluated<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     job: &JobId,
     round: RoundNumber,

@@ -14,8 +14,9 @@ use tributary_protocol::{job::PrivacyUnit, message::Assignment};
 
 use super::{RoundData, UpdateError};
 use crate::{
+    compute,
     secagg::{self, Exchange},
-    train::{LocalTask, clipped_gradient, local_sgd},
+    train::{LocalTask, Trainer},
 };
 
 /// A masked update, and what the sum that it goes into reveals at most.
@@ -58,16 +59,17 @@ pub fn masked_update(
     let lattice = Lattice::new(assignment.lattice.step, assignment.lattice.bits)?;
     let clipping_norm = ClippingNorm::new(job.privacy.clipping_norm)?;
     let mut noise = SecureNoise::new()?;
+    let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?;
     let grid = match job.privacy.unit {
         PrivacyUnit::Tenant => {
-            let mut update = local_sgd(&task, &mut noise, progress)?;
+            let mut update = trainer.local_sgd(&task, &mut noise, progress)?;
             clip_l2(&mut update, clipping_norm)?;
             lattice.quantize(&update, clipping_norm)?
         }
         PrivacyUnit::Record => {
-            let dimension = job.model.num_parameters();
+            let dimension = job.federated_dimension();
             let clipped = ClippedGradientSum::new(clipping_norm, lattice.step(), dimension)?;
-            clipped_gradient(&task, &clipped, &mut noise)?
+            trainer.clipped_gradient(&task, &clipped, &mut noise)?
         }
     };
     let terms = secagg::noise(job).ok_or(SecaggError::Context)?;

@@ -6,6 +6,8 @@
 //! crash after it leaves bytes that are sent again as they are ([`standing`]). No path debits one
 //! round twice, and none sends bytes that the ledger does not hold.
 
+mod control;
+mod correlated;
 mod evaluation;
 mod files;
 mod masked;
@@ -22,16 +24,19 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{JobId, RoundNumber},
     message::BlobRef,
+    tensor_file::TensorFileError,
 };
 
-pub(crate) use self::noisy::clip_vote;
 pub use self::{
+    control::{ControlFiles, released_update},
+    correlated::{RunUpdate, correlated_update},
     evaluation::{noisy_evaluation, release_evaluation, released_evaluation},
     files::ReleaseFiles,
     masked::{Masked, masked_update},
     noisy::{RoundData, noisy_update},
-    release::{SharedLedger, Standing, fits_from, release, request, standing},
+    release::{SharedLedger, Standing, fits_from, release, release_run, request, standing},
 };
+pub(crate) use self::{correlated::planned_run, noisy::clip_vote};
 use crate::{durable_file::FileError, train::TrainError};
 
 /// Bytes that the ledger allows to leave.
@@ -76,6 +81,9 @@ pub enum UpdateError {
     /// The metrics cannot be written (our bug).
     #[error("the metrics cannot be encoded")]
     Encode(#[source] CodecError),
+    /// The control variate that follows from the update cannot be kept.
+    #[error("the tenant's control variate is not usable")]
+    Control(#[source] Box<TensorFileError>),
     /// The release cannot be stored.
     #[error("the release cannot be stored")]
     File(#[from] FileError),
@@ -112,11 +120,11 @@ impl UpdateError {
             | Self::Train(TrainError::NonFiniteGradient { .. } | TrainError::Diverged { .. }) => {
                 ErrorCode::UpdateNotFinite
             }
+            Self::Control(_) => ErrorCode::UpdateNotFinite,
             Self::Secagg(_) => ErrorCode::TrainingFailed,
             Self::Ledger(LedgerError::BudgetExceeded { .. }) => ErrorCode::BudgetExhausted,
-            Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) | Self::Lost { .. } => {
-                ErrorCode::TrainingFailed
-            }
+            Self::Train(_) | Self::Mechanism(_) | Self::Lattice(_) => ErrorCode::TrainingFailed,
+            Self::Lost { .. } => ErrorCode::ReleaseLost,
             Self::Cancelled => ErrorCode::TimedOut,
             Self::Noise(_) | Self::Ledger(_) | Self::File(_) | Self::Encode(_) => {
                 ErrorCode::Internal

@@ -18,7 +18,7 @@ use crate::{
     compute,
     data::Dataset,
     model::ExampleClip,
-    train::{LocalTask, Trainer, local_sgd},
+    train::{LocalTask, TrainError, Trainer},
 };
 
 /// What a round trains from and on.
@@ -30,6 +30,21 @@ pub struct RoundData<'a> {
     pub data: &'a Dataset,
     /// Which of them train.
     pub train: &'a [u32],
+    /// By which SCAFFOLD corrects every step; empty for none.
+    pub correction: &'a [f32],
+}
+
+impl<'a> RoundData<'a> {
+    /// The round's training, as the job describes it.
+    fn task(&self, job: &'a JobSpec) -> LocalTask<'a> {
+        LocalTask {
+            spec: &job.model,
+            base: self.base,
+            data: self.data,
+            train: self.train,
+            plan: &job.training,
+        }
+    }
 }
 
 /// Trains one round and returns its differentially private, packed update.
@@ -39,6 +54,8 @@ pub struct RoundData<'a> {
 /// - `tenant` unit: plain SGD; the whole update is clipped and noised on the lattice. Where the
 ///   clipping norm adapts, a noisy vote on it is one more coordinate.
 /// - Clipping is flat or per layer, and the clipped update is rotated, as the job says.
+/// - Noise that is correlated over rounds is not made here, but by
+///   [`correlated_update`](super::correlated_update()).
 /// - Randomness: the operating system's CSPRNG.
 /// - `progress`: called after each step with its number, from 1, and the number of steps; may stop
 ///   the training
@@ -54,55 +71,72 @@ pub fn noisy_update(
     progress: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Vec<u8>, UpdateError> {
     let job = &assignment.job;
-    let (privacy, dimension) = (&job.privacy, job.model.num_parameters());
-    let task = LocalTask {
-        spec: &job.model,
-        base: round.base,
-        data: round.data,
-        train: round.train,
-        plan: &job.training,
-    };
+    let (privacy, dimension) = (&job.privacy, job.federated_dimension());
     let lattice = Lattice::new(assignment.lattice.step, assignment.lattice.bits)?;
     let clipping_norm = ClippingNorm::new(privacy.clipping_norm)?;
     let mut noise = SecureNoise::new()?;
-    let rotation = job.rotation_seed(assignment.round).map(|seed| Rotation::new(seed, dimension));
-    let rotate = |update: &mut [f32]| {
-        if let Some(rotation) = &rotation {
-            rotation.apply(update);
-        }
-    };
     match privacy.unit {
+        PrivacyUnit::Record if privacy.correlated.is_some() => {
+            let reason = "this round was not trained as a part of its run";
+            Err(MechanismError::RunState { reason }.into())
+        }
         PrivacyUnit::Record => {
-            let clip = match privacy.clipping {
-                Clipping::PerLayer => ExampleClip::PerLayer,
-                Clipping::Flat | Clipping::Adaptive(_) => ExampleClip::Flat,
-            };
             let mechanism =
                 NoisyGradientSum::new(clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut trainer = Trainer::new(&job.model, compute::threads())?.clipping(clip);
-            let mut update = trainer.dp_sgd(&task, &mechanism, &mut noise, progress)?;
-            let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
-            clip_l2(&mut update, norm_max)?;
-            rotate(&mut update);
-            Ok(lattice.pack(&lattice.quantize(&update, norm_max)?))
+            local_record_update(assignment, round, |trainer, task| {
+                trainer.dp_sgd(task, &mechanism, &mut noise, progress)
+            })
         }
         PrivacyUnit::Tenant => {
+            let task = round.task(job);
             let mechanism =
                 NoisyUpdate::new(lattice, clipping_norm, privacy.noise_multiplier, dimension)?;
-            let mut update = local_sgd(&task, &mut noise, progress)?;
+            let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?;
+            trainer.correct_by(round.correction.to_vec());
+            let mut update = trainer.local_sgd(&task, &mut noise, progress)?;
             let norm = l2_norm(&update)?;
             if privacy.clipping == Clipping::PerLayer {
-                LayerNorms::even(&job.model.layer_lengths(), clipping_norm)?.clip(&mut update)?;
+                let layers = job.federated.layer_lengths(&job.model);
+                LayerNorms::even(&layers, clipping_norm)?.clip(&mut update)?;
             } else {
                 clip_l2(&mut update, clipping_norm)?;
             }
-            rotate(&mut update);
+            rotate(assignment, &mut update);
             let mut grid = mechanism.noised(&mut update, &mut noise)?;
             if let Some(vote) = clip_vote(job, lattice)? {
                 grid.push(vote.cast(norm <= clipping_norm.value(), &mut noise));
             }
             Ok(lattice.pack(&grid))
         }
+    }
+}
+
+/// Trains with noise at every step, and brings the private update to the lattice, which is
+/// post-processing.
+pub(super) fn local_record_update(
+    assignment: &Assignment,
+    round: RoundData<'_>,
+    train: impl FnOnce(&mut Trainer, &LocalTask<'_>) -> Result<Vec<f32>, TrainError>,
+) -> Result<Vec<u8>, UpdateError> {
+    let job = &assignment.job;
+    let lattice = Lattice::new(assignment.lattice.step, assignment.lattice.bits)?;
+    let clip = match job.privacy.clipping {
+        Clipping::PerLayer => ExampleClip::PerLayer,
+        Clipping::Flat | Clipping::Adaptive(_) => ExampleClip::Flat,
+    };
+    let mut trainer = Trainer::of(&job.model, job.federated, compute::threads())?.clipping(clip);
+    trainer.correct_by(round.correction.to_vec());
+    let mut update = train(&mut trainer, &round.task(job))?;
+    let norm_max = ClippingNorm::new(job.training.update_norm_max)?;
+    clip_l2(&mut update, norm_max)?;
+    rotate(assignment, &mut update);
+    Ok(lattice.pack(&lattice.quantize(&update, norm_max)?))
+}
+
+/// Applies the round's rotation, if the job has one.
+fn rotate(assignment: &Assignment, update: &mut [f32]) {
+    if let Some(seed) = assignment.job.rotation_seed(assignment.round) {
+        Rotation::new(seed, update.len()).apply(update);
     }
 }
 

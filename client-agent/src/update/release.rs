@@ -1,12 +1,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tributary_privacy::ledger::{DebitRequest, Ledger, LedgerError, LedgerStore, ReleaseKind};
+use tributary_privacy::ledger::{ChainStore, DebitRequest, Ledger, LedgerError, ReleaseKind};
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber},
-    message::{Assignment, LedgerHead},
+    message::{Assignment, BlobRef, LedgerHead},
 };
 
-use super::{Release, ReleaseFiles, UpdateError, evaluation::evaluated};
+use super::{
+    Release, ReleaseFiles, RunUpdate, UpdateError, correlated::RunPosition, evaluation::evaluated,
+};
 use crate::policy::{Approved, unit_name};
 
 /// The ledger, shared by the threads of one agent.
@@ -17,7 +19,7 @@ pub struct SharedLedger<S> {
     ledger: Mutex<Ledger<S>>,
 }
 
-impl<S: LedgerStore + Clone> SharedLedger<S> {
+impl<S: ChainStore + Clone> SharedLedger<S> {
     /// Opens and verifies a tenant's ledger.
     ///
     /// - `store`: a handle whose clones share one disk
@@ -62,7 +64,7 @@ pub enum Standing {
     Released(Release),
 }
 
-/// The debit that a round of an approved assignment asks for.
+/// The debit that a round of an approved assignment asks for, beside its steps of a run.
 #[must_use]
 pub fn request(assignment: &Assignment, approved: &Approved, release: Digest) -> DebitRequest {
     DebitRequest {
@@ -72,6 +74,7 @@ pub fn request(assignment: &Assignment, approved: &Approved, release: Digest) ->
         kind: ReleaseKind::Update,
         unit: unit_name(assignment.job.privacy.unit).to_owned(),
         events: approved.events.clone(),
+        run: None,
         release: *release.as_bytes(),
     }
 }
@@ -81,7 +84,7 @@ pub fn request(assignment: &Assignment, approved: &Approved, release: Digest) ->
 /// # Errors
 /// [`UpdateError::Lost`] if it was debited and its bytes are gone; [`UpdateError::Ledger`] if the
 /// budget does not cover it.
-pub fn standing<S: LedgerStore + Clone>(
+pub fn standing<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     assignment: &Assignment,
@@ -96,26 +99,28 @@ pub fn standing<S: LedgerStore + Clone>(
             None => Err(UpdateError::Lost { job, round }),
         };
     }
-    let request = whole_request(ledger, assignment, approved);
+    let request = whole_request(ledger, files, assignment, approved);
     ledger.lock().quote(&request, &approved.budget, now_ms)?;
     Ok(Standing::Fresh)
 }
 
 /// When a round that the budget does not cover fits it, in milliseconds since the Unix epoch.
 #[must_use]
-pub fn fits_from<S: LedgerStore + Clone>(
+pub fn fits_from<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
+    files: &ReleaseFiles,
     assignment: &Assignment,
     approved: &Approved,
     now_ms: u64,
 ) -> Option<u64> {
-    let request = whole_request(ledger, assignment, approved);
+    let request = whole_request(ledger, files, assignment, approved);
     ledger.lock().fits_from(&request, &approved.budget, now_ms).ok().flatten()
 }
 
 /// Everything that a round may still debit, as one request.
-fn whole_request<S: LedgerStore + Clone>(
+fn whole_request<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
+    files: &ReleaseFiles,
     assignment: &Assignment,
     approved: &Approved,
 ) -> DebitRequest {
@@ -123,10 +128,14 @@ fn whole_request<S: LedgerStore + Clone>(
     if evaluated(ledger, &assignment.job.name, assignment.round).is_none() {
         whole.events.extend(approved.evaluation.iter().cloned());
     }
+    if let Some(event) = &approved.run {
+        let position = RunPosition::find(ledger, files, assignment, approved, event);
+        whole.run = Some(position.steps);
+    }
     whole
 }
 
-fn debited<S: LedgerStore + Clone>(
+fn debited<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     job: &JobId,
     round: RoundNumber,
@@ -143,7 +152,7 @@ fn debited<S: LedgerStore + Clone>(
 /// # Errors
 /// [`UpdateError`]; then the bytes must not leave. Whether the debit was written decides itself
 /// when the ledger is read again, and [`standing`] tells.
-pub fn release<S: LedgerStore + Clone>(
+pub fn release<S: ChainStore + Clone>(
     ledger: &SharedLedger<S>,
     files: &ReleaseFiles,
     assignment: &Assignment,
@@ -157,6 +166,44 @@ pub fn release<S: LedgerStore + Clone>(
     }
     let update = files.put(packed)?;
     let request = request(assignment, approved, update.digest);
+    commit(ledger, files, assignment, approved, (update, request), now_ms)
+}
+
+/// The same for a round that is part of a run with correlated noise: what the run's next round needs
+/// is durable before the debit.
+///
+/// # Errors
+/// As for [`release`]; [`LedgerError::Run`] among them if the ledger meanwhile holds these steps.
+pub fn release_run<S: ChainStore + Clone>(
+    ledger: &SharedLedger<S>,
+    files: &ReleaseFiles,
+    assignment: &Assignment,
+    approved: &Approved,
+    round: &RunUpdate,
+    cancelled: &dyn Fn() -> bool,
+    now_ms: u64,
+) -> Result<Release, UpdateError> {
+    if cancelled() {
+        return Err(UpdateError::Cancelled);
+    }
+    let update = files.put(&round.packed)?;
+    if let Some(state) = &round.state {
+        files.put_state(update.digest, state)?;
+    }
+    let run = Some(round.steps.clone());
+    let request = DebitRequest { run, ..request(assignment, approved, update.digest) };
+    commit(ledger, files, assignment, approved, (update, request), now_ms)
+}
+
+/// Debits durable bytes.
+fn commit<S: ChainStore + Clone>(
+    ledger: &SharedLedger<S>,
+    files: &ReleaseFiles,
+    assignment: &Assignment,
+    approved: &Approved,
+    (update, request): (BlobRef, DebitRequest),
+    now_ms: u64,
+) -> Result<Release, UpdateError> {
     let debit = ledger.lock().debit(request, &approved.budget, now_ms).map(|_| ());
     if let Err(error) = debit {
         if matches!(error, LedgerError::Store { .. } | LedgerError::NeedsReopen) {
@@ -174,7 +221,7 @@ pub fn release<S: LedgerStore + Clone>(
 }
 
 /// The newest release of every kind of every job: older ones are never asked for again.
-fn newest_releases<S: LedgerStore + Clone>(ledger: &SharedLedger<S>) -> Vec<Digest> {
+fn newest_releases<S: ChainStore + Clone>(ledger: &SharedLedger<S>) -> Vec<Digest> {
     let ledger = ledger.lock();
     let mut newest = std::collections::HashMap::new();
     for entry in ledger.entries() {

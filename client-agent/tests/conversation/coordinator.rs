@@ -49,7 +49,12 @@ impl Coordinator {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let identity = tls::Identity { chain, key };
         let tls = tls::server(identity.clone(), &authority).unwrap();
-        let endpoint = endpoint::listen(SocketAddr::from(([127, 0, 0, 1], 0)), tls).unwrap();
+        let endpoint = endpoint::listen(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls,
+            &endpoint::Listening::default(),
+        )
+        .unwrap();
         Self { endpoint, identity, authority, issuer }
     }
 
@@ -84,18 +89,28 @@ impl Coordinator {
         }
     }
 
-    /// Answers one enrolment: signs what is asked for.
-    pub(crate) async fn answer_enrollment(&self) {
+    /// Answers one enrolment with a certificate that `change` changed.
+    pub(crate) async fn answer_enrollment(&self, change: fn(&mut CertificateParams)) {
         let connection = self.accept().await;
         let (mut send, mut receive) = connection.accept_bi().await.unwrap();
         let request: EnrollmentRequest = expect_message(&mut receive).await.unwrap();
-        let der = request.signing_request.into();
-        let signing = CertificateSigningRequestParams::from_der(&der).unwrap();
-        let leaf = signing.signed_by(&self.issuer).unwrap();
-        let certificates = vec![leaf.der().to_vec(), self.authority.to_vec()];
+        let certificates = self.certify(request.signing_request, change);
         write_message(&mut send, &EnrollmentResponse::Issued { certificates }).await.unwrap();
         send.finish().unwrap();
         connection.closed().await;
+    }
+
+    /// Signs what is asked for, as `change` changed it.
+    pub(crate) fn certify(
+        &self,
+        signing_request: Vec<u8>,
+        change: fn(&mut CertificateParams),
+    ) -> Vec<Vec<u8>> {
+        let der = signing_request.into();
+        let mut signing = CertificateSigningRequestParams::from_der(&der).unwrap();
+        change(&mut signing.params);
+        let leaf = signing.signed_by(&self.issuer).unwrap();
+        vec![leaf.der().to_vec(), self.authority.to_vec()]
     }
 
     /// Waits for an agent and welcomes it.
@@ -131,6 +146,13 @@ impl Session {
         let (send, mut receive) = self.connection.accept_bi().await.unwrap();
         let request = expect_message(&mut receive).await.unwrap();
         Transfer { send, receive, request }
+    }
+
+    /// The certificate that the agent showed.
+    pub(crate) fn shown(&self) -> Vec<u8> {
+        let chain = self.connection.peer_identity().unwrap();
+        let chain = chain.downcast::<Vec<CertificateDer<'static>>>().unwrap();
+        chain[0].to_vec()
     }
 
     pub(crate) fn break_off(&self) {

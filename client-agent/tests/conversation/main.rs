@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod coordinator;
+mod renewal;
 mod secagg;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -77,6 +78,7 @@ fn configure(round: u64) -> CoordinatorMessage {
         base: base(round - 1),
         lattice: LatticeSpec { step: 1e-6, bits: 32 },
         report_within_ms: 60_000,
+        control: None,
     }))
 }
 
@@ -94,6 +96,11 @@ struct Running {
 
 impl Stage {
     async fn enrolled() -> Self {
+        Self::enrolled_with(|_| {}).await
+    }
+
+    /// With a certificate that `change` changed.
+    async fn enrolled_with(change: fn(&mut rcgen::CertificateParams)) -> Self {
         let coordinator = Coordinator::start();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("agent.toml"), CONFIG).unwrap();
@@ -101,7 +108,7 @@ impl Stage {
         write_records(directory.path(), 200);
         let (address, token) = (coordinator.address(), coordinator.token("ash"));
         let (enrollment, ()) =
-            tokio::join!(enroll(&address, &token), coordinator.answer_enrollment());
+            tokio::join!(enroll(&address, &token), coordinator.answer_enrollment(change));
         Identity::save(&Site::new(directory.path()), &enrollment.unwrap(), false).unwrap();
         Self { coordinator, directory }
     }

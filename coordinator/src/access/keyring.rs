@@ -11,7 +11,7 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{AccessToken, Principal, Role, TokenRecord};
+use super::{AccessToken, Principal, Role, TokenRecord, oidc::OidcError};
 
 /// Says why a token does not admit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,6 +26,9 @@ pub enum AccessError {
         /// Which.
         name: TokenName,
     },
+    /// A token of the issuer that does not admit.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     /// It was revoked.
     #[error("the access token {name} was revoked; ask the administrator for a new one")]
     Revoked {
@@ -40,6 +43,7 @@ impl AccessError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Unknown => "unauthorized",
+            Self::Oidc(error) => error.code(),
             Self::Expired { .. } => "access-token-expired",
             Self::Revoked { .. } => "access-token-revoked",
         }

@@ -6,6 +6,7 @@
 
 mod keyring;
 mod limit;
+pub mod oidc;
 mod token;
 
 use std::{collections::BTreeSet, fmt, str::FromStr};

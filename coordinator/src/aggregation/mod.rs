@@ -1,35 +1,39 @@
 //! Adds packed lattice updates and turns the sum into the next base model.
 //!
-//! Memory is one integer a parameter, however many tenants report. The sum modulo `2^bits` is exact
+//! Memory is one integer a parameter (with asynchronous rounds, for each staleness that occurs),
+//! however many tenants report. The sum modulo `2^bits` is exact
 //! and commutes, so it does not matter in which order updates arrive, nor whether they were added
 //! as they came or all again after a restart.
 
+mod commit;
+mod control;
 mod distributed;
+mod robust;
+mod sum;
 
-use std::collections::BTreeMap;
-
-use ndarray::{Array1, ArrayViewMut1};
 use thiserror::Error;
 use tributary_privacy::{
     clip::{ClippingNorm, next_norm},
     distributed::DistributedError,
-    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum, Rotation},
+    lattice::{Lattice, LatticeError, LatticeRequest, Rotation},
     mechanism::{ClipVote, MechanismError},
     secagg::{Implausible, SecaggError},
 };
 use tributary_protocol::{
-    id::{Digest, RoundNumber, TenantId},
+    id::{Digest, RoundNumber},
     job::{JobSpec, UpdateBound},
-    message::{BlobRef, LatticeSpec},
-    tensor_file::{self, TensorFileError},
+    message::LatticeSpec,
+    tensor_file::TensorFileError,
 };
 
-pub use self::distributed::{event, noise, terms};
-use crate::{
-    blobs::{BlobError, BlobStore},
-    optimizer,
-    round::{Aggregation, SecaggTerms},
+pub use self::{
+    commit::{Committing, NextModel, make, next_model},
+    control::move_control,
+    distributed::{event, noise, terms},
+    robust::{PackedUpdates, combine},
+    sum::{RoundSum, Unmask},
 };
+use crate::blobs::BlobError;
 
 /// The accepted probability that any coordinate of a round's sum wraps.
 const WRAP_PROBABILITY_MAX: f64 = 1.0 / (1_u64 << 40) as f64;
@@ -62,6 +66,9 @@ pub enum AggregationError {
         #[source]
         source: LatticeError,
     },
+    /// A part of an update does not unpack (our bug: all were checked when they were added).
+    #[error("a part of an update cannot be unpacked")]
+    Window(#[from] LatticeError),
     /// A file failed.
     #[error("a model or update file failed")]
     Blob(#[from] BlobError),
@@ -126,7 +133,7 @@ pub fn open_sum(
     lattice: Lattice,
     mut sum: Vec<f64>,
 ) -> Result<(Vec<f64>, Option<f64>), AggregationError> {
-    let dimension = job.model.num_parameters();
+    let dimension = job.federated_dimension();
     let vote = clip_vote(job, lattice)?.map(|vote| vote.count(lattice, sum[dimension]));
     sum.truncate(dimension);
     if let Some(seed) = job.rotation_seed(round) {
@@ -154,164 +161,30 @@ pub fn lattice(spec: LatticeSpec) -> Result<Lattice, AggregationError> {
     Lattice::new(spec.step, spec.bits).map_err(AggregationError::Plan)
 }
 
-/// The running sum of one round.
-#[derive(Debug)]
-pub struct RoundSum {
-    round: RoundNumber,
-    sum: ModularSum,
-    added: BTreeMap<TenantId, Digest>,
-}
-
-impl RoundSum {
-    /// An empty sum.
-    #[must_use]
-    pub fn new(round: RoundNumber, lattice: Lattice, dimension: usize) -> Self {
-        Self { round, sum: ModularSum::new(lattice, dimension), added: BTreeMap::new() }
-    }
-
-    /// The round it belongs to.
-    #[must_use]
-    pub const fn round(&self) -> RoundNumber {
-        self.round
-    }
-
-    /// Adds a tenant's stored update; a tenant that was added before is not added again.
-    ///
-    /// # Errors
-    /// [`AggregationError`]; the sum must then be dropped, since part of the update may be in it.
-    pub fn add(
-        &mut self,
-        tenant: &TenantId,
-        update: Digest,
-        blobs: &BlobStore,
-    ) -> Result<(), AggregationError> {
-        if self.added.contains_key(tenant) {
-            return Ok(());
-        }
-        blobs.stream(update, |offset, bytes| {
-            self.sum
-                .add_chunk(offset, bytes)
-                .map_err(|source| AggregationError::Update { update, source })
-        })?;
-        self.added.insert(tenant.clone(), update);
-        Ok(())
-    }
-
-    /// Completes the sum over exactly these contributors, adding those that a restart forgot.
-    ///
-    /// - `unmask`: for masked updates, removes what is left of the masks
-    ///
-    /// # Errors
-    /// [`AggregationError`].
-    pub fn finish(
-        mut self,
-        contributors: &BTreeMap<TenantId, Digest>,
-        unmask: Option<Unmask<'_>>,
-        blobs: &BlobStore,
-    ) -> Result<Vec<f64>, AggregationError> {
-        if self.added.iter().any(|(tenant, update)| contributors.get(tenant) != Some(update)) {
-            let lattice = self.sum.lattice();
-            self = Self::new(self.round, lattice, self.sum.values().len());
-        }
-        for (tenant, &update) in contributors {
-            self.add(tenant, update, blobs)?;
-        }
-        if let Some(unmask) = unmask {
-            unmask.apply(&mut self.sum, contributors.len() as u32)?;
-        }
-        Ok(self.sum.lattice().dequantize_sum(self.sum.values()))
-    }
-}
-
-/// Removes the masks of a sum, and checks that honest updates can have made it.
-#[derive(Debug, Clone, Copy)]
-pub struct Unmask<'a> {
-    /// The finished secure aggregation.
-    pub aggregation: &'a Aggregation,
-    /// What the sum must withstand.
-    pub terms: &'a SecaggTerms,
-}
-
-impl Unmask<'_> {
-    fn apply(&self, sum: &mut ModularSum, survivors: u32) -> Result<(), AggregationError> {
-        self.aggregation.server().unmask(sum)?;
-        let bound = self.terms.noise.sum_bound(self.aggregation.plan(), sum.lattice());
-        bound.check(sum, survivors).map_err(AggregationError::Implausible)
-    }
-}
-
-/// The files of a new base model.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NextModel {
-    /// The safetensors file.
-    pub file: BlobRef,
-    /// What the server optimizer keeps for the next round.
-    pub optimizer_state: Option<Digest>,
-    /// The cohort's noisy vote on the clipping norm, where it adapts.
-    pub clip_vote: Option<f64>,
-}
-
-/// Applies the server optimizer to the base and stores the new model, durably.
-///
-/// Depends only on its arguments, so repeating it after a crash gives the same files.
-///
-/// - `sum`: of the updates, shape `[num_parameters]`, units of the wire ([`JobSpec::wire_scale`])
-///
-/// # Errors
-/// [`AggregationError`].
-pub fn next_model(
-    job: &JobSpec,
-    base: Digest,
-    optimizer_state: Option<Digest>,
-    mut sum: Vec<f64>,
-    blobs: &BlobStore,
-) -> Result<NextModel, AggregationError> {
-    let mut parameters = tensor_file::read(&job.model, &blobs.read(base)?)?;
-    let moments = match optimizer_state {
-        Some(state) => {
-            let moments = optimizer::num_moments(&job.server_optimizer);
-            read_moments(state, moments, parameters.len(), blobs)?
-        }
-        None => Vec::new(),
-    };
-    let mut optimizer = optimizer::build(&job.server_optimizer, moments);
-    let scale = job.wire_scale();
-    sum.iter_mut().for_each(|value| *value *= scale);
-    let gradient = optimizer::pseudo_gradient(sum, job.round.report_goal);
-    optimizer.step(ArrayViewMut1::from(&mut parameters), gradient.view());
-    let bytes = tensor_file::write(&job.model, &parameters)?;
-    let state: Vec<u8> =
-        optimizer.moments().into_iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
-    let optimizer_state = if state.is_empty() { None } else { Some(blobs.put(&state)?) };
-    let file = BlobRef { digest: blobs.put(&bytes)?, length: bytes.len() as u64 };
-    Ok(NextModel { file, optimizer_state, clip_vote: None })
-}
-
-/// Reads the vectors that the server optimizer keeps: one after the other, little endian.
-fn read_moments(
-    state: Digest,
-    moments: usize,
-    dimension: usize,
-    blobs: &BlobStore,
-) -> Result<Vec<Array1<f64>>, AggregationError> {
-    let bytes = blobs.read(state)?;
-    let expected = moments * dimension * 8;
-    if bytes.len() != expected {
-        return Err(AggregationError::State { state, bytes: bytes.len(), expected });
-    }
-    let (words, _) = bytes.as_chunks::<8>();
-    let vector = |words: &[[u8; 8]]| words.iter().map(|&word| f64::from_le_bytes(word)).collect();
-    Ok(words.chunks(dimension).map(vector).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use tributary_protocol::{
-        job::ServerOptimizerSpec,
+        id::{Digest, TenantId},
+        job::{AggregationRule, AsynchronousPlan, LocalAlgorithm, ServerOptimizerSpec},
+        message::BlobRef,
         model::{MlpSpec, ModelSpec},
+        tensor_file,
     };
 
     use super::*;
+    use crate::{
+        blobs::BlobStore,
+        registry::{self, ModelVersion},
+        round::{Phase, RoundRecord},
+    };
+
+    fn version(job: &JobSpec, file: Digest, blobs: &BlobStore) -> ModelVersion {
+        let initial = registry::initial_model(job, 1, crate::scheduler::tests::NOW, blobs);
+        let file = BlobRef { digest: file, length: 0 };
+        ModelVersion { file, ..initial.expect("makes") }
+    }
 
     #[test]
     fn order_repetition_and_restart_do_not_change_the_sum() {
@@ -327,19 +200,23 @@ mod tests {
             })
             .collect();
         let fresh = || RoundSum::new(RoundNumber(1), lattice, 3);
-        let all_at_once = fresh().finish(&contributors, None, &blobs).expect("sums");
-        assert_eq!(all_at_once, [1.5, 2.5, -3.0]);
+        let current = BTreeMap::new();
+        let all_at_once = fresh().finish(&contributors, &current, None, &blobs).expect("sums");
+        assert_eq!(all_at_once, [(0, vec![1.5, 2.5, -3.0])].into());
         let mut streamed = fresh();
         for (tenant, &update) in contributors.iter().rev().chain(&contributors) {
-            streamed.add(tenant, update, &blobs).expect("adds");
+            streamed.add(tenant, update, 0, &blobs).expect("adds");
         }
-        assert_eq!(streamed.finish(&contributors, None, &blobs).expect("sums"), all_at_once);
+        assert_eq!(
+            streamed.finish(&contributors, &current, None, &blobs).expect("sums"),
+            all_at_once
+        );
         let mut stale = fresh();
         let stranger = TenantId::new("stranger").expect("valid");
         stale
-            .add(&stranger, contributors.values().copied().next().expect("one"), &blobs)
+            .add(&stranger, contributors.values().copied().next().expect("one"), 0, &blobs)
             .expect("adds");
-        assert_eq!(stale.finish(&contributors, None, &blobs).expect("sums"), all_at_once);
+        assert_eq!(stale.finish(&contributors, &current, None, &blobs).expect("sums"), all_at_once);
     }
 
     #[test]
@@ -351,7 +228,8 @@ mod tests {
             blobs.put(&tensor_file::write(&model, &[1e38; 6]).expect("writes")).expect("stores");
         let mut job = crate::scheduler::tests::job();
         job.model = model;
-        let error = next_model(&job, base, None, vec![1e39; 6], &blobs).expect_err("infinite");
+        let base = version(&job, base, &blobs);
+        let error = next_model(&job, &base, vec![1e39; 6], 2, &blobs).expect_err("infinite");
         assert!(
             matches!(error, AggregationError::Model(TensorFileError::NonFinite { .. })),
             "{error:?}"
@@ -370,19 +248,125 @@ mod tests {
             ServerOptimizerSpec::Yogi { server_learning_rate, beta1, beta2, tau };
         let base =
             blobs.put(&tensor_file::write(&job.model, &[0.0; 6]).expect("writes")).expect("stores");
-        let first = next_model(&job, base, None, vec![2.0; 6], &blobs).expect("makes");
+        let base = version(&job, base, &blobs);
+        let first = next_model(&job, &base, vec![2.0; 6], 2, &blobs).expect("makes");
         let state = first.optimizer_state.expect("two moments");
         assert_eq!(blobs.read(state).expect("reads").len(), 2 * 6 * 8);
-        let again = next_model(&job, base, None, vec![2.0; 6], &blobs).expect("makes");
+        let again = next_model(&job, &base, vec![2.0; 6], 2, &blobs).expect("makes");
         assert_eq!(first, again, "a repeated commit gives the same files");
-        let second =
-            next_model(&job, first.file.digest, Some(state), vec![2.0; 6], &blobs).expect("makes");
+        let second = ModelVersion { file: first.file, optimizer_state: Some(state), ..base };
+        let second = next_model(&job, &second, vec![2.0; 6], 2, &blobs).expect("makes");
         assert_ne!(second.optimizer_state, first.optimizer_state);
         job.server_optimizer = ServerOptimizerSpec::Adagrad { server_learning_rate, tau };
-        let error = next_model(&job, base, Some(state), vec![2.0; 6], &blobs).expect_err("length");
+        let base = ModelVersion {
+            optimizer_state: Some(state),
+            ..version(&job, first.file.digest, &blobs)
+        };
+        let error = next_model(&job, &base, vec![2.0; 6], 2, &blobs).expect_err("length");
         assert!(
             matches!(error, AggregationError::State { bytes: 96, expected: 48, .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_control_variate_stays_the_mean_of_the_tenants_own() {
+        let folder = tempfile::tempdir().expect("folder");
+        let blobs = BlobStore::open(folder.path()).expect("opens");
+        let mut job = crate::scheduler::tests::job();
+        job.training.algorithm = LocalAlgorithm::Scaffold { population: 4 };
+        job.training.local_steps = 5;
+        let drift = 5.0 * job.training.client_learning_rate;
+        let mut own = [[0.0_f64; 6]; 4];
+        let mut base = version(&job, Digest::of(b""), &blobs);
+        base.file = registry::initial_model(&job, 1, crate::scheduler::tests::NOW, &blobs)
+            .expect("makes")
+            .file;
+        let mut common = [0.0_f64; 6];
+        for (round, cohort) in [[0, 1], [1, 3], [0, 2]].into_iter().enumerate() {
+            let mut sum = vec![0.0; 6];
+            for tenant in cohort {
+                for (coordinate, own) in own[tenant].iter_mut().enumerate() {
+                    let update = ((round * 7 + tenant * 3 + coordinate) as f64).sin();
+                    sum[coordinate] += update;
+                    *own -= common[coordinate] + update / drift;
+                }
+            }
+            let next = next_model(&job, &base, sum, 2, &blobs).expect("makes");
+            let control = next.control.expect("SCAFFOLD keeps one");
+            let bytes = blobs.read(control.digest).expect("stored");
+            let values = tensor_file::read(&job.model, &bytes).expect("of the model's form");
+            for (coordinate, &value) in values.iter().enumerate() {
+                let mean = own.iter().map(|own| own[coordinate]).sum::<f64>() / 4.0;
+                assert!((f64::from(value) - mean).abs() < 1e-5, "{value} is not {mean}");
+                common[coordinate] = f64::from(value);
+            }
+            base = ModelVersion { file: next.file, control: Some(control), ..base };
+        }
+        job.training.algorithm = LocalAlgorithm::Sgd;
+        let plain = next_model(&job, &base, vec![0.0; 6], 2, &blobs).expect("makes");
+        assert_eq!(plain.control, None);
+    }
+
+    /// A round of these updates as `make` gets it.
+    fn made(job: &JobSpec, updates: &[(u32, [i64; 6])]) -> Vec<f32> {
+        let folder = tempfile::tempdir().expect("folder");
+        let blobs = BlobStore::open(folder.path()).expect("opens");
+        let spec = LatticeSpec { step: 0.5, bits: 20 };
+        let lattice = lattice(spec).expect("valid");
+        let tenant = |index: usize| TenantId::new(format!("t{index}")).expect("valid");
+        let updates = updates.iter().enumerate();
+        let (mut contributors, mut staleness) = (BTreeMap::new(), BTreeMap::new());
+        for (index, (stale, values)) in updates {
+            let update = blobs.put(&lattice.pack(values)).expect("stores");
+            contributors.insert(tenant(index), update);
+            staleness.insert(tenant(index), *stale);
+        }
+        let zeros = tensor_file::write(&job.model, &[0.0; 6]).expect("writes");
+        let base = version(job, blobs.put(&zeros).expect("stores"), &blobs);
+        let phase = Phase::Committed { contributors: contributors.clone() };
+        let round = RoundRecord {
+            number: RoundNumber(9),
+            base: base.file.digest,
+            plan: job.round.clone(),
+            secagg: None,
+            cohort_seed: 0,
+            phase,
+            carried: crate::round::Carried { tickets: BTreeMap::new(), staleness },
+        };
+        let committing = Committing {
+            job,
+            lattice: spec,
+            round: &round,
+            base: &base,
+            contributors: &contributors,
+            unmask: None,
+        };
+        let next = make(committing, None, &blobs).expect("makes");
+        tensor_file::read(&job.model, &blobs.read(next.file.digest).expect("stored")).expect("read")
+    }
+
+    #[test]
+    fn older_updates_count_with_their_public_weight() {
+        let mut job = crate::scheduler::tests::job();
+        job.round.report_goal = 4;
+        let updates = [(0, [8; 6]), (3, [8; 6]), (0, [16; 6]), (3, [-24; 6])];
+        assert_eq!(made(&job, &updates.map(|(_, values)| (0, values))), [1.0; 6]);
+        job.round.asynchronous =
+            Some(AsynchronousPlan { staleness_max: 3, staleness_exponent: 0.5 });
+        // (4 + 8) + (4 - 12) / 2, over 4.
+        assert_eq!(made(&job, &updates), [2.0; 6]);
+    }
+
+    #[test]
+    fn a_robust_rule_takes_the_place_of_the_mean() {
+        let mut job = crate::scheduler::tests::job();
+        job.round.report_goal = 4;
+        let updates = [(0, [8; 6]), (0, [10; 6]), (0, [12; 6]), (0, [-90_000; 6])];
+        assert_eq!(made(&job, &updates)[0], (15.0 - 45_000.0) / 4.0);
+        job.aggregation = AggregationRule::Median;
+        assert_eq!(made(&job, &updates), [4.5; 6]);
+        job.aggregation = AggregationRule::Krum { byzantine_max: 0 };
+        assert_eq!(made(&job, &updates), [5.0; 6]);
     }
 }

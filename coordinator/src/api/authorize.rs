@@ -2,11 +2,11 @@
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use tributary_protocol::transport::process;
 
 use super::{
@@ -14,12 +14,12 @@ use super::{
     rules::{Access, Rule, rules},
 };
 use crate::{
-    access::Principal,
+    access::{AccessError, Principal, oidc::OidcError},
     audit::{Act, AuditEvent},
 };
 
 /// The bucket of everybody whose token does not admit; no token has an empty name.
-const STRANGERS: &str = "";
+pub(super) const STRANGERS: &str = "";
 
 pub(super) async fn authorize(
     State(state): State<ApiState>,
@@ -38,7 +38,7 @@ pub(super) async fn authorize(
     if let Some(Rule { access: Access::Public, .. }) = rule {
         return next.run(request).await;
     }
-    let principal = match admit(&state, &request) {
+    let principal = match admit(&state, request.headers(), request.uri().path()).await {
         Ok(principal) => principal,
         Err(error) => return error.into_response(),
     };
@@ -60,24 +60,49 @@ pub(super) async fn authorize(
                 .into_response();
         }
     }
-    info!(who = principal.name, role = %principal.role, %method, path = request.uri().path(), "request");
+    tell(&principal, &method, rule, request.uri().path());
     request.extensions_mut().insert(principal);
     next.run(request).await
 }
 
+/// Says who asks for what. Looking is no news: a dashboard does it all the time.
+fn tell(principal: &Principal, method: &Method, rule: Option<&Rule>, path: &str) {
+    let named = |name: &str| {
+        let mut parts = rule?.path.split('/').zip(path.split('/'));
+        parts.find(|(part, _)| *part == name).map(|(_, value)| value)
+    };
+    let (tenant, job) = (named("{tenant}"), named("{job}"));
+    let (who, role) = (&principal.name, principal.role);
+    if *method == Method::GET {
+        debug!(who, %role, %method, path, tenant, job, "request");
+    } else {
+        info!(who, %role, %method, path, tenant, job, "request");
+    }
+}
+
 /// Who asks, if the token and its rate allow a request at all.
-fn admit(state: &ApiState, request: &Request) -> Result<Principal, ApiError> {
+async fn admit(state: &ApiState, headers: &HeaderMap, path: &str) -> Result<Principal, ApiError> {
     let now = process::now();
-    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.strip_prefix("Bearer "));
-    let admitted = state.keyring.authenticate(token, now);
+    // No access token has two dots; what an issuer signs has.
+    let admitted = match (&state.oidc, token) {
+        (Some(oidc), Some(token)) if token.matches('.').count() == 2 => {
+            oidc.authenticate(token, now).await.map_err(AccessError::Oidc)
+        }
+        _ => state.keyring.authenticate(token, now),
+    };
     let bucket = admitted.as_ref().map_or(STRANGERS, |principal| &principal.name);
     if let Err(wait_s) = state.limits.admit(bucket, now) {
         return Err(ApiError::too_many_requests(wait_s));
     }
     admitted.map_err(|error| {
-        warn!(path = request.uri().path(), %error, "request without a working token");
-        ApiError::new(StatusCode::UNAUTHORIZED, error.code(), &error)
+        warn!(path, %error, "request without a working token");
+        let status = match error {
+            AccessError::Oidc(OidcError::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        ApiError::new(status, error.code(), &error)
     })
 }
 

@@ -10,10 +10,12 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
+use super::{part::TenantState, terms::JobTerms};
 use crate::{
     access::{Principal, Role, TokenRecord},
+    backup::Manifest,
+    driver::Core,
     registry::ModelVersion,
-    round::Phase,
     scheduler::{BaseMetrics, Job, JobRecord, JobState, MetricEstimate, Scheduler},
     tenants::{Isolation, Quotas, Standing, TenantContext, TenantRecord, TenantRole},
 };
@@ -182,6 +184,8 @@ pub struct JobDocument {
     pub round: u64,
     /// Its phase.
     pub phase: String,
+    /// Since when the round is in its phase; of a phase from before a restart, since the restart.
+    pub phase_since: Option<Timestamp>,
     /// One line: what the round waits for.
     pub waiting_for: String,
     /// When it stops to wait, if ever.
@@ -194,6 +198,12 @@ pub struct JobDocument {
     pub metrics: Vec<MetricsDocument>,
     /// What the committed sums revealed; with distributed noise only.
     pub privacy: Option<PrivacyDocument>,
+    /// Why the job failed, if it did.
+    pub failure: Option<String>,
+    /// When it was submitted.
+    pub submitted: Timestamp,
+    /// What is trained, how and under which privacy.
+    pub terms: JobTerms,
     /// Every tenant that the job's regions allow.
     pub tenants: Vec<TenantState>,
 }
@@ -237,24 +247,13 @@ pub struct PrivacyDocument {
     pub delta: f64,
 }
 
-/// One tenant's part in a job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TenantState {
-    /// Who.
-    pub tenant: TenantId,
-    /// `offline`, `connected`, `invited`, `accepted`, `reported`, `declined`, `suspended` or `revoked`.
-    pub state: String,
-    /// More about it, for people.
-    pub detail: String,
-}
-
 impl JobDocument {
     /// Describes a job.
     ///
     /// - `who`: sees only its own tenants
     #[must_use]
-    pub fn new(job: &Job, scheduler: &Scheduler, who: &Principal, now: Timestamp) -> Self {
-        let (record, round) = (job.record(), job.round());
+    pub fn new(job: &Job, core: &Core, who: &Principal, now: Timestamp) -> Self {
+        let (record, round, scheduler) = (job.record(), job.round(), &core.scheduler);
         let regions = &record.spec.regions;
         let allowed = scheduler
             .tenants()
@@ -268,6 +267,7 @@ impl JobDocument {
             rounds: record.spec.round.rounds,
             round: round.number.0,
             phase: round.phase.name().to_owned(),
+            phase_since: core.progress().phase_since(&record.spec.name),
             // The line names tenants, so who may not see all of them sees the phase only.
             waiting_for: match &who.tenants {
                 None => scheduler.waiting_for(job, now),
@@ -283,43 +283,11 @@ impl JobDocument {
                 epsilon_worst_case: revealed.epsilon_worst_case,
                 delta: revealed.delta,
             }),
+            failure: record.failure.clone(),
+            submitted: record.submitted,
+            terms: JobTerms::new(&record.spec),
             tenants: allowed.map(|tenant| TenantState::new(tenant, job, scheduler, now)).collect(),
         }
-    }
-}
-
-impl TenantState {
-    fn new(record: &TenantRecord, job: &Job, scheduler: &Scheduler, now: Timestamp) -> Self {
-        let tenant = &record.context.id;
-        let in_round = match &job.round().phase {
-            Phase::Configuration(phase) if phase.accepted().contains(tenant) => Some("accepted"),
-            Phase::Configuration(phase) if phase.silent().contains(tenant) => Some("invited"),
-            Phase::Reporting(phase) if phase.reported().contains_key(tenant) => Some("reported"),
-            Phase::Reporting(phase) if phase.expected().contains(tenant) => Some("accepted"),
-            Phase::Unmasking(phase) if phase.reported().contains_key(tenant) => Some("reported"),
-            Phase::KeyExchange(phase) if phase.aggregation().members().contains(tenant) => {
-                Some("accepted")
-            }
-            Phase::Committed { contributors } if contributors.contains_key(tenant) => {
-                Some("reported")
-            }
-            _ => None,
-        };
-        let connected = scheduler.is_connected(tenant);
-        let (state, detail) = match (job.refusals().get(tenant), in_round) {
-            (Some(refusal), _) => ("declined", refusal.to_string()),
-            (None, Some(state)) if connected || state == "reported" => (state, String::new()),
-            (None, Some(state)) => ("offline", format!("{state}, connection lost")),
-            (None, None) if record.standing != Standing::Active => {
-                (record.standing.name(), String::new())
-            }
-            (None, None) if connected => {
-                let kept_out = scheduler.kept_out(tenant, &job.record().spec.name, now);
-                ("connected", kept_out.unwrap_or_default())
-            }
-            (None, None) => ("offline", String::new()),
-        };
-        Self { tenant: tenant.clone(), state: state.to_owned(), detail }
     }
 }
 
@@ -338,10 +306,33 @@ pub struct ModelDocument {
     pub bytes: u64,
     /// The file of the version before.
     pub parent: Option<Digest>,
+    /// The version that it was trained from; of another job, where this one started from its model.
+    pub parent_version: Option<VersionName>,
     /// When it was committed.
     pub created_ms: Timestamp,
     /// Whether agents serve it.
     pub served: bool,
+    /// Whether somebody chose that agents serve it, so that they do not follow newer versions.
+    pub pinned: bool,
+    /// How many tenants' noisy releases the metrics come from.
+    pub releases: u32,
+    /// What the cohort that started from it said about it, with noise; empty unless the job asks.
+    pub metrics: Vec<MetricEstimate>,
+}
+
+/// Names a model version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionName {
+    /// The job that made it.
+    pub job: JobId,
+    /// Version within the job.
+    pub version: u64,
+}
+
+impl std::fmt::Display for VersionName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.job, self.version)
+    }
 }
 
 /// Chooses the version that agents serve.
@@ -355,7 +346,14 @@ pub struct NewPromotion {
 impl ModelDocument {
     /// Describes a version.
     #[must_use]
-    pub fn new(version: &ModelVersion, served: bool) -> Self {
+    pub fn new(version: &ModelVersion, scheduler: &Scheduler) -> Self {
+        let models = scheduler.models();
+        let served = models.served(&version.job) == Some(version);
+        let record = scheduler.job(&version.job).ok().map(Job::record);
+        let said = record.and_then(|record| {
+            let of_it = |metrics: &&BaseMetrics| metrics.version == version.version;
+            record.metrics.iter().rev().find(of_it).zip(record.spec.evaluation.as_ref())
+        });
         Self {
             job: version.job.clone(),
             version: version.version,
@@ -363,8 +361,14 @@ impl ModelDocument {
             digest: version.file.digest,
             bytes: version.file.length,
             parent: version.parent,
+            parent_version: models
+                .parent(version)
+                .map(|parent| VersionName { job: parent.job.clone(), version: parent.version }),
             created_ms: version.created,
             served,
+            pinned: served && models.is_pinned(&version.job),
+            releases: said.map_or(0, |(metrics, _)| metrics.releases),
+            metrics: said.map(|(metrics, spec)| metrics.estimates(spec)).unwrap_or_default(),
         }
     }
 }
@@ -457,5 +461,25 @@ impl AuditHead {
     #[must_use]
     pub const fn new(head: ChainHead) -> Self {
         Self { sequence: head.sequence, hash: Digest::from_bytes(head.hash) }
+    }
+}
+
+/// A snapshot that `backup` copies elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTaken {
+    /// When.
+    pub made: Timestamp,
+    /// How many records it holds.
+    pub records: u64,
+    /// How many model and update files.
+    pub files: u64,
+}
+
+impl SnapshotTaken {
+    /// Describes a snapshot.
+    #[must_use]
+    pub fn new(manifest: &Manifest) -> Self {
+        let Manifest { made, records, ref files, .. } = *manifest;
+        Self { made, records, files: files.len() as u64 }
     }
 }

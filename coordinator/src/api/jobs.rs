@@ -2,9 +2,10 @@
 
 use axum::{
     Extension, Json,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{Path, Query, State, rejection::JsonRejection},
     http::StatusCode,
 };
+use serde::Deserialize;
 use tributary_protocol::id::JobId;
 
 use super::{ApiError, ApiState, JobDocument, ModelDocument, NewPriority, NewPromotion};
@@ -26,12 +27,32 @@ pub(super) async fn pause(
     control(&state, who, &job, Act::JobPause, JobControl::Pause).await
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResumeQuery {
+    from_version: Option<u64>,
+}
+
+/// Goes on with a paused job; with `?from_version=N` with any job, from that version of its model.
 pub(super) async fn resume(
     State(state): State<ApiState>,
     Extension(who): Extension<Principal>,
     Path(job): Path<String>,
+    Query(query): Query<ResumeQuery>,
 ) -> Result<Json<JobDocument>, ApiError> {
-    control(&state, who, &job, Act::JobResume, JobControl::Resume).await
+    let Some(version) = query.from_version else {
+        return control(&state, who, &job, Act::JobResume, JobControl::Resume).await;
+    };
+    let job = JobId::new(job).map_err(|error| ApiError::invalid_id(&error))?;
+    let sees = who.clone();
+    let resumed = state.act(&who, Act::JobResume, job.to_string(), move |core, now| {
+        core.scheduler.resume_from(&job, version, now).map_err(|error| refused(&error))?;
+        let changed = core.scheduler.job(&job).expect("it was just resumed");
+        let document = JobDocument::new(changed, core, &sees, now);
+        let detail = format!("round {}, from version {version}", document.round);
+        Ok((document, detail))
+    });
+    resumed.await.map(Json)
 }
 
 pub(super) async fn stop(
@@ -95,7 +116,7 @@ async fn serve(
         let served = core.scheduler.models().served(&job).expect("it was just promoted");
         let follows = if version.is_none() { ", and newer ones" } else { "" };
         let detail = format!("version {}{follows}", served.version);
-        Ok((ModelDocument::new(served, true), detail))
+        Ok((ModelDocument::new(served, &core.scheduler), detail))
     });
     served.await.map(Json)
 }
@@ -122,7 +143,7 @@ async fn control(
     let controlled = state.act(&who, act, job.to_string(), move |core, now| {
         core.scheduler.control(&job, control, now).map_err(|error| refused(&error))?;
         let changed = core.scheduler.job(&job).expect("it was just controlled");
-        let document = JobDocument::new(changed, &core.scheduler, &sees, now);
+        let document = JobDocument::new(changed, core, &sees, now);
         let detail = match control {
             JobControl::Priority(priority) => format!("priority {priority}"),
             _ => format!("round {}", document.round),

@@ -1,19 +1,26 @@
 //! The HTTP API for people and monitoring: jobs, tenants, models, tokens, audit, health, metrics.
 //!
-//! Every request but `/healthz` and `/openapi.json` needs an access token as a bearer token; the
+//! Every request but the dashboard's files, `/healthz` and `/openapi.json` needs an access token as a bearer token; the
 //! table in `rules` says which role may use which route. Every token has a rate limit. Errors
 //! are `{"error":{"code","message"}}`. What a request changes, and what it was refused, is in the
 //! audit log before it is answered.
 
 mod authorize;
+mod backup;
 mod documents;
+mod events;
 mod jobs;
+mod latency;
 mod openapi;
+mod part;
 mod people;
 mod routes;
 mod rules;
 mod server;
+mod sign_in;
+mod spending;
 mod tenants;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +35,7 @@ use axum::{
     routing::{get, post, put},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::IdError,
@@ -37,15 +45,21 @@ use tributary_protocol::{
 pub use self::{
     documents::{
         AuditHead, ErrorDocument, JobDocument, JobSubmitted, MetricsDocument, ModelDocument,
-        NewPriority, NewPromotion, NewTenant, NewToken, StopTenant, TenantAdded, TenantDocument,
-        TenantState, TenantTerms, TokenAdded, TokenDocument, UsedDocument, Whoami,
+        NewPriority, NewPromotion, NewTenant, NewToken, SnapshotTaken, StopTenant, TenantAdded,
+        TenantDocument, TenantTerms, TokenAdded, TokenDocument, UsedDocument, VersionName, Whoami,
     },
+    part::TenantState,
     server::{TlsListener, TlsListenerError},
+    sign_in::{IssuerWay, SignInWays, SignedIn},
+    spending::{SpendingDocument, TenantSpending},
+    terms::JobTerms,
 };
 use crate::{
-    access::{Keyring, Principal, RateLimits},
+    access::{Keyring, Principal, RateLimits, oidc::Oidc},
     audit::{Act, AuditEvent},
+    dashboard,
     driver::{Core, CoreHandle},
+    spending::EpsilonCache,
 };
 
 /// The largest request body, in bytes.
@@ -58,18 +72,32 @@ pub struct ApiState {
     pub core: CoreHandle,
     /// Who holds which token.
     pub keyring: Keyring,
+    /// The issuer whose tokens are accepted too.
+    pub oidc: Option<Oidc>,
     /// How fast they may ask.
     pub limits: Arc<RateLimits>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
+    /// Remembers what releases cost.
+    pub epsilons: Arc<EpsilonCache>,
+    /// How many watch for changes.
+    pub watchers: Arc<Semaphore>,
 }
+
+/// Streams of `/v1/events` at once.
+pub const WATCHERS_MAX: usize = 256;
 
 /// The whole API.
 pub fn router(state: ApiState) -> Router {
     Router::new()
+        .route("/", get(dashboard::page))
+        .route("/dashboard/{file}", get(dashboard::file))
         .route("/healthz", get(|| async { "ok" }))
         .route("/openapi.json", get(openapi::serve))
         .route("/metrics", get(routes::metrics))
+        .route("/v1/sign-in", get(sign_in::ways))
+        .route("/v1/sign-in/oidc", post(sign_in::exchange))
+        .route("/v1/events", get(events::events))
         .route("/v1/whoami", get(people::whoami))
         .route("/v1/tenants", get(tenants::list).post(tenants::add))
         .route("/v1/tenants/{tenant}", put(tenants::set))
@@ -79,6 +107,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/jobs", get(routes::jobs).post(routes::submit_job))
         .route("/v1/jobs/{job}", get(routes::job))
         .route("/v1/jobs/{job}/rounds", get(routes::rounds))
+        .route("/v1/jobs/{job}/spending", get(spending::spending))
         .route("/v1/jobs/{job}/pause", post(jobs::pause))
         .route("/v1/jobs/{job}/resume", post(jobs::resume))
         .route("/v1/jobs/{job}/stop", post(jobs::stop))
@@ -87,6 +116,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/jobs/{job}/rollback", post(jobs::rollback))
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{digest}", get(routes::model_file))
+        .route("/v1/snapshot", post(backup::snapshot))
         .route("/v1/audit", get(people::audit))
         .route("/v1/audit/verify", get(people::verify_audit))
         .route("/v1/tokens", get(people::tokens).post(people::add_token))
@@ -97,6 +127,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), authorize::authorize))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::map_response(protect))
+        .layer(middleware::from_fn(latency::measure))
         .with_state(state)
 }
 

@@ -53,8 +53,9 @@ fn operation(rule: &Rule) -> Value {
         .map(|name| {
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
         })
-        .chain((rule.path == "/v1/audit").then(last_parameter))
+        .chain((rule.path == "/v1/audit").then(page_parameters).into_iter().flatten())
         .chain(matches!(rule.body, Body::Toml).then(start_parameter))
+        .chain((rule.path == "/v1/jobs/{job}/resume").then(version_parameter))
         .collect();
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -77,11 +78,26 @@ fn operation(rule: &Rule) -> Value {
     operation
 }
 
-fn last_parameter() -> Value {
+fn page_parameters() -> [Value; 2] {
+    let parameter = |name: &str, description: &str, schema: Value| {
+        json!({
+            "name": name, "in": "query", "required": false,
+            "description": description, "schema": schema,
+        })
+    };
+    let last = json!({ "type": "integer", "minimum": 0, "maximum": 10_000, "default": 100 });
+    let before = json!({ "type": "integer", "minimum": 1 });
+    [
+        parameter("last", "How many entries at most.", last),
+        parameter("before", "Only entries with a smaller number: the page before.", before),
+    ]
+}
+
+fn version_parameter() -> Value {
     json!({
-        "name": "last", "in": "query", "required": false,
-        "description": "How many entries at most.",
-        "schema": { "type": "integer", "minimum": 0, "maximum": 10_000, "default": 100 },
+        "name": "from_version", "in": "query", "required": false,
+        "description": "The version of the job's model to go on from; the newest if not given.",
+        "schema": { "type": "integer", "minimum": 0 },
     })
 }
 
@@ -115,6 +131,8 @@ fn content(answer: Answer) -> Value {
         Answer::List(schema) => {
             json_content(&json!({ "type": "array", "items": reference(schema) }))
         }
+        Answer::Page => json!({ "text/html": {} }),
+        Answer::Events => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Answer::Bytes => json!({ "application/octet-stream": {} }),
     }

@@ -84,6 +84,7 @@ pub(super) async fn revoke_token(
 pub(super) struct AuditQuery {
     #[serde(default = "last_default")]
     last: usize,
+    before: Option<u64>,
 }
 
 const fn last_default() -> usize {
@@ -95,7 +96,8 @@ pub(super) async fn audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<Vec<AuditEntry>>, ApiError> {
     let last = query.last.min(ENTRIES_MAX);
-    read(&state, move |log| log.tail(last)).await.map(Json)
+    let before = query.before;
+    read(&state, move |log| log.page(last, before)).await.map(Json)
 }
 
 pub(super) async fn verify_audit(

@@ -18,12 +18,19 @@ use crate::{
     access::Principal,
     aggregation,
     audit::Act,
+    driver::telemetry,
     registry::{self, ModelVersion},
     scheduler::{RoundSummary, Scheduler, SchedulerError},
 };
 
-pub(super) async fn metrics(State(state): State<ApiState>) -> String {
-    state.metrics.render()
+pub(super) async fn metrics(State(state): State<ApiState>) -> Result<String, ApiError> {
+    let due = state.core.call(|core, now| telemetry::measure(core, now));
+    let due = due.await.map_err(ApiError::stopping)?;
+    let render = move || {
+        due.measure(&state.epsilons);
+        state.metrics.render()
+    };
+    Ok(tokio::task::spawn_blocking(render).await.expect("rendering does not panic"))
 }
 
 pub(super) async fn jobs(
@@ -31,8 +38,7 @@ pub(super) async fn jobs(
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Vec<JobDocument>>, ApiError> {
     let list = state.core.call(move |core, now| {
-        let scheduler = &core.scheduler;
-        scheduler.jobs().map(|job| JobDocument::new(job, scheduler, &who, now)).collect()
+        core.scheduler.jobs().map(|job| JobDocument::new(job, core, &who, now)).collect()
     });
     list.await.map(Json).map_err(ApiError::stopping)
 }
@@ -44,7 +50,7 @@ pub(super) async fn job(
 ) -> Result<Json<JobDocument>, ApiError> {
     let job = JobId::new(job).map_err(|error| ApiError::invalid_id(&error))?;
     let document = state.core.call(move |core, now| {
-        core.scheduler.job(&job).map(|job| JobDocument::new(job, &core.scheduler, &who, now))
+        core.scheduler.job(&job).map(|job| JobDocument::new(job, core, &who, now))
     });
     document.await.map_err(ApiError::stopping)?.map(Json).map_err(|error| not_found(&error))
 }
@@ -75,11 +81,13 @@ pub(super) async fn rounds(
 #[serde(deny_unknown_fields)]
 pub(super) struct SubmitQuery {
     start_from: Option<Digest>,
+    start_file: Option<Digest>,
 }
 
 /// Takes the TOML text of a job, so that errors name the line of the file that the operator wrote.
 ///
-/// With `?start_from=DIGEST` it begins with a registered model instead of a new one.
+/// With `?start_from=DIGEST` it begins with a registered model instead of a new one, with
+/// `?start_file=DIGEST` with a file that lies among the coordinator's, such as a pretrained model.
 pub(super) async fn submit_job(
     State(state): State<ApiState>,
     Extension(who): Extension<Principal>,
@@ -109,12 +117,14 @@ pub(super) async fn submit_job(
             error => refuse(&error),
         })?;
         let lattice = aggregation::plan_lattice(&spec).map_err(|error| refuse(&error))?;
-        let initial = match query.start_from {
-            Some(file) => {
+        let initial = match (query.start_from, query.start_file) {
+            (Some(file), _) => {
                 let start = starting_model(&core.scheduler, &spec, file)?;
                 ModelVersion::starting_from(start, spec.name.clone(), now)
             }
-            None => registry::initial_model(&spec, model_seed, now, &core.blobs)
+            (None, Some(file)) => registry::model_from_file(&spec, file, now, &core.blobs)
+                .map_err(|error| refuse(&error))?,
+            (None, None) => registry::initial_model(&spec, model_seed, now, &core.blobs)
                 .map_err(|error| refuse(&error))?,
         };
         let job = spec.name.clone();
@@ -131,9 +141,8 @@ pub(super) async fn models(
     State(state): State<ApiState>,
 ) -> Result<Json<Vec<ModelDocument>>, ApiError> {
     let list = state.core.call(|core, _| {
-        let models = core.scheduler.models();
-        let served = |version: &ModelVersion| models.served(&version.job) == Some(version);
-        models.iter().map(|version| ModelDocument::new(version, served(version))).collect()
+        let scheduler = &core.scheduler;
+        scheduler.models().iter().map(|version| ModelDocument::new(version, scheduler)).collect()
     });
     list.await.map(Json).map_err(ApiError::stopping)
 }
@@ -177,6 +186,6 @@ fn starting_model<'a>(
     Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "job-invalid", message))
 }
 
-fn not_found(error: &SchedulerError) -> ApiError {
+pub(super) fn not_found(error: &SchedulerError) -> ApiError {
     ApiError::refused(StatusCode::NOT_FOUND, error.refusal())
 }

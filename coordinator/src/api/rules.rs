@@ -59,6 +59,10 @@ pub(super) enum Answer {
     List(&'static str),
     /// Plain text.
     Text,
+    /// The dashboard's page and what belongs to it.
+    Page,
+    /// Server-sent events.
+    Events,
     /// A file.
     Bytes,
 }
@@ -74,7 +78,7 @@ const ADMINISTRATOR: &[Role] = &[];
 /// Every route.
 pub(super) fn rules() -> Vec<Rule> {
     use Access::{Public, Roles};
-    use Answer::{Bytes, List, Text};
+    use Answer::{Bytes, Events, List, Page, Text};
     let rule = |method, path, access, summary, body, answer| Rule {
         method,
         path,
@@ -90,9 +94,26 @@ pub(super) fn rules() -> Vec<Rule> {
         rule(Method::POST, path, Roles(access), summary, body, Answer::Json(schema))
     };
     vec![
+        get("/", Public, "The dashboard.", Page),
+        get("/dashboard/{file}", Public, "A file of the dashboard.", Page),
         get("/healthz", Public, "Whether the coordinator answers.", Text),
         get("/openapi.json", Public, "This document.", Answer::Json("Document")),
         get("/metrics", Roles(READERS), "Metrics for Prometheus.", Text),
+        get("/v1/sign-in", Public, "How people can sign in.", Answer::Json("SignInWays")),
+        rule(
+            Method::POST,
+            "/v1/sign-in/oidc",
+            Public,
+            "Trades a code of the issuer for its ID token.",
+            Body::Json("Exchange"),
+            Answer::Json("SignedIn"),
+        ),
+        get(
+            "/v1/events",
+            Roles(ALL),
+            "Says when something changed, as server-sent events.",
+            Events,
+        ),
         get("/v1/whoami", Roles(ALL), "Who the token belongs to.", Answer::Json("Whoami")),
         get("/v1/tenants", Roles(ALL), "Tenants that the token may see.", List("Tenant")),
         post(
@@ -135,6 +156,12 @@ pub(super) fn rules() -> Vec<Rule> {
         post("/v1/jobs", OPERATORS, "Submits a job file.", Body::Toml, "JobSubmitted"),
         get("/v1/jobs/{job}", Roles(ALL), "One job.", Answer::Json("Job")),
         get("/v1/jobs/{job}/rounds", Roles(ALL), "How its rounds ended.", List("RoundSummary")),
+        get(
+            "/v1/jobs/{job}/spending",
+            Roles(ALL),
+            "What its counted releases cost each tenant.",
+            Answer::Json("Spending"),
+        ),
         post(
             "/v1/jobs/{job}/pause",
             OPERATORS,
@@ -173,6 +200,13 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         get("/v1/models", Roles(ALL), "Model versions.", List("Model")),
         get("/v1/models/{digest}", Roles(OPERATORS), "A model as a safetensors file.", Bytes),
+        post(
+            "/v1/snapshot",
+            ADMINISTRATOR,
+            "Takes a snapshot in the coordinator's folder, for `backup`.",
+            Body::None,
+            "SnapshotTaken",
+        ),
         get("/v1/audit", Roles(AUDITORS), "The newest audit entries.", List("AuditEntry")),
         get(
             "/v1/audit/verify",

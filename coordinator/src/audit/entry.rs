@@ -38,6 +38,12 @@ impl Actor {
 pub enum Act {
     /// The coordinator started.
     CoordinatorStart,
+    /// The coordinator's own certificate was replaced.
+    CoordinatorRenew,
+    /// The coordinator was copied.
+    CoordinatorBackup,
+    /// The coordinator was restored from a copy.
+    CoordinatorRestore,
     /// A tenant was admitted or invited anew.
     TenantAdd,
     /// What a tenant may do and use was changed.
@@ -50,6 +56,8 @@ pub enum Act {
     TenantRevoke,
     /// An agent exchanged its token for a certificate.
     TenantEnroll,
+    /// An agent exchanged its certificate for the next one.
+    TenantRenew,
     /// An agent was refused a session.
     TenantConnect,
     /// A job was submitted.

@@ -157,8 +157,22 @@ impl AuditReader {
     /// # Errors
     /// [`AuditError`] if the file no longer verifies.
     pub fn tail(&self, last: usize) -> Result<Vec<AuditEntry>, AuditError> {
+        self.page(last, None)
+    }
+
+    /// The newest entries before one, oldest first.
+    ///
+    /// - `last`: how many at most
+    /// - `before`: the number of the entry before which they end; `None` at the end of the log
+    ///
+    /// # Errors
+    /// [`AuditError`] if the file no longer verifies.
+    pub fn page(&self, last: usize, before: Option<u64>) -> Result<Vec<AuditEntry>, AuditError> {
         let mut entries = VecDeque::new();
         self.replay(|entry| {
+            if before.is_some_and(|before| entry.sequence >= before) {
+                return;
+            }
             entries.push_back(entry);
             if entries.len() > last {
                 entries.pop_front();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tributary_protocol::id::{Digest, JobId};
 
-use super::{Common, client::Client, date, print, table};
+use super::{Common, client::Client, date, pretrained, print, table};
 use tributary_coordinator::{
     api::{JobDocument, JobSubmitted, MetricsDocument, NewPriority},
     scheduler::JobState,
@@ -26,6 +26,10 @@ pub(super) enum JobCommand {
         /// Begin with this model (a digest that `model list` shows) instead of a new one.
         #[arg(long)]
         start_from: Option<Digest>,
+        /// Begin with the weights of this Hugging Face folder (Llama, Qwen2 or SmolLM decoder, or BERT
+        /// classifier). The job file may leave `[model]` out. Works on the coordinator's machine.
+        #[arg(long, value_name = "FOLDER", conflicts_with = "start_from")]
+        base: Option<PathBuf>,
     },
     /// List jobs.
     List,
@@ -39,10 +43,14 @@ pub(super) enum JobCommand {
         /// The job.
         job: JobId,
     },
-    /// Go on with a paused job.
+    /// Go on with a paused job, or with any job from an older version of its model.
     Resume {
         /// The job.
         job: JobId,
+        /// Begin the next round from this version (`model list` shows them); an open round is given
+        /// up, and the rounds after that version are run again.
+        #[arg(long)]
+        from_version: Option<u64>,
     },
     /// End a job; an open round is given up.
     Stop {
@@ -69,12 +77,17 @@ impl JobCommand {
     pub(super) fn run(self, common: &Common) -> anyhow::Result<()> {
         let client = Client::connect(common)?;
         match self {
-            Self::Submit { file, start_from } => {
-                let text = std::fs::read_to_string(&file)
+            Self::Submit { file, start_from, base } => {
+                let mut text = std::fs::read_to_string(&file)
                     .with_context(|| format!("cannot read {}", file.display()))?;
-                let path = match start_from {
-                    Some(digest) => format!("/v1/jobs?start_from={digest}"),
-                    None => "/v1/jobs".to_owned(),
+                let path = match (start_from, base) {
+                    (Some(digest), _) => format!("/v1/jobs?start_from={digest}"),
+                    (None, Some(folder)) => {
+                        let start = pretrained::import(common, &text, &folder)?;
+                        text = start.job;
+                        format!("/v1/jobs?start_file={}", start.file)
+                    }
+                    (None, None) => "/v1/jobs".to_owned(),
                 };
                 let submitted: JobSubmitted = client
                     .post_text(&path, &text)
@@ -102,7 +115,13 @@ impl JobCommand {
                 print(common, &job, describe);
             }
             Self::Pause { job } => control(common, &client, &job, "pause", &Value::Null)?,
-            Self::Resume { job } => control(common, &client, &job, "resume", &Value::Null)?,
+            Self::Resume { job, from_version } => {
+                let what = match from_version {
+                    Some(version) => format!("resume?from_version={version}"),
+                    None => "resume".to_owned(),
+                };
+                control(common, &client, &job, &what, &Value::Null)?;
+            }
             Self::Stop { job } => control(common, &client, &job, "stop", &Value::Null)?,
             Self::Priority { job, priority } => {
                 control(common, &client, &job, "priority", &NewPriority { priority })?;

@@ -5,10 +5,12 @@
 //! one.
 
 mod audit;
+mod backup;
 mod client;
 mod init;
 mod job;
 mod model;
+mod pretrained;
 mod serve;
 mod tenant;
 mod token;
@@ -19,7 +21,10 @@ use clap::{Args, Parser, Subcommand};
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tributary_protocol::time::Timestamp;
+use tributary_protocol::{
+    time::Timestamp,
+    transport::log::{self, LogFormat},
+};
 
 use tributary_coordinator::config::Folder;
 
@@ -78,6 +83,8 @@ enum Command {
         #[command(flatten)]
         listen: ListenFlags,
         #[command(flatten)]
+        outside: init::OutsideAuthority,
+        #[command(flatten)]
         common: Common,
     },
     /// Run the coordinator.
@@ -87,6 +94,9 @@ enum Command {
         /// Stop when standard input closes (for a parent process).
         #[arg(long, hide = true)]
         exit_with_stdin: bool,
+        /// Lines for people (text), or one JSON object a line (json).
+        #[arg(long, env = log::FORMAT_VARIABLE, default_value_t)]
+        log_format: LogFormat,
         #[command(flatten)]
         common: Common,
     },
@@ -118,6 +128,30 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Copy the whole coordinator to a new folder, also while it runs.
+    Backup {
+        /// A folder that does not exist yet; it will hold keys.
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make a coordinator's folder from a backup.
+    Restore {
+        /// What `backup` made.
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// How many rounds each job leaves out: at least as many as may have been run after the
+        /// backup, because agents have spent budget on their numbers.
+        #[arg(long, default_value_t = 1000)]
+        skip_rounds: u64,
+        /// The folder that is replaced, if its audit log can still be read: names the rounds that
+        /// are lost.
+        #[arg(long, value_name = "FOLDER")]
+        newer: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
     /// List and export models.
     Model {
         #[command(subcommand)]
@@ -134,12 +168,26 @@ impl Cli {
     /// Whatever the command meets, as a chain of causes ending in a hint where there is one.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Init { hosts, listen, common } => init::run(&common, &hosts, &listen),
-            Command::Serve { listen, exit_with_stdin, common } => {
+            Command::Init { hosts, listen, outside, common } => {
+                init::run(&common, &hosts, &listen, &outside)
+            }
+            Command::Serve { listen, exit_with_stdin, log_format, common } => {
+                #[cfg(feature = "otel")]
+                log::install_beside(
+                    tributary_coordinator::driver::traces::Collector::from_environment()
+                        .map(|collector| Box::new(collector.layer()) as _),
+                    log_format,
+                );
+                #[cfg(not(feature = "otel"))]
+                log::install(log_format);
                 serve::run(&common, &listen, exit_with_stdin)
             }
             Command::Tenant { command, common } => command.run(&common),
             Command::Job { command, common } => command.run(&common),
+            Command::Backup { to, common } => backup::backup(&common, &to),
+            Command::Restore { from, skip_rounds, newer, common } => {
+                backup::restore(&common, &from, skip_rounds, newer.as_deref())
+            }
             Command::Token { command, common } => command.run(&common),
             Command::Audit { command, common } => command.run(&common),
             Command::Model { command, common } => command.run(&common),
@@ -161,6 +209,26 @@ fn print<T: Serialize>(common: &Common, document: &T, text: impl FnOnce(&T) -> S
 #[expect(clippy::print_stderr, reason = "the answer of a command that failed")]
 pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+    if error.chain().any(is_full_disk) {
+        eprintln!(
+            "hint: the disk is full, or a file may not grow: make room, then start again; whatever was \
+             answered is durable"
+        );
+    }
+}
+
+fn is_full_disk(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::{Error, ErrorKind};
+    let kind = cause.downcast_ref::<Error>().map(Error::kind).or_else(|| {
+        match cause.downcast_ref::<sled::Error>() {
+            Some(sled::Error::Io(error)) => Some(error.kind()),
+            _ => None,
+        }
+    });
+    matches!(
+        kind,
+        Some(ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded)
+    )
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]

@@ -1,6 +1,6 @@
 //! `model`: the base models.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tributary_protocol::id::{Digest, JobId};
 
-use super::{Common, client::Client, print, table};
+use super::{Common, client::Client, date, print, table};
 use tributary_coordinator::api::{ModelDocument, NewPromotion};
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +26,14 @@ pub(super) enum ModelCommand {
     Rollback {
         /// The job.
         job: JobId,
+    },
+    /// Show what a model came from, version by version, back to the first one; also across jobs.
+    Lineage {
+        /// The job.
+        job: JobId,
+        /// A version; the newest unless given.
+        #[arg(long)]
+        version: Option<u64>,
     },
     /// Write a model as a safetensors file.
     Export {
@@ -76,12 +84,13 @@ impl ModelCommand {
             }
             Self::List => print(common, &models, |models| {
                 table(
-                    ["job", "version", "round", "bytes", "served", "digest"],
+                    ["job", "version", "round", "metrics", "bytes", "served", "digest"],
                     models.iter().map(|model| {
                         [
                             model.job.to_string(),
                             model.version.to_string(),
                             model.round.to_string(),
+                            metrics(model),
                             model.bytes.to_string(),
                             if model.served { "yes" } else { "" }.to_owned(),
                             model.digest.to_string(),
@@ -89,6 +98,23 @@ impl ModelCommand {
                     }),
                 )
             }),
+            Self::Lineage { job, version } => {
+                let line = lineage(&models, &job, version)?;
+                print(common, &line, |line| {
+                    table(
+                        ["model", "round", "metrics", "committed", "digest"],
+                        line.iter().map(|model| {
+                            [
+                                format!("{}/{}", model.job, model.version),
+                                model.round.to_string(),
+                                metrics(model),
+                                date(model.created_ms),
+                                model.digest.to_string(),
+                            ]
+                        }),
+                    )
+                });
+            }
             Self::Export { model, output } => {
                 let named = |found: &&ModelDocument| {
                     found.job.as_str() == model || found.digest.to_string() == model
@@ -111,4 +137,35 @@ impl ModelCommand {
         }
         Ok(())
     }
+}
+
+/// A version and everything that it came from, newest first.
+fn lineage<'a>(
+    models: &'a [ModelDocument],
+    job: &JobId,
+    version: Option<u64>,
+) -> anyhow::Result<Vec<&'a ModelDocument>> {
+    let named = |model: &&ModelDocument| {
+        model.job == *job && version.is_none_or(|version| model.version == version)
+    };
+    let first = models.iter().rev().find(named).with_context(|| match version {
+        Some(version) => format!("job {job} has no version {version}; `model list` shows them"),
+        None => format!("no model is of a job named {job}; `model list` shows them"),
+    })?;
+    let by_name: BTreeMap<_, _> =
+        models.iter().map(|model| ((&model.job, model.version), model)).collect();
+    let parent = |model: &&ModelDocument| {
+        let parent = model.parent_version.as_ref()?;
+        by_name.get(&(&parent.job, parent.version)).copied()
+    };
+    // No longer than the list, whatever a coordinator answers.
+    Ok(std::iter::successors(Some(first), parent).take(models.len()).collect())
+}
+
+fn metrics(model: &ModelDocument) -> String {
+    let known = model.metrics.iter().filter_map(|estimate| {
+        let (value, error) = (estimate.value?, estimate.standard_error?);
+        Some(format!("{} {value:.3} ± {error:.3}", estimate.metric.name()))
+    });
+    known.collect::<Vec<_>>().join(", ")
 }

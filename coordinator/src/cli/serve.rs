@@ -1,29 +1,33 @@
 //! `serve`: the running coordinator.
 
 use std::{
-    io::IsTerminal,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use anyhow::Context;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use quinn::VarInt;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::Digest,
-    transport::{endpoint, process, tls},
+    transport::{
+        endpoint::{self, Listening},
+        process, tls,
+    },
 };
 
 use super::{Common, ListenFlags};
 use tributary_coordinator::{
-    access::{RateLimit, RateLimits},
+    access::{RateLimit, RateLimits, oidc::Oidc},
     api::{self, ApiState, TlsListener},
     blobs::BlobStore,
     config::Endpoints,
-    driver::{self, Core},
+    driver::{
+        self, Core,
+        rotation::{self, Rotation},
+    },
     store::SledStore,
     tenants::authority,
 };
@@ -33,13 +37,6 @@ pub(super) fn run(
     listen: &ListenFlags,
     exit_with_stdin: bool,
 ) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
         common,
         listen,
@@ -52,23 +49,33 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let folder = common.folder();
     let config = folder.config()?;
     let authority = folder.authority()?;
+    rotation::renew_if_due(&folder, &authority, process::now())?;
     let identity = authority::server_identity(&folder.server()?, &authority)?;
     let tls = tls::server(identity.clone(), authority.certificate())?;
+    // Of the authority's key, which outlives the coordinator's own.
+    let reset_secret = authority.secret("stateless reset");
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
     let api_identity =
         folder.api_identity(&config.api.tls, api_address, &authority, process::now())?;
+    let oidc = match config.api.oidc.clone() {
+        Some(oidc) => Some(Oidc::new(oidc, folder.path())?),
+        None => None,
+    };
     let store = SledStore::open(&folder.join("store"))?;
     folder.retract()?;
-    let metrics =
-        PrometheusBuilder::new().install_recorder().context("metrics are already installed")?;
+    let metrics = driver::install_metrics().context("metrics cannot be collected")?;
 
     let blobs = BlobStore::open(folder.path())?;
-    let core =
+    let mut core =
         Core::restore(Box::new(store), blobs, authority, identity, administrator, folder.path())?;
+    core.certificate_days = config.agents.certificate_days;
+    core.scheduler.set_pace(config.pace);
     let keyring = core.keyring.clone();
     let (core, mut stopped) = core.spawn();
-    let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls)?;
+    let listening =
+        Listening { idle_timeout: config.agents.idle_timeout(), reset_secret: Some(reset_secret) };
+    let quic = endpoint::listen(listen.quic_listen.unwrap_or(config.listen.quic), tls, &listening)?;
     let api = TcpListener::bind(api_address)
         .await
         .with_context(|| format!("cannot listen on {api_address}"))?;
@@ -78,9 +85,18 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
         api: format!("{scheme}://{}", reachable(api.local_addr()?)),
     };
     tokio::spawn(driver::listen(quic.clone(), core.clone()));
+    let rotating = core.clone();
     let limit = RateLimit { requests_per_minute: config.api.requests_per_minute };
     let limits = Arc::new(RateLimits::new(limit));
-    let router = api::router(ApiState { core, keyring, limits, metrics });
+    let router = api::router(ApiState {
+        core,
+        keyring,
+        oidc,
+        limits,
+        metrics,
+        epsilons: Arc::default(),
+        watchers: Arc::new(Semaphore::new(api::WATCHERS_MAX)),
+    });
     match api_identity {
         Some(identity) => {
             let listener = TlsListener::new(api, tls::https(identity)?)?;
@@ -88,6 +104,9 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
         }
         None => drop(tokio::spawn(async move { axum::serve(api, router).await })),
     }
+    let rotation =
+        Rotation { folder: folder.clone(), quic: quic.clone(), core: rotating, listening };
+    tokio::spawn(rotation.run(hangup()?));
     folder.announce(&endpoints)?;
     info!(quic = %endpoints.quic, api = %endpoints.api, "serving");
 
@@ -103,6 +122,20 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     );
     quic.wait_idle().await;
     result
+}
+
+/// Each SIGHUP, which asks for the certificate to be read again.
+fn hangup() -> anyhow::Result<tokio::sync::mpsc::Receiver<()>> {
+    let (heard, hangups) = tokio::sync::mpsc::channel(1);
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut signals = signal(SignalKind::hangup()).context("cannot hear SIGHUP")?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() && heard.send(()).await.is_ok() {}
+        });
+    }
+    Ok(hangups)
 }
 
 /// An address on which this machine reaches a socket that listens on all of them.

@@ -1,6 +1,10 @@
 //! `tenant`: who may take part.
 
-use std::str::FromStr;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -11,7 +15,10 @@ use tributary_protocol::id::{Region, TenantId};
 use super::{Common, client::Client, print, table};
 use tributary_coordinator::{
     api::{NewTenant, StopTenant, TenantAdded, TenantDocument, TenantTerms},
-    tenants::{ComputeIsolation, DataIsolation, ModelIsolation, TenantRole},
+    tenants::{
+        ComputeIsolation, DataIsolation, Isolation, ModelIsolation, TenantRole,
+        planner::{self, Allotment, Plan, PlanDocument},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +60,12 @@ pub(super) enum TenantCommand {
         tenant: TenantId,
         #[command(flatten)]
         terms: Terms,
+    },
+    /// Choose the cheapest isolation levels that meet every tenant's floors, for a demand that changes
+    /// over time. Changes nothing; needs no coordinator if the file gives all floors.
+    Plan {
+        /// Costs, demands and floors, as in examples/tenancy/plan.toml.
+        file: PathBuf,
     },
 }
 
@@ -117,6 +130,45 @@ impl Terms {
     }
 }
 
+/// Plans isolation levels from a file, and from the coordinator's records where it gives no floors.
+fn plan(common: &Common, file: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    let document: PlanDocument =
+        toml::from_str(&text).with_context(|| format!("{} is not valid", file.display()))?;
+    let mut recorded = BTreeMap::new();
+    if document.tenants.iter().any(|tenant| tenant.floors.is_none()) {
+        let tenants: Vec<TenantDocument> = Client::connect(common)?.get("/v1/tenants")?;
+        recorded.extend(tenants.into_iter().map(|tenant| (tenant.tenant, tenant.isolation)));
+    }
+    let floors = |tenant: &TenantId| recorded.get(tenant).copied().unwrap_or_default();
+    let plan = planner::plan(&document, floors)?;
+    print(common, &plan, |plan| {
+        let row = |allotment: &Allotment| {
+            let Isolation { data, model, compute } = allotment.isolation;
+            [allotment.name.to_string(), name(&data), name(&model), name(&compute)]
+        };
+        let rows = table(["tenant", "data", "model", "compute"], plan.tenants.iter().map(row));
+        let Plan { cost, overhead, conflict, cost_at_floors, cost_at_top, exhaustive, .. } = plan;
+        let proof = if *exhaustive {
+            "no combination of levels is cheaper"
+        } else {
+            "too many tenants to try every combination; a cheaper plan may exist"
+        };
+        format!(
+            "{rows}\ncosts {cost:.2}: {overhead:.2} of overhead, {conflict:.2} of conflict \
+             (everybody at the floors: {cost_at_floors:.2}, at the top: {cost_at_top:.2}); {proof}"
+        )
+    });
+    Ok(())
+}
+
+/// A level as the documents name it.
+fn name<T: Serialize>(level: &T) -> String {
+    let value = serde_json::to_value(level).expect("a name");
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 fn change<B: Serialize>(
     common: &Common,
     client: &Client,
@@ -164,8 +216,12 @@ fn used(tenant: &TenantDocument) -> String {
 
 impl TenantCommand {
     pub(super) fn run(self, common: &Common) -> anyhow::Result<()> {
+        if let Self::Plan { file } = &self {
+            return plan(common, file);
+        }
         let client = Client::connect(common)?;
         match self {
+            Self::Plan { .. } => unreachable!("answered above"),
             Self::Add { tenant, region } => {
                 let added: TenantAdded =
                     client.post_json("/v1/tenants", &NewTenant { tenant, region })?;

@@ -1,14 +1,14 @@
 //! The task that owns all state and carries out the scheduler's actions in order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -16,28 +16,29 @@ use tributary_protocol::{
     message::{CoordinatorMessage, LedgerHead, SecaggPayload, UploadOffer},
     receipt::Receipt,
     time::Timestamp,
-    transport::{endpoint, process, tls::Identity},
+    transport::{process, tls::Identity},
 };
 
-use super::peers::Peers;
+use super::{line::Line, peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
-    aggregation::{self, AggregationError, NextModel, RoundSum, Unmask},
+    aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
+    backup::{self, BackupError, Manifest},
     blobs::{BlobError, BlobStore},
+    config::Agents,
     registry::ModelRegistry,
     scheduler::{
-        Action, Commit, Job, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError,
+        Action, AggregationRecord, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler,
+        SchedulerError,
     },
+    spending::Spending,
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
 };
 
 /// Requests waiting for the core; senders wait when it is full.
 const QUEUE: usize = 1024;
-
-/// Control messages waiting for a slow agent; past that its connection is closed.
-const SESSION_QUEUE: usize = 256;
 
 /// Says why the coordinator had to stop. What is durable stays as it is.
 #[derive(Debug, Error)]
@@ -49,6 +50,19 @@ pub enum CoreError {
     /// A model or update file cannot be read or written.
     #[error("a file failed")]
     Blob(#[from] BlobError),
+    /// An unfinished snapshot cannot be removed.
+    #[error(transparent)]
+    Backup(#[from] Box<BackupError>),
+    /// An update that an open round has counted is damaged.
+    #[error(
+        "an open round has counted an update whose file is damaged; without a backup of the file, \
+         remove it: the round is then given up at the next start"
+    )]
+    Update {
+        /// Which file.
+        #[source]
+        source: BlobError,
+    },
     /// The audit log cannot be used.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -65,30 +79,38 @@ pub struct Core {
     pub blobs: BlobStore,
     /// Signs agents' certificates.
     pub authority: Arc<Authority>,
+    /// How long certificates of agents are valid, in days.
+    pub certificate_days: u32,
     /// The coordinator's own certificate and key; signs receipts.
     identity: Identity,
     /// Who may use the HTTP API.
     pub keyring: Keyring,
     store: Box<dyn Store>,
     audit: AuditLog,
+    /// The coordinator's own folder.
+    folder: PathBuf,
     /// Events of the current request; recorded before anything that it changed becomes durable.
-    events: Vec<AuditEvent>,
+    events: VecDeque<AuditEvent>,
     /// Records that the current request changed outside of the scheduler.
     unsaved: Batch,
+    /// Whether anything happened that the observers of progress have not been told of.
+    unseen: bool,
     /// The head of the audit log as the store has it.
     noted: Option<ChainHead>,
     /// Refused sessions that are in the log already: an agent tries again and again.
     refused: BTreeSet<(TenantId, u16)>,
     sums: BTreeMap<JobId, RoundSum>,
+    /// The counted releases of every tenant.
+    spending: Spending,
+    progress: Progress,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
 }
 
-/// The way to a connected agent.
+/// A connected agent.
 struct Session {
     number: u64,
-    outbox: mpsc::Sender<CoordinatorMessage>,
-    connection: quinn::Connection,
+    line: Box<dyn Line>,
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -145,7 +167,14 @@ impl Core {
             env!("CARGO_PKG_VERSION"),
         );
         let tenants = store::load(&*store, Table::Tenants)?;
-        let jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let mut jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
+        let aggregations = store::load::<AggregationRecord>(&*store, Table::Aggregations)?;
+        for job in &mut jobs {
+            if !job.attach(&aggregations) {
+                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
+                return Err(StoreError::Missing { table, key }.into());
+            }
+        }
         let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
         for promotion in store::load(&*store, Table::Promotions)? {
             models.promote(promotion);
@@ -153,25 +182,38 @@ impl Core {
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
+        let rounds: Vec<RoundSummary> = store::load(&*store, Table::Rounds)?;
+        let spending = Spending::restore(&rounds, jobs.iter().map(|job| &job.spec), &models);
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
+        let (mut events, mut unsaved) = (VecDeque::from([start]), Batch::default());
+        give_up_lost(&mut jobs, &blobs, &mut events, &mut unsaved)?;
         let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
+        verify_files(&scheduler, &blobs)?;
+        // What an interrupted `backup` left.
+        backup::discard(folder).map_err(Box::new)?;
         blobs.retain(&scheduler.referenced_files())?;
-        blobs.retain_staged(
-            scheduler.jobs().map(|job| (&job.record().spec.name, job.round().number)),
-        )?;
+        blobs.retain_staged(scheduler.jobs().flat_map(|job| {
+            let rounds = job.round().open_rounds().into_iter();
+            rounds.map(|round| (&job.record().spec.name, round))
+        }))?;
         Ok(Self {
             scheduler,
             blobs,
             authority: Arc::new(authority),
+            certificate_days: Agents::default().certificate_days,
             identity,
             keyring,
             store,
             audit,
-            events: vec![start],
-            unsaved: Batch::default(),
+            folder: folder.to_owned(),
+            events,
+            unsaved,
+            unseen: true,
             noted,
             refused: BTreeSet::new(),
             sums: BTreeMap::new(),
+            spending,
+            progress: Progress::default(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
         })
@@ -259,15 +301,14 @@ impl Core {
             self.add_to_sum(tenant, offer)?;
         }
         self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())?;
-        metrics::counter!("tributary_updates_total", "tenant" => tenant.to_string(), "job" => offer.job.to_string())
-            .increment(1);
+        telemetry::count_update(tenant, offer);
         Ok(())
     }
 
     /// Records an act in the audit log, before anything that the current request changed becomes
     /// durable.
     pub fn record(&mut self, event: AuditEvent) {
-        self.events.push(event);
+        self.events.push_back(event);
     }
 
     /// Adds an access token, or replaces its record.
@@ -282,6 +323,35 @@ impl Core {
         &self.audit
     }
 
+    /// Shows another certificate of the coordinator's from now on.
+    pub fn replace_identity(&mut self, identity: Identity) {
+        let detail = identity.chain.first().map(|leaf| format!("certificate {}", Digest::of(leaf)));
+        let (actor, detail) = (Actor::coordinator(), detail.unwrap_or_default());
+        self.record(AuditEvent::done(actor, Act::CoordinatorRenew, "", detail));
+        self.identity = identity;
+    }
+
+    /// Takes a snapshot of everything that is durable, in the coordinator's own folder.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn snapshot(&self, now: Timestamp) -> Result<Manifest, BackupError> {
+        let (head, authority) = (self.audit.head(), self.authority.fingerprint());
+        backup::snapshot(&self.folder, &*self.store, &self.blobs, head, authority, now)
+    }
+
+    /// The counted releases of every job and tenant.
+    #[must_use]
+    pub const fn spending(&self) -> &Spending {
+        &self.spending
+    }
+
+    /// Since when the rounds are in their phases, and that something changed.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Records that a tenant's connection was refused, once until it connects.
     pub fn session_refused(&mut self, tenant: &TenantId, refusal: &Refusal) {
         if self.refused.insert((tenant.clone(), refusal.code.number())) {
@@ -293,11 +363,14 @@ impl Core {
     fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
         let internal =
             |error: &dyn std::error::Error| Refusal::from_error(ErrorCode::Internal, error);
+        let job = self.scheduler.job(&offer.job).expect("offers are checked before");
+        let round = job.round().number;
+        let staleness = round.0.saturating_sub(offer.round.0) as u32;
         let mut sum = match self.sums.remove(&offer.job) {
-            Some(sum) if sum.round() == offer.round => sum,
+            Some(sum) if sum.round() == round => sum,
             _ => self.empty_sum(&offer.job).map_err(|error| internal(&error))?,
         };
-        match sum.add(tenant, offer.update.digest, &self.blobs) {
+        match sum.add(tenant, offer.update.digest, staleness, &self.blobs) {
             Ok(()) => {
                 self.sums.insert(offer.job.clone(), sum);
                 Ok(())
@@ -322,22 +395,21 @@ impl Core {
     pub fn open_session(
         &mut self,
         tenant: &TenantId,
-        connection: quinn::Connection,
+        line: Box<dyn Line>,
         head: LedgerHead,
         now: Timestamp,
-    ) -> (u64, mpsc::Receiver<CoordinatorMessage>) {
-        let (outbox, messages) = mpsc::channel(SESSION_QUEUE);
+    ) -> u64 {
         self.sessions_opened += 1;
         let number = self.sessions_opened;
-        let session = Session { number, outbox, connection };
+        let session = Session { number, line };
         if let Some(earlier) = self.sessions.insert(tenant.clone(), session) {
             let refusal =
                 Refusal::new(ErrorCode::Superseded, "a newer connection of this tenant took over");
-            endpoint::close(&earlier.connection, &refusal);
+            earlier.line.close(&refusal);
         }
         self.refused.retain(|(refused, _)| refused != tenant);
         self.scheduler.connected(tenant, head, now);
-        (number, messages)
+        number
     }
 
     /// Forgets a connection, unless a newer one took its place.
@@ -351,48 +423,79 @@ impl Core {
     /// Closes the connection of a tenant whose certificate was replaced.
     pub fn drop_session(&mut self, tenant: &TenantId, refusal: &Refusal, now: Timestamp) {
         if let Some(session) = self.sessions.remove(tenant) {
-            endpoint::close(&session.connection, refusal);
+            session.line.close(refusal);
             self.scheduler.disconnected(tenant, now);
         }
     }
 
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
-        for event in std::mem::take(&mut self.events) {
+        while self.settle_next(now)? {}
+        Ok(())
+    }
+
+    /// Carries out one action; false if there was none left. Between two of them the process may
+    /// die, and [`Self::restore`] goes on.
+    fn settle_next(&mut self, now: Timestamp) -> Result<bool, CoreError> {
+        if let Some(event) = self.events.pop_front() {
+            self.unseen = true;
             self.audit.append(event, now)?;
+            return Ok(true);
         }
         let unsaved = std::mem::take(&mut self.unsaved);
         if !unsaved.is_empty() {
-            self.store.apply(&unsaved)?;
+            self.unseen = true;
+            self.persist(&unsaved)?;
+            return Ok(true);
         }
-        while let Some(action) = self.scheduler.poll_action() {
-            match action {
-                Action::Persist(batch) => self.store.apply(&batch)?,
-                Action::Audit(event) => self.audit.append(event, now)?,
-                Action::Send(tenant, message) => self.send(&tenant, message),
-                Action::Discard(files) => {
-                    for file in files {
-                        self.blobs.remove(file)?;
-                    }
-                }
-                Action::Welcome(tenant, head) => {
-                    self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
-                }
-                Action::Receipt(tenant, head) => {
-                    self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
-                }
-                Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
-                Action::Commit(commit) => self.commit(&commit, now)?,
-            }
+        if let Some(action) = self.scheduler.poll_action() {
+            self.unseen = true;
+            self.carry_out(action, now)?;
+            return Ok(true);
         }
-        if self.noted != Some(self.audit.head()) {
+        let behind = self.noted != Some(self.audit.head());
+        if behind {
             // May lag behind a crash, never run ahead: the log is durable first.
             let mut batch = Batch::default();
             batch.put(Table::Audit, "head", &self.audit.head());
             self.store.apply(&batch)?;
             self.noted = Some(self.audit.head());
+        } else {
+            let changed = std::mem::take(&mut self.unseen);
+            self.progress.observe(&self.scheduler, changed, now);
         }
-        metrics::gauge!("tributary_connected_tenants").set(self.sessions.len() as f64);
+        Ok(behind)
+    }
+
+    fn carry_out(&mut self, action: Action, now: Timestamp) -> Result<(), CoreError> {
+        match action {
+            Action::Persist(batch) => self.persist(&batch)?,
+            Action::Audit(event) => {
+                telemetry::count_event(&event);
+                self.audit.append(event, now)?;
+            }
+            Action::Send(tenant, message) => self.send(&tenant, message),
+            Action::Discard(files) => {
+                for file in files {
+                    self.blobs.remove(file)?;
+                }
+            }
+            Action::Welcome(tenant, head) => {
+                self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
+            }
+            Action::Receipt(tenant, head) => {
+                self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
+            }
+            Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
+            Action::Commit(commit) => self.commit(&commit, now)?,
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let started = tokio::time::Instant::now();
+        self.store.apply(batch)?;
+        telemetry::observe_persist(started.elapsed());
         Ok(())
     }
 
@@ -419,37 +522,40 @@ impl Core {
 
     fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
         let Some(session) = self.sessions.get(tenant) else { return };
-        if session.outbox.try_send(message).is_err() {
+        if !session.line.send(message) {
             warn!(%tenant, "the agent does not read its messages; closing its connection");
             let refusal = Refusal::new(ErrorCode::TimedOut, "control messages were not read");
-            endpoint::close(&session.connection, &refusal);
+            session.line.close(&refusal);
         }
     }
 
     fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
-        match self.aggregate(commit) {
+        let _span = info_span!("commit", job = %commit.job, round = %commit.round).entered();
+        let started = tokio::time::Instant::now();
+        let aggregated = self.aggregate(commit);
+        telemetry::observe_aggregation(&commit.job, started.elapsed());
+        match aggregated {
             Ok(model) => {
-                info!(job = %commit.job, round = %commit.round, updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
-                metrics::counter!("tributary_rounds_committed_total", "job" => commit.job.to_string()).increment(1);
-                self.scheduler.committed(commit, model, now);
+                info!(updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
+                telemetry::count_commit(&commit.job);
                 let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-                observe(job);
-                if let Some(revealed) = &job.record().revealed {
-                    metrics::gauge!("tributary_job_epsilon", "job" => commit.job.to_string())
-                        .set(revealed.epsilon);
-                }
+                let base = self.scheduler.models().latest(&commit.job);
+                let base_version = base.expect("every job has version 0").version;
+                let contributors = commit.contributors.keys();
+                self.spending.count(&job.record().spec, base_version, contributors);
+                self.scheduler.committed(commit, model, now);
                 Ok(())
             }
             Err(AggregationError::Blob(error)) => Err(error.into()),
             Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
-                warn!(job = %commit.job, round = %commit.round, %error, "round abandoned");
+                warn!(%error, "round abandoned");
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
                 self.scheduler.commit_abandoned(commit, refusal.message, now);
                 Ok(())
             }
             Err(error) => {
                 let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                error!(job = %commit.job, round = %commit.round, reason = %refusal.message, "the job failed");
+                error!(reason = %refusal.message, "the job failed");
                 self.scheduler.commit_failed(commit, refusal.message);
                 Ok(())
             }
@@ -457,42 +563,60 @@ impl Core {
     }
 
     fn aggregate(&mut self, commit: &Commit) -> Result<NextModel, AggregationError> {
-        let sum = match self.sums.remove(&commit.job) {
-            Some(sum) if sum.round() == commit.round => sum,
-            _ => self.empty_sum(&commit.job)?,
-        };
+        let sum = self.sums.remove(&commit.job);
         let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-        let unmask = commit
-            .unmask
-            .as_deref()
-            .zip(job.round().secagg.as_ref())
-            .map(|(aggregation, terms)| Unmask { aggregation, terms });
-        let updates = sum.finish(&commit.contributors, unmask, &self.blobs)?;
-        let base = self.scheduler.models().latest(&commit.job).expect("every job has version 0");
-        let (record, state) = (job.record(), base.optimizer_state);
-        let (spec, lattice) = (&record.spec, aggregation::lattice(record.lattice)?);
-        let (updates, clip_vote) = aggregation::open_sum(spec, commit.round, lattice, updates)?;
-        let model = aggregation::next_model(spec, job.round().base, state, updates, &self.blobs)?;
-        Ok(NextModel { clip_vote, ..model })
+        let committing = Committing {
+            job: &job.record().spec,
+            lattice: job.record().lattice,
+            round: job.round(),
+            base: self.scheduler.models().latest(&commit.job).expect("every job has version 0"),
+            contributors: &commit.contributors,
+            unmask: commit.unmask.as_deref(),
+        };
+        aggregation::make(committing, sum, &self.blobs)
     }
 }
 
-/// Shows what a job's newest round said.
-fn observe(job: &Job) {
-    let (spec, name) = (&job.record().spec, job.record().spec.name.to_string());
-    metrics::gauge!("tributary_job_clipping_norm", "job" => name.clone())
-        .set(spec.privacy.clipping_norm);
-    let Some((newest, evaluation)) = job.record().metrics.last().zip(spec.evaluation.as_ref())
-    else {
-        return;
-    };
-    for estimate in newest.estimates(evaluation) {
-        let labels = [("job", name.clone()), ("metric", estimate.metric.name().to_owned())];
-        let (Some(value), Some(error)) = (estimate.value, estimate.standard_error) else {
-            continue;
-        };
-        metrics::gauge!("tributary_job_metric", &labels).set(value);
-        metrics::gauge!("tributary_job_metric_standard_error", &labels).set(error);
+/// Gives up open rounds that counted an update whose file is gone, which is how an operator answers
+/// to a damaged one. A damaged file stops the start.
+fn give_up_lost(
+    jobs: &mut [JobRecord],
+    blobs: &BlobStore,
+    events: &mut VecDeque<AuditEvent>,
+    unsaved: &mut Batch,
+) -> Result<(), CoreError> {
+    for job in jobs {
+        for (tenant, update) in job.awaiting_sum() {
+            match blobs.verify(update) {
+                Ok(()) => {}
+                Err(BlobError::Missing { .. }) => {
+                    let (name, round) = (&job.spec.name, job.round.number);
+                    let reason =
+                        format!("the file {update} of tenant {tenant}'s update is missing");
+                    warn!(job = %name, %round, %tenant, reason, "round abandoned");
+                    events.push_back(job.abandon_lost(reason, process::now(), unsaved));
+                    break;
+                }
+                Err(source) => return Err(CoreError::Update { source }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks the files that rounds go on from; older models are only looked for.
+fn verify_files(scheduler: &Scheduler, blobs: &BlobStore) -> Result<(), BlobError> {
+    for job in scheduler.jobs() {
+        let models = scheduler.models();
+        let latest = models.latest(&job.record().spec.name).expect("every job has version 0");
+        for file in [latest.file.digest].into_iter().chain(latest.side_files()) {
+            blobs.verify(file)?;
+        }
+    }
+    let missing = scheduler.models().iter().find(|model| !blobs.contains(model.file.digest));
+    match missing {
+        Some(model) => Err(BlobError::Missing { path: blobs.path(model.file.digest) }),
+        None => Ok(()),
     }
 }
 
@@ -502,3 +626,6 @@ async fn sleep(wait: Option<std::time::Duration>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod crash_tests;

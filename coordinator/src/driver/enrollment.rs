@@ -1,4 +1,4 @@
-//! Exchanges a one-time token for a client certificate.
+//! Exchanges a one-time token for a client certificate, and a certificate for its successor.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use quinn::Connection;
 use tracing::{info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::Digest,
+    id::{Digest, TenantId},
     message::{EnrollmentRequest, EnrollmentResponse},
     transport::{TransportError, stream},
 };
@@ -17,9 +17,6 @@ use tributary_protocol::time::Timestamp;
 
 /// An enrolment, from connection to answer, may take this long.
 const ENROLLMENT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Certificates of agents are valid for this long.
-const CERTIFICATE_DAYS: u32 = 365;
 
 pub(super) async fn run(connection: Connection, core: CoreHandle) {
     match tokio::time::timeout(ENROLLMENT_TIMEOUT, answer(&connection, core)).await {
@@ -66,7 +63,7 @@ fn enroll(
     }
     let certificate = core
         .authority
-        .issue_agent(tenant, &request.signing_request, now, CERTIFICATE_DAYS)
+        .issue_agent(tenant, &request.signing_request, now, core.certificate_days)
         .map_err(|error| Refusal::from_error(ErrorCode::SigningRequestInvalid, &error))?;
     let fingerprint = Digest::of(&certificate);
     core.scheduler
@@ -78,4 +75,24 @@ fn enroll(
     core.drop_session(tenant, &replaced, now);
     info!(%tenant, "enrolled");
     Ok(vec![certificate.to_vec(), core.authority.certificate().to_vec()])
+}
+
+/// Answers an agent that asks for the successor of its certificate over its connection.
+pub(super) fn renew(core: &mut Core, tenant: &TenantId, signing_request: &[u8], now: Timestamp) {
+    let (actor, days) = (Actor::tenant(tenant), core.certificate_days);
+    match core.authority.issue_agent(tenant, signing_request, now, days) {
+        Ok(certificate) => {
+            let detail = format!("certificate {}", Digest::of(&certificate));
+            core.record(AuditEvent::done(actor, Act::TenantRenew, tenant, detail));
+            let authority = core.authority.certificate().to_vec();
+            core.scheduler.renewed(tenant, vec![certificate.to_vec(), authority]);
+            info!(%tenant, "certificate renewed");
+        }
+        Err(error) => {
+            let refusal = Refusal::from_error(ErrorCode::SigningRequestInvalid, &error);
+            warn!(%tenant, reason = %refusal.message, "certificate not renewed");
+            core.record(AuditEvent::refused(actor, Act::TenantRenew, tenant, &refusal));
+            core.scheduler.renewal_refused(tenant, refusal);
+        }
+    }
 }

@@ -7,12 +7,21 @@
 
 pub mod core;
 mod enrollment;
+pub mod line;
 mod listener;
 mod peers;
+mod process_usage;
+mod progress;
+pub mod rotation;
 mod session;
+pub(crate) mod telemetry;
+#[cfg(any(test, feature = "otel"))]
+pub mod traces;
 mod transfer;
 
 pub use self::{
     core::{Core, CoreError, CoreHandle},
     listener::listen,
+    progress::Progress,
+    telemetry::install as install_metrics,
 };

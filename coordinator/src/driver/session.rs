@@ -5,7 +5,11 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{
+    Instrument, Span, debug,
+    field::{self, Empty},
+    info, info_span, warn,
+};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
@@ -13,7 +17,7 @@ use tributary_protocol::{
     transport::{TransportError, endpoint::close, stream},
 };
 
-use super::{CoreError, CoreHandle, transfer};
+use super::{CoreError, CoreHandle, enrollment, line::QuicLine, transfer};
 use crate::tenants::authority;
 
 /// After the handshake, a hello must come within this time.
@@ -56,7 +60,7 @@ pub(super) async fn run(
             );
         }
     };
-    let span = info_span!("session", %tenant, %remote);
+    let span = info_span!("session", %tenant, region = field::Empty, %remote);
     async {
         let error = match serve(&connection, &tenant, &certificate, core).await {
             Ok(()) => return info!("disconnected"),
@@ -87,16 +91,17 @@ async fn serve(
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
+    Span::current().record("region", field::display(&context.region));
     let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
         .await
         .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
-    let (who, handle) = (tenant.clone(), connection.clone());
+    let (who, (line, outbox)) = (tenant.clone(), QuicLine::new(connection.clone()));
     let opened = core.call(move |core, now| {
         // It may have been suspended, or enrolled anew, while it took its time to say hello.
         core.scheduler.check_certificate(&who, shown).map_err(|error| error.refusal())?;
-        Ok(core.open_session(&who, handle, head, now))
+        Ok(core.open_session(&who, Box::new(line), head, now))
     });
-    let (session, outbox) = opened.await?.map_err(SessionError::Refused)?;
+    let session = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
     let result = tokio::select! {
         result = read_control(&mut receive, tenant, certificate, &core) => result,
@@ -119,7 +124,8 @@ async fn greet(
         }
         AgentMessage::Accept { .. }
         | AgentMessage::Decline { .. }
-        | AgentMessage::Secagg { .. } => Err(TransportError::EndedEarly),
+        | AgentMessage::Secagg { .. }
+        | AgentMessage::Renew { .. } => Err(TransportError::EndedEarly),
     }
 }
 
@@ -151,6 +157,14 @@ async fn read_control(
                 core.call(move |core, now| {
                     core.scheduler.count_request(&who, now)?;
                     core.scheduler.declined(&who, &job, round, refusal, now)
+                })
+                .await?
+            }
+            AgentMessage::Renew { signing_request } => {
+                core.call(move |core, now| {
+                    core.scheduler.count_request(&who, now)?;
+                    enrollment::renew(core, &who, &signing_request, now);
+                    Ok(())
                 })
                 .await?
             }
@@ -198,7 +212,10 @@ async fn accept_transfers(
         tokio::select! {
             streams = connection.accept_bi() => {
                 let (send, receive) = streams.map_err(TransportError::Connection)?;
-                transfers.spawn(transfer::run(send, receive, tenant.clone(), core.clone()).in_current_span());
+                // An upload says later what it is for.
+                let span = info_span!("transfer", job = Empty, round = Empty);
+                let transfer = transfer::run(send, receive, tenant.clone(), core.clone());
+                transfers.spawn(transfer.instrument(span));
             }
             Some(_) = transfers.join_next() => {}
         }

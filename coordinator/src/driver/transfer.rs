@@ -2,7 +2,7 @@
 
 use quinn::{RecvStream, SendStream};
 use tokio::fs::File;
-use tracing::{info, warn};
+use tracing::{Span, field, info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
@@ -11,7 +11,7 @@ use tributary_protocol::{
     transport::{TransportError, stream},
 };
 
-use super::{CoreError, CoreHandle};
+use super::{CoreError, CoreHandle, telemetry};
 use crate::{
     blobs::{BlobError, BlobStore},
     scheduler::OfferAnswer,
@@ -79,7 +79,12 @@ async fn serve(
         TransferRequest::Download { digest, offset } => {
             download(send, tenant, core, digest, offset).await?
         }
-        TransferRequest::Upload(offer) => upload(send, receive, tenant, core, offer).await?,
+        TransferRequest::Upload(offer) => {
+            let span = Span::current();
+            span.record("job", field::display(&offer.job));
+            span.record("round", field::display(&offer.round));
+            upload(send, receive, tenant, core, offer).await?;
+        }
     }
     send.finish().map_err(|_| TransportError::Closed)?;
     Ok(())
@@ -94,11 +99,11 @@ async fn download(
 ) -> Result<(), TransferError> {
     let who = tenant.clone();
     let model = core.call(move |core, now| {
-        let Some(model) = core.scheduler.models().find(digest) else {
+        let Some(file) = core.scheduler.models().file(digest) else {
             let message = format!("there is no model file {digest} here");
             return Err(Refusal::new(ErrorCode::BlobUnknown, message));
         };
-        let (length, path) = (model.file.length, core.blobs.path(digest));
+        let (length, path) = (file.length, core.blobs.path(digest));
         core.scheduler
             .count_request(&who, now)
             .and_then(|()| {
@@ -111,6 +116,7 @@ async fn download(
     let cursor = Cursor::new(length, offset)?;
     let mut file = File::open(&path).await.map_err(TransportError::File)?;
     stream::write_message(send, &TransferResponse::Sending { length }).await?;
+    telemetry::count_download(tenant, length - offset);
     stream::send_file(send, &mut file, cursor, |_| ()).await?;
     Ok(())
 }
@@ -138,7 +144,7 @@ async fn upload(
     core.call(move |core, now| core.reported(&who, &report, now))
         .await?
         .map_err(TransferError::Refused)?;
-    info!(job = %offer.job, round = %offer.round, bytes = offer.update.length, "update stored");
+    info!(bytes = offer.update.length, "update stored");
     stream::write_message(send, &TransferResponse::Stored).await?;
     Ok(())
 }

@@ -165,14 +165,34 @@ impl Configuration {
     }
 }
 
+/// Names that one line shows; of more, the number.
+const NAMES_MAX: usize = 5;
+
+/// The tenants' names; of many, the first ones and how many more there are.
 pub(super) fn names<'a>(tenants: impl IntoIterator<Item = &'a TenantId>) -> String {
-    tenants.into_iter().map(TenantId::as_str).collect::<Vec<_>>().join(", ")
+    let mut tenants = tenants.into_iter();
+    let first: Vec<_> = tenants.by_ref().take(NAMES_MAX).map(TenantId::as_str).collect();
+    match tenants.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Reasons, each once with the names of its tenants.
+pub(crate) fn grouped<'a>(
+    reasons: impl IntoIterator<Item = (&'a TenantId, String)>,
+) -> Vec<(String, String)> {
+    let mut tenants = BTreeMap::<String, Vec<&TenantId>>::new();
+    for (tenant, reason) in reasons {
+        tenants.entry(reason).or_default().push(tenant);
+    }
+    tenants.into_iter().map(|(reason, tenants)| (names(tenants), reason)).collect()
 }
 
 pub(super) fn reasons(declined: &BTreeMap<TenantId, String>) -> String {
-    declined
-        .iter()
-        .map(|(tenant, reason)| format!("{tenant}: {reason}"))
+    grouped(declined.iter().map(|(tenant, reason)| (tenant, reason.clone())))
+        .into_iter()
+        .map(|(tenants, reason)| format!("{tenants}: {reason}"))
         .collect::<Vec<_>>()
         .join("; ")
 }

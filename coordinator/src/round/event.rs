@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tributary_privacy::secagg::Blob;
 use tributary_protocol::{
     error_code::Refusal,
-    id::{Digest, TenantId},
+    id::{Digest, RoundNumber, TenantId},
     time::Timestamp,
 };
 
@@ -51,6 +51,15 @@ pub enum Output {
         contributors: BTreeMap<TenantId, Digest>,
         /// Removes the masks of the sum, if the updates are masked.
         unmask: Option<Box<Aggregation>>,
+    },
+    /// Tell a tenant that its part in an asynchronous round has ended.
+    Dismiss {
+        /// Who.
+        tenant: TenantId,
+        /// The round under which it reported, or would have.
+        round: RoundNumber,
+        /// Why its update is not wanted, unless it is counted.
+        abandoned: Option<String>,
     },
     /// Tell these tenants that the round is closed and why it was abandoned, if it was.
     Close {

@@ -5,6 +5,9 @@
 //!                    │               │               │             │
 //!                    └───────────────┴─▶ Abandoned ◀─┴─────────────┘
 //! ```
+//! An asynchronous round has only `Buffering ─▶ Committed`. What is open at a commit goes on in the
+//! next round: its tenants train from older bases, and their updates count less.
+//!
 //! The phases in brackets belong to secure aggregation; the updates are masked there. Its answers
 //! are made durable when a step is closed, before anybody is asked for the next one: after a restart
 //! everybody is asked again, and answers the same.
@@ -14,6 +17,9 @@
 //! [`Output::Persist`] before any later output, so nobody is told what a crash could forget.
 //! [`Round::restore`] continues from the last persisted record.
 
+mod buffering;
+#[cfg(test)]
+mod buffering_tests;
 mod configuration;
 mod error;
 mod event;
@@ -27,7 +33,10 @@ mod selection;
 mod tests;
 mod unmasking;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_privacy::secagg::{ClientMessage, PeerKeys};
@@ -37,8 +46,10 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
+pub(crate) use self::configuration::grouped;
 use self::key_exchange::Timing;
 pub use self::{
+    buffering::{Buffering, Carried, Ticket},
     configuration::Configuration,
     error::RoundError,
     event::{Input, Output},
@@ -54,6 +65,8 @@ pub use self::{
 pub struct Round {
     record: RoundRecord,
     outputs: VecDeque<Output>,
+    /// Who was given a ticket since this was last asked.
+    given: BTreeSet<TenantId>,
 }
 
 /// The durable form of a round.
@@ -73,21 +86,84 @@ pub struct RoundRecord {
     pub cohort_seed: u64,
     /// Where it stands.
     pub phase: Phase,
+    /// Of a committed asynchronous round, what the next one goes on with.
+    #[serde(default)]
+    pub carried: Carried,
 }
 
 impl RoundRecord {
+    /// Takes out what is stored by itself, because it is large and seldom changes: the secure
+    /// aggregation whose masked updates are arriving.
+    pub fn detach(&mut self) -> Option<Arc<Aggregation>> {
+        match &mut self.phase {
+            Phase::Reporting(reporting) => reporting.detach(),
+            _ => None,
+        }
+    }
+
+    /// Puts back what [`Self::detach`] took out; false if the round needs it, and it is not this.
+    #[must_use]
+    pub fn attach(&mut self, aggregation: Option<Arc<Aggregation>>) -> bool {
+        match &mut self.phase {
+            Phase::Reporting(reporting) => reporting.attach(aggregation),
+            _ => true,
+        }
+    }
+
+    /// What is stored by itself.
+    #[must_use]
+    pub const fn detachable(&self) -> Option<&Arc<Aggregation>> {
+        match &self.phase {
+            Phase::Reporting(reporting) => reporting.detachable(),
+            _ => None,
+        }
+    }
+
     /// The updates that it counts.
     #[must_use]
     pub fn updates(&self) -> BTreeMap<TenantId, Digest> {
         match &self.phase {
             Phase::Reporting(reporting) => reporting.reported().clone(),
             Phase::Unmasking(unmasking) => unmasking.reported().clone(),
+            Phase::Buffering(buffering) => buffering.updates(),
             Phase::Committed { contributors } => contributors.clone(),
             Phase::Selection(_)
             | Phase::Configuration(_)
             | Phase::KeyExchange(_)
             | Phase::Abandoned { .. } => BTreeMap::new(),
         }
+    }
+
+    /// How many versions the base of each contributor's update lay behind; none is listed in a
+    /// synchronous round.
+    #[must_use]
+    pub const fn staleness(&self) -> &BTreeMap<TenantId, u32> {
+        &self.carried.staleness
+    }
+
+    /// The base that a tenant trains from: the round's, or that of its own ticket.
+    #[must_use]
+    pub fn base_of(&self, tenant: &TenantId) -> Digest {
+        let Phase::Buffering(buffering) = &self.phase else { return self.base };
+        buffering.ticket(tenant).map_or(self.base, |ticket| ticket.base)
+    }
+
+    /// The round under which a tenant reports: this one, or that of its own ticket.
+    #[must_use]
+    pub fn number_of(&self, tenant: &TenantId) -> RoundNumber {
+        let Phase::Buffering(buffering) = &self.phase else { return self.number };
+        buffering.round_of(tenant).unwrap_or(self.number)
+    }
+
+    /// The rounds whose uploads may still come in.
+    #[must_use]
+    pub fn open_rounds(&self) -> BTreeSet<RoundNumber> {
+        let mut rounds = match &self.phase {
+            Phase::Buffering(buffering) => buffering.rounds(),
+            _ => self.carried.tickets.values().map(|ticket| ticket.round).collect(),
+        };
+        rounds.insert(self.number);
+        rounds
     }
 }
 
@@ -127,6 +203,8 @@ pub enum Phase {
     KeyExchange(KeyExchange),
     /// Tenants train and upload.
     Reporting(Reporting),
+    /// Tenants train from different bases; their updates fill a buffer.
+    Buffering(Buffering),
     /// The masks of the sum are removed.
     Unmasking(Unmasking),
     /// The aggregate of these updates is to become the next model. Final.
@@ -150,6 +228,7 @@ impl Phase {
             Self::Configuration(_) => "configuration",
             Self::KeyExchange(_) => "key_exchange",
             Self::Reporting(_) => "reporting",
+            Self::Buffering(_) => "buffering",
             Self::Unmasking(_) => "unmasking",
             Self::Committed { .. } => "committed",
             Self::Abandoned { .. } => "abandoned",
@@ -169,7 +248,7 @@ enum Step {
 }
 
 impl Round {
-    /// Opens a round in Selection.
+    /// Opens a round in Selection; an asynchronous one in Buffering.
     #[must_use]
     pub fn new(
         number: RoundNumber,
@@ -179,16 +258,41 @@ impl Round {
         cohort_seed: u64,
         now: Timestamp,
     ) -> Self {
-        let phase = Phase::Selection(Selection::new(&plan, now));
-        let record = RoundRecord { number, base, plan, secagg, cohort_seed, phase };
-        Self { outputs: VecDeque::from([Output::Persist(Box::new(record.clone()))]), record }
+        Self::carrying(number, base, plan, secagg, cohort_seed, Carried::default(), now)
+    }
+
+    /// Opens a round that goes on with what an asynchronous one left.
+    #[must_use]
+    pub fn carrying(
+        number: RoundNumber,
+        base: Digest,
+        plan: RoundPlan,
+        secagg: Option<SecaggTerms>,
+        cohort_seed: u64,
+        carried: Carried,
+        now: Timestamp,
+    ) -> Self {
+        let phase = match plan.asynchronous {
+            None => Phase::Selection(Selection::new(&plan, now)),
+            Some(_) => {
+                let mut buffering = Buffering::new(&plan, now);
+                buffering.carry(number, &plan, carried);
+                Phase::Buffering(buffering)
+            }
+        };
+        let carried = Carried::default();
+        let record = RoundRecord { number, base, plan, secagg, cohort_seed, phase, carried };
+        let mut round = Self { record, outputs: VecDeque::new(), given: BTreeSet::new() };
+        round.persist();
+        round.tell();
+        round
     }
 
     /// Continues a persisted round. Its current wait starts anew: the time that the coordinator was
     /// down must not count against the tenants.
     #[must_use]
     pub fn restore(record: RoundRecord, now: Timestamp) -> Self {
-        let mut round = Self { record, outputs: VecDeque::new() };
+        let mut round = Self { record, outputs: VecDeque::new(), given: BTreeSet::new() };
         // A round that had every report but whose commit did not become durable commits now.
         let step = round.step(now, |phase, setting| {
             Ok(match phase {
@@ -207,6 +311,10 @@ impl Round {
                 Phase::Reporting(reporting) => {
                     reporting.rearm(setting.plan, now);
                     reporting.settle(setting)
+                }
+                Phase::Buffering(buffering) => {
+                    buffering.rearm(setting.plan, now);
+                    buffering.settle(setting.plan)
                 }
                 Phase::Unmasking(unmasking) => {
                     unmasking.rearm(setting.step_timeout_ms(), now);
@@ -242,6 +350,7 @@ impl Round {
                 exchange.handle(setting.number, input, setting.timing())
             }
             Phase::Reporting(reporting) => reporting.handle(setting, input),
+            Phase::Buffering(buffering) => buffering.handle(setting, seed, input),
             Phase::Unmasking(unmasking) => {
                 unmasking.handle(setting.number, input, setting.timing())
             }
@@ -322,6 +431,7 @@ impl Round {
                 Phase::Configuration(configuration) => configuration.timeout(setting),
                 Phase::KeyExchange(exchange) => exchange.timeout(setting.timing()),
                 Phase::Reporting(reporting) => reporting.timeout(setting),
+                Phase::Buffering(buffering) => buffering.timeout(setting),
                 Phase::Unmasking(unmasking) => unmasking.timeout(setting.timing()),
                 Phase::Committed { .. } | Phase::Abandoned { .. } => Step::Stay,
             })
@@ -359,6 +469,7 @@ impl Round {
                 configuration.require(number, tenant).map(|()| false)
             }
             Phase::Reporting(reporting) => reporting.check_report(number, tenant, update),
+            Phase::Buffering(buffering) => buffering.check_report(number, tenant, update),
             Phase::Unmasking(unmasking) => unmasking.check_report(number, tenant, update),
             Phase::Committed { contributors } if contributors.get(tenant) == Some(&update) => {
                 Ok(true)
@@ -374,8 +485,9 @@ impl Round {
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Timestamp> {
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
         match &self.record.phase {
+            Phase::Buffering(buffering) => buffering.poll_timeout(),
             Phase::Selection(selection) => selection.deadline(),
             Phase::Configuration(configuration) => Some(configuration.deadline),
             Phase::KeyExchange(exchange) => Some(exchange.deadline),
@@ -399,6 +511,7 @@ impl Round {
             Phase::Configuration(configuration) => configuration.waiting_for(),
             Phase::KeyExchange(exchange) => exchange.waiting_for(),
             Phase::Reporting(reporting) => reporting.waiting_for(&self.record.plan),
+            Phase::Buffering(buffering) => buffering.waiting_for(&self.record.plan),
             Phase::Unmasking(unmasking) => unmasking.waiting_for(),
             Phase::Committed { contributors } => {
                 format!("committed with {} updates", contributors.len())
@@ -409,10 +522,13 @@ impl Round {
 
     fn apply(&mut self, step: Step, now: Timestamp) {
         let invited = self.record.phase.invited();
-        let mut unmask = None;
+        let (mut unmask, mut dismissed) = (None, Vec::new());
         match step {
             Step::Stay => return,
-            Step::Changed => return self.persist(),
+            Step::Changed => {
+                self.persist();
+                return self.tell();
+            }
             Step::Asked => {
                 self.persist();
                 return self.ask();
@@ -426,11 +542,20 @@ impl Round {
                 if let Phase::Unmasking(unmasking) = &self.record.phase {
                     unmask = Some(Box::new(unmasking.aggregation().clone()));
                 }
+                if let Phase::Buffering(buffering) = &mut self.record.phase {
+                    match &phase {
+                        Phase::Abandoned { reason } => dismissed = buffering.abandoned(reason),
+                        _ => {
+                            (self.record.carried, dismissed) =
+                                buffering.committed(self.record.number);
+                        }
+                    }
+                }
                 self.record.phase = phase;
             }
         }
         match &self.record.phase {
-            Phase::Selection(_) => self.persist(),
+            Phase::Selection(_) | Phase::Buffering(_) => self.persist(),
             Phase::Reporting(_) | Phase::KeyExchange(_) | Phase::Unmasking(_) => {
                 self.persist();
                 self.ask();
@@ -445,14 +570,37 @@ impl Round {
             Phase::Committed { contributors } => {
                 // The driver persists this record together with the model, in one atomic step.
                 let commit = Output::Commit { contributors: contributors.clone(), unmask };
-                self.outputs.extend([commit, Output::Close { tenants: invited, abandoned: None }]);
+                self.outputs.push_back(commit);
+                if !invited.is_empty() {
+                    self.outputs.push_back(Output::Close { tenants: invited, abandoned: None });
+                }
             }
             Phase::Abandoned { reason } => {
                 let abandoned = Some(reason.clone());
                 self.persist();
-                self.outputs.push_back(Output::Close { tenants: invited, abandoned });
+                if !invited.is_empty() {
+                    self.outputs.push_back(Output::Close { tenants: invited, abandoned });
+                }
             }
         }
+        self.outputs.extend(dismissed.into_iter().map(dismiss));
+    }
+
+    /// Says who was invited to an asynchronous round, and whose ticket ended.
+    fn tell(&mut self) {
+        let Phase::Buffering(buffering) = &mut self.record.phase else { return };
+        self.outputs.extend(std::mem::take(&mut buffering.dismissed).into_iter().map(dismiss));
+        for tenant in std::mem::take(&mut buffering.invited) {
+            if let Some(ticket) = buffering.ticket(&tenant) {
+                self.outputs.push_back(Output::Configure(tenant.clone(), ticket.due));
+                self.given.insert(tenant);
+            }
+        }
+    }
+
+    /// Who was given a ticket in an asynchronous round since this was last asked.
+    pub(crate) fn take_tickets(&mut self) -> BTreeSet<TenantId> {
+        std::mem::take(&mut self.given)
     }
 
     fn apply_settled(&mut self, now: Timestamp) {
@@ -487,6 +635,7 @@ impl Phase {
                 asked.then_some(exchange.deadline)
             }
             Self::Reporting(reporting) => reporting.assignment_deadline(tenant),
+            Self::Buffering(buffering) => buffering.ticket(tenant).map(|ticket| ticket.due),
             Self::Unmasking(unmasking) => {
                 let awaited = unmasking.aggregation().awaited().contains(tenant);
                 awaited.then_some(unmasking.deadline)
@@ -495,7 +644,8 @@ impl Phase {
         }
     }
 
-    /// Everyone who was asked; once committed, the contributors.
+    /// Everyone who was asked; once committed, the contributors. Of an asynchronous round nobody:
+    /// every tenant is told of its own ticket.
     pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
         match self {
             Self::Configuration(configuration) => configuration.invited().cloned().collect(),
@@ -507,7 +657,7 @@ impl Phase {
                 unmasking.aggregation().members().iter().cloned().collect()
             }
             Self::Committed { contributors } => contributors.keys().cloned().collect(),
-            Self::Selection(_) | Self::Abandoned { .. } => BTreeSet::new(),
+            Self::Selection(_) | Self::Buffering(_) | Self::Abandoned { .. } => BTreeSet::new(),
         }
     }
 
@@ -520,10 +670,16 @@ impl Phase {
             Self::Unmasking(unmasking) => Some(unmasking.aggregation()),
             Self::Selection(_)
             | Self::Configuration(_)
+            | Self::Buffering(_)
             | Self::Committed { .. }
             | Self::Abandoned { .. } => None,
         }
     }
+}
+
+/// Tells a tenant that its ticket has ended.
+fn dismiss((tenant, round, abandoned): buffering::Dismissal) -> Output {
+    Output::Dismiss { tenant, round, abandoned }
 }
 
 /// Answers inputs to a round that takes none.

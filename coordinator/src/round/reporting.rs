@@ -1,6 +1,9 @@
 //! Reporting: tenants train; each durable update is counted once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
@@ -23,9 +26,36 @@ pub struct Reporting {
     reported: BTreeMap<TenantId, Digest>,
     /// Who declined, and why.
     declined: BTreeMap<TenantId, String>,
-    /// With secure aggregation, the updates are masked.
+    /// Whether they are masked.
     #[serde(default)]
-    aggregation: Option<Box<Aggregation>>,
+    masked: bool,
+    /// The secure aggregation that they are masked for, as it was when the uploads began: what
+    /// arrives is in `reported` alone until the step is closed, so that a report need not store all
+    /// of it again.
+    #[serde(default, with = "shared")]
+    aggregation: Option<Arc<Aggregation>>,
+}
+
+/// Through a pointer, as if it was not there.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Aggregation;
+
+    pub(super) fn serialize<S: Serializer>(
+        aggregation: &Option<Arc<Aggregation>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        aggregation.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<Aggregation>>, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map(Arc::new))
+    }
 }
 
 impl Reporting {
@@ -34,14 +64,33 @@ impl Reporting {
         declined: BTreeMap<TenantId, String>,
         deadline: Timestamp,
     ) -> Self {
-        Self { deadline, expected, reported: BTreeMap::new(), declined, aggregation: None }
+        let reported = BTreeMap::new();
+        Self { deadline, expected, reported, declined, masked: false, aggregation: None }
     }
 
     /// Of the masked updates of a cohort that has exchanged its keys.
     pub(super) fn masked(aggregation: Box<Aggregation>, deadline: Timestamp) -> Self {
         let (expected, declined) = (aggregation.awaited(), aggregation.gone().clone());
-        let aggregation = Some(aggregation);
-        Self { deadline, expected, reported: BTreeMap::new(), declined, aggregation }
+        let (reported, aggregation) = (BTreeMap::new(), Some(Arc::from(aggregation)));
+        Self { deadline, expected, reported, declined, masked: true, aggregation }
+    }
+
+    /// Takes the part out that is stored by itself.
+    pub(super) fn detach(&mut self) -> Option<Arc<Aggregation>> {
+        self.aggregation.take()
+    }
+
+    /// Puts back what [`Self::detach`] took out; false if something else is needed.
+    pub(super) fn attach(&mut self, aggregation: Option<Arc<Aggregation>>) -> bool {
+        if self.masked && self.aggregation.is_none() {
+            self.aggregation = aggregation;
+        }
+        self.masked == self.aggregation.is_some()
+    }
+
+    /// The part that is stored by itself.
+    pub(super) const fn detachable(&self) -> Option<&Arc<Aggregation>> {
+        self.aggregation.as_ref()
     }
 
     /// The stepped protocol of secure aggregation, if the updates are masked.
@@ -75,7 +124,7 @@ impl Reporting {
                 self.require(round, &tenant)?;
                 if let Some(aggregation) = &mut self.aggregation {
                     // Also of one that has reported: it will not help to unmask.
-                    aggregation.leave(&tenant, refusal.to_string());
+                    Arc::make_mut(aggregation).leave(&tenant, refusal.to_string());
                 }
                 if self.reported.contains_key(&tenant) {
                     return Ok(if self.aggregation.is_some() { Step::Changed } else { Step::Stay });
@@ -87,11 +136,6 @@ impl Reporting {
             Input::Reported(tenant, offered) => {
                 if self.check_report(round, &tenant, offered)? {
                     return Ok(Step::Stay);
-                }
-                if let Some(aggregation) = &mut self.aggregation {
-                    aggregation.uploaded(&tenant, offered).map_err(|source| {
-                        RoundError::Secagg { tenant: tenant.clone(), round, source }
-                    })?;
                 }
                 self.expected.remove(&tenant);
                 self.reported.insert(tenant, offered);
@@ -175,14 +219,20 @@ impl Reporting {
 
     fn complete(&mut self, setting: Setting<'_>) -> Step {
         let contributors = self.reported.clone();
-        let Some(aggregation) = &mut self.aggregation else {
+        let Some(aggregation) = self.aggregation.take() else {
             return Step::Next(Phase::Committed { contributors });
         };
+        let mut aggregation = Box::new(Arc::unwrap_or_clone(aggregation));
+        for (tenant, &update) in &self.reported {
+            if let Err(error) = aggregation.uploaded(tenant, update) {
+                let reason = format!("secure aggregation cannot take {tenant}'s update: {error}");
+                return Step::Next(Phase::Abandoned { reason });
+            }
+        }
         match aggregation.advance(true) {
             Progress::Abandoned(reason) => Step::Next(Phase::Abandoned { reason }),
             Progress::Waiting | Progress::Opened => {
                 let deadline = setting.now.after_ms(setting.step_timeout_ms());
-                let aggregation = aggregation.clone();
                 Step::Next(Phase::Unmasking(Unmasking::new(aggregation, contributors, deadline)))
             }
         }

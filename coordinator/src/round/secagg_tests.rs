@@ -80,6 +80,8 @@ fn plan() -> RoundPlan {
         selection_timeout_ms: 1_000,
         configuration_timeout_ms: 2_000,
         report_timeout_ms: 10_000,
+        sampling: tributary_protocol::job::CohortSampling::Fixed,
+        asynchronous: None,
     }
 }
 

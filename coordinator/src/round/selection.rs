@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use tributary_protocol::{id::TenantId, job::RoundPlan, time::Timestamp};
+use tributary_protocol::{
+    id::TenantId,
+    job::{CohortSampling, RoundPlan},
+    time::Timestamp,
+};
 
 use super::{Configuration, Input, Phase, RoundError, Setting, Step, closed};
 use crate::cohort;
@@ -70,7 +74,21 @@ impl Selection {
         if self.available.len() < self.needed(plan) {
             return Step::Stay;
         }
-        let cohort = cohort::choose(&self.available, plan.cohort_size as usize, seed);
+        let size = plan.cohort_size as usize;
+        let cohort = match plan.sampling {
+            CohortSampling::Fixed => cohort::choose(&self.available, size, seed),
+            CohortSampling::Poisson => {
+                cohort::choose_poisson(&self.available, size, self.population, seed)
+            }
+        };
+        if cohort.len() < plan.cohort_size_min as usize {
+            let reason = format!(
+                "the Poisson draw gave {} of at least {} tenants; the next round draws anew",
+                cohort.len(),
+                plan.cohort_size_min
+            );
+            return Step::Next(Phase::Abandoned { reason });
+        }
         Step::Next(Phase::Configuration(Configuration::new(cohort, plan, now)))
     }
 }

@@ -1,5 +1,8 @@
 use proptest::prelude::*;
-use tributary_protocol::error_code::{ErrorCode, Refusal};
+use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
+    job::CohortSampling,
+};
 
 use super::*;
 
@@ -34,6 +37,8 @@ fn plan(cohort_size: u32, report_goal: u32, cohort_size_min: u32) -> RoundPlan {
         selection_timeout_ms: 1_000,
         configuration_timeout_ms: 2_000,
         report_timeout_ms: 10_000,
+        sampling: CohortSampling::Fixed,
+        asynchronous: None,
     }
 }
 

@@ -109,6 +109,18 @@ pub enum SchedulerError {
         /// The version.
         version: u64,
     },
+    /// No round is left to go on with.
+    #[error(
+        "all {rounds} rounds of job {job} led to version {version}; go on from an older version, or submit a new job with `--start-from`"
+    )]
+    NoRoundsLeft {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: u64,
+        /// Rounds of the job.
+        rounds: u64,
+    },
     /// Agents serve the first version already.
     #[error("agents serve version 0 of job {job}; there is nothing before it")]
     NothingBefore {
@@ -146,7 +158,9 @@ impl SchedulerError {
         match self {
             Self::Job(_) | Self::JobExists { .. } => ErrorCode::JobInvalid,
             Self::JobUnknown { .. } => ErrorCode::JobUnknown,
-            Self::JobFinished { .. } | Self::WrongRound { .. } => ErrorCode::WrongRound,
+            Self::JobFinished { .. } | Self::WrongRound { .. } | Self::NoRoundsLeft { .. } => {
+                ErrorCode::WrongRound
+            }
             Self::UpdateLength { .. } => ErrorCode::UpdateLength,
             Self::Metrics { .. } => ErrorCode::UpdateMalformed,
             Self::SecaggMalformed { .. } => ErrorCode::SecaggMessageInvalid,

@@ -1,6 +1,9 @@
 //! One job: its document, its open round, and what its rounds lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
@@ -12,12 +15,12 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError};
+use super::{Action, BaseMetrics, Commit, OfferAnswer, Revealed, SchedulerError, early_stop};
 use crate::{
     aggregation,
     audit::{Act, Actor, AuditEvent},
-    registry::ModelVersion,
-    round::{Output, Phase, Request, Round, RoundRecord},
+    registry::{ModelRegistry, ModelVersion},
+    round::{Aggregation, Output, Phase, Request, Round, RoundRecord, grouped},
     store::{Batch, Table},
 };
 
@@ -61,6 +64,12 @@ pub struct JobRecord {
     pub metrics: Vec<BaseMetrics>,
     /// Why the job failed, if it did.
     pub failure: Option<String>,
+    /// Why the job finished before its last round, if it did.
+    #[serde(default)]
+    pub stopped_early: Option<String>,
+    /// The version from which on metrics count for an early stop: where training last turned back.
+    #[serde(default)]
+    pub resumed_from: u64,
     /// When it was submitted.
     pub submitted: Timestamp,
     /// A tenant that owes a report to one job is not invited by jobs of lower priority.
@@ -71,8 +80,111 @@ pub struct JobRecord {
 impl JobRecord {
     /// Adds the record to a batch.
     pub fn put(&self, batch: &mut Batch) {
-        batch.put(Table::Jobs, self.spec.name.as_str(), self);
+        self.put_changed(&mut None, batch);
     }
+
+    /// Adds the record to a batch, but for the secure aggregation that is stored by itself, unless it
+    /// changed.
+    ///
+    /// - `saved`: the one that is stored
+    pub(super) fn put_changed(&self, saved: &mut Option<Arc<Aggregation>>, batch: &mut Batch) {
+        let (mut slim, name) = (self.clone(), self.spec.name.as_str());
+        let current = slim.round.detach();
+        batch.put(Table::Jobs, name, &slim);
+        let is_saved = match (&current, &*saved) {
+            (Some(current), Some(saved)) => Arc::ptr_eq(current, saved),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_saved {
+            let (job, round) = (slim.spec.name.clone(), slim.round.number);
+            let aggregation = current.as_deref().cloned();
+            batch.put(Table::Aggregations, name, &AggregationRecord { job, round, aggregation });
+        }
+        *saved = current;
+    }
+
+    /// Puts back the secure aggregation that is stored by itself; false if the open round needs one,
+    /// and it is not there.
+    #[must_use]
+    pub fn attach(&mut self, stored: &[AggregationRecord]) -> bool {
+        let own = |record: &&AggregationRecord| {
+            record.job == self.spec.name && record.round == self.round.number
+        };
+        let aggregation = stored.iter().find(own).and_then(|record| record.aggregation.clone());
+        self.round.attach(aggregation.map(Arc::new))
+    }
+
+    /// The updates that the open round has counted, and still needs.
+    #[must_use]
+    pub fn awaiting_sum(&self) -> BTreeMap<TenantId, Digest> {
+        match self.round.phase {
+            Phase::Reporting(_) | Phase::Unmasking(_) | Phase::Buffering(_) => self.round.updates(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Gives the open round up before the coordinator starts: what it counted is lost.
+    ///
+    /// - returns: what to record; the round's record and summary are in `batch`
+    pub fn abandon_lost(
+        &mut self,
+        reason: String,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> AuditEvent {
+        let (job, round) = (self.spec.name.clone(), self.round.number);
+        let event = abandoned(&job, round, &reason);
+        let summary = RoundSummary {
+            job,
+            round,
+            contributors: BTreeMap::new(),
+            abandoned: Some(reason.clone()),
+            ended: now,
+        };
+        self.round.phase = Phase::Abandoned { reason };
+        summary.put(batch);
+        self.put(batch);
+        event
+    }
+
+    /// Moves a job that still trains past rounds that were run after the copy from which it is
+    /// restored: agents have spent budget on their numbers.
+    ///
+    /// - returns: what to record, if it still trains
+    pub(crate) fn leap(
+        &mut self,
+        rounds: u64,
+        restored: &str,
+        now: Timestamp,
+        batch: &mut Batch,
+    ) -> Option<AuditEvent> {
+        if !matches!(self.state, JobState::Running | JobState::Paused) {
+            return None;
+        }
+        let before = self.round.number;
+        self.round.number = RoundNumber(before.0.saturating_add(rounds));
+        let reason = format!(
+            "the coordinator was restored {restored}: rounds from {before} up to this one may have \
+             been run after it, and are lost"
+        );
+        Some(self.abandon_lost(reason, now, batch))
+    }
+}
+
+fn abandoned(job: &JobId, round: RoundNumber, reason: &str) -> AuditEvent {
+    let subject = format!("{job}/{round}");
+    AuditEvent::done(Actor::coordinator(), Act::RoundAbandon, subject, reason)
+}
+
+/// The secure aggregation of a round whose masked updates are arriving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregationRecord {
+    job: JobId,
+    round: RoundNumber,
+    /// `None` once the round needs it no more.
+    aggregation: Option<Aggregation>,
 }
 
 /// How a round ended, for the history.
@@ -90,6 +202,13 @@ pub struct RoundSummary {
     pub abandoned: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+impl RoundSummary {
+    /// Adds the record to a batch.
+    fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Rounds, format!("{}/{:010}", self.job, self.round.0), self);
+    }
 }
 
 /// What an operator asks of a job.
@@ -112,6 +231,8 @@ pub struct Job {
     pub(super) round: Round,
     /// A commit is with the driver; later outputs wait until the model is durable.
     committing: bool,
+    /// The secure aggregation that is stored by itself.
+    saved: Option<Arc<Aggregation>>,
     /// Tenants that refuse the job until they reconnect, and why.
     pub(super) refusals: BTreeMap<TenantId, Refusal>,
 }
@@ -137,15 +258,18 @@ impl Job {
             revealed: None,
             metrics: Vec::new(),
             failure: None,
+            stopped_early: None,
+            resumed_from: 0,
             submitted: now,
             priority: 0,
         };
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved: None, refusals: BTreeMap::new() }
     }
 
     pub(super) fn restore(record: JobRecord, now: Timestamp) -> Self {
+        let saved = record.round.detachable().cloned();
         let round = Round::restore(record.round.clone(), now);
-        Self { record, round, committing: false, refusals: BTreeMap::new() }
+        Self { record, round, committing: false, saved, refusals: BTreeMap::new() }
     }
 
     /// The durable form.
@@ -173,15 +297,22 @@ impl Job {
             JobState::Running => self.round.waiting_for(),
             JobState::Paused if self.is_idle() => return "to be resumed".to_owned(),
             JobState::Paused => format!("{}; then to be resumed", self.round.waiting_for()),
-            JobState::Finished => return "nothing; the job is finished".to_owned(),
+            JobState::Finished => {
+                return match &self.record.stopped_early {
+                    Some(reason) => format!("nothing; the job stopped early: {reason}"),
+                    None => "nothing; the job is finished".to_owned(),
+                };
+            }
             JobState::Stopped => return "nothing; the job was stopped".to_owned(),
             JobState::Failed => {
                 let failure = self.record.failure.as_deref().unwrap_or_default();
                 return format!("nothing; the job failed: {failure}");
             }
         };
-        for (tenant, refusal) in &self.refusals {
-            line += &format!("; {tenant} refuses: {refusal}");
+        let refusals = self.refusals.iter().map(|(tenant, refusal)| (tenant, refusal.to_string()));
+        for (tenants, refusal) in grouped(refusals) {
+            let verb = if tenants.contains(',') { "refuse" } else { "refuses" };
+            line += &format!("; {tenants} {verb}: {refusal}");
         }
         line
     }
@@ -193,7 +324,7 @@ impl Job {
 
     /// When the job stops to wait and goes on with what it has, if it waits for a time.
     #[must_use]
-    pub const fn waits_until(&self) -> Option<Timestamp> {
+    pub fn waits_until(&self) -> Option<Timestamp> {
         match self.record.state {
             JobState::Running => self.round.poll_timeout(),
             JobState::Paused if !self.is_idle() => self.round.poll_timeout(),
@@ -202,11 +333,12 @@ impl Job {
     }
 
     /// Whether no round has invited anybody that still owes something.
-    const fn is_idle(&self) -> bool {
-        matches!(
-            self.round().phase,
-            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. }
-        )
+    fn is_idle(&self) -> bool {
+        match &self.round().phase {
+            Phase::Selection(_) | Phase::Committed { .. } | Phase::Abandoned { .. } => true,
+            Phase::Buffering(buffering) => buffering.training().next().is_none(),
+            _ => false,
+        }
     }
 
     /// Whether a round may choose its cohort now.
@@ -258,12 +390,17 @@ impl Job {
         bits.div_ceil(8)
     }
 
-    pub(super) fn require_round(&self, offered: RoundNumber) -> Result<(), SchedulerError> {
+    /// Whether a tenant's round is the open one, or that of its own ticket.
+    pub(super) fn require_round(
+        &self,
+        tenant: &TenantId,
+        offered: RoundNumber,
+    ) -> Result<(), SchedulerError> {
         let job = || self.record.spec.name.clone();
         if !matches!(self.record.state, JobState::Running | JobState::Paused) {
             return Err(SchedulerError::JobFinished { job: job() });
         }
-        let open = self.round().number;
+        let open = self.round().number_of(tenant);
         if offered != open {
             return Err(SchedulerError::WrongRound { job: job(), offered, open });
         }
@@ -278,7 +415,7 @@ impl Job {
     ) -> Result<OfferAnswer, SchedulerError> {
         let open = self.round().number;
         if round != open || !matches!(self.round().phase, Phase::Committed { .. }) {
-            self.require_round(round)?;
+            self.require_round(tenant, round)?;
         }
         let counted = self.round.check_report(tenant, update)?;
         Ok(if counted { OfferAnswer::Stored } else { OfferAnswer::Receive })
@@ -291,10 +428,12 @@ impl Job {
             return;
         }
         let metrics = &mut self.record.metrics;
-        if metrics.last().is_none_or(|newest| newest.version != base.version) {
-            metrics.push(BaseMetrics::new(base.version, base.file.digest, spec));
+        // With asynchronous rounds, an older base may be evaluated after a newer one.
+        let place = metrics.partition_point(|known| known.version < base.version);
+        if metrics.get(place).is_none_or(|known| known.version != base.version) {
+            metrics.insert(place, BaseMetrics::new(base.version, base.file.digest, spec));
         }
-        metrics.last_mut().expect("just added").add(release);
+        metrics[place].add(release);
     }
 
     /// Moves the clipping norm by the cohort's vote, and the lattice with it.
@@ -310,7 +449,7 @@ impl Job {
     }
 
     /// Translates the round's outputs, up to a commit.
-    pub(super) fn take_actions(&mut self, base: &ModelVersion, now: Timestamp) -> Vec<Action> {
+    pub(super) fn take_actions(&mut self, models: &ModelRegistry, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         while !self.committing
             && let Some(output) = self.round.poll_output()
@@ -318,9 +457,7 @@ impl Job {
             match output {
                 Output::Persist(round) => {
                     if let Phase::Abandoned { reason } = &round.phase {
-                        let subject = format!("{}/{}", self.record.spec.name, round.number);
-                        let actor = Actor::coordinator();
-                        let event = AuditEvent::done(actor, Act::RoundAbandon, subject, reason);
+                        let event = abandoned(&self.record.spec.name, round.number, reason);
                         actions.push(Action::Audit(event));
                     }
                     let mut batch = Batch::default();
@@ -329,8 +466,16 @@ impl Job {
                     actions.extend(leftovers);
                 }
                 Output::Configure(tenant, deadline) => {
-                    let assignment = self.assignment(base, deadline, now);
+                    let base = models
+                        .with_file(&self.record.spec.name, self.round().base_of(&tenant))
+                        .expect("every base that a round begins from is registered");
+                    let assignment = self.assignment(&tenant, base, deadline, now);
                     let message = CoordinatorMessage::Configure(Box::new(assignment));
+                    actions.push(Action::Send(tenant, message));
+                }
+                Output::Dismiss { tenant, round, abandoned } => {
+                    let job = self.record.spec.name.clone();
+                    let message = CoordinatorMessage::RoundClosed { job, round, abandoned };
                     actions.push(Action::Send(tenant, message));
                 }
                 Output::Ask(tenant, request) => {
@@ -369,6 +514,7 @@ impl Job {
         commit: &Commit,
         version: &ModelVersion,
         clip_vote: Option<f64>,
+        models: &ModelRegistry,
         now: Timestamp,
     ) -> Vec<Action> {
         assert!(
@@ -388,13 +534,50 @@ impl Job {
         if self.record.rounds_committed >= self.record.spec.round.rounds {
             self.record.state = JobState::Finished;
         }
+        if let Some(reason) = self.early_stop() {
+            (self.record.state, self.record.stopped_early) = (JobState::Finished, Some(reason));
+        }
         let mut batch = Batch::default();
         version.put(&mut batch);
         let leftovers = self.put_round(self.round.record().clone(), now, &mut batch);
         let mut actions = vec![Action::Persist(batch)];
         actions.extend(leftovers);
-        actions.extend(self.take_actions(version, now));
+        actions.extend(self.take_actions(models, now));
+        if self.record.state == JobState::Finished {
+            actions.extend(self.dismiss_all("the job is finished"));
+        }
         actions
+    }
+
+    /// Why the job should end before its last round, if its metric says so.
+    fn early_stop(&self) -> Option<String> {
+        let JobRecord { spec, metrics, resumed_from, state, .. } = &self.record;
+        let (rule, evaluation) = spec.early_stop.as_ref().zip(spec.evaluation.as_ref())?;
+        let counted = metrics.iter().filter(|metrics| metrics.version >= *resumed_from);
+        let running = matches!(state, JobState::Running | JobState::Paused);
+        running.then(|| early_stop::reason(rule, evaluation, counted)).flatten()
+    }
+
+    /// Tells everybody who still trains for a round that comes after the last one.
+    fn dismiss_all(&self, reason: &str) -> Vec<Action> {
+        let dismissed = self.round().carried.tickets.iter().map(|(tenant, ticket)| {
+            let (job, round) = (self.record.spec.name.clone(), ticket.round);
+            let abandoned = Some(reason.to_owned());
+            Action::Send(tenant.clone(), CoordinatorMessage::RoundClosed { job, round, abandoned })
+        });
+        dismissed.collect()
+    }
+
+    /// Turns training back to (or forward from) a version: an open round is given up, and the job
+    /// runs, with the rounds that are left after that version.
+    ///
+    /// - `from`: the version that the next round begins from
+    /// - `rounds`: that led to it
+    pub(super) fn resume_from(&mut self, from: &ModelVersion, rounds: u64, now: Timestamp) {
+        self.round.give_up(format!("training goes on from version {}", from.version), now);
+        let record = &mut self.record;
+        (record.state, record.rounds_committed) = (JobState::Running, rounds);
+        (record.resumed_from, record.stopped_early, record.failure) = (from.version, None, None);
     }
 
     /// Ends the round because the masks of its sum cannot be removed.
@@ -415,14 +598,18 @@ impl Job {
     pub(super) fn open_next_round(&mut self, base: Digest, now: Timestamp) -> bool {
         let closed =
             matches!(self.round().phase, Phase::Committed { .. } | Phase::Abandoned { .. });
-        if !closed || self.committing || self.record.state != JobState::Running {
+        // What was committed while the job is paused may leave tenants that still train.
+        let owed =
+            self.record.state == JobState::Paused && !self.round().carried.tickets.is_empty();
+        if !closed || self.committing || !(self.record.state == JobState::Running || owed) {
             return false;
         }
         let number = self.round().number.next();
         let seed = self.record.cohort_seed.wrapping_add(number.0);
         let JobRecord { spec, lattice, .. } = &self.record;
         let secagg = aggregation::terms(spec, *lattice);
-        self.round = Round::new(number, base, spec.round.clone(), secagg, seed, now);
+        let (plan, carried) = (spec.round.clone(), self.round().carried.clone());
+        self.round = Round::carrying(number, base, plan, secagg, seed, carried, now);
         true
     }
 
@@ -446,22 +633,32 @@ impl Job {
             updates.extend(self.record.round.updates().into_values());
             updates.extend(round.updates().into_values());
             leftovers.push(Action::Discard(updates));
-            leftovers.push(Action::Unstage(summary.job.clone(), round.number));
-            let key = format!("{}/{:010}", self.record.spec.name, round.number.0);
-            batch.put(Table::Rounds, key, &summary);
+            // Uploads with a ticket of this round may still come in.
+            let behind = round.plan.asynchronous.map_or(0, |plan| plan.staleness_max);
+            if let Some(number) = round.number.0.checked_sub(behind.into()) {
+                leftovers.push(Action::Unstage(summary.job.clone(), RoundNumber(number)));
+            }
+            summary.put(batch);
         }
         self.record.round = round;
-        self.record.put(batch);
+        self.record.put_changed(&mut self.saved, batch);
         leftovers
     }
 
-    fn assignment(&self, base: &ModelVersion, deadline: Timestamp, now: Timestamp) -> Assignment {
+    fn assignment(
+        &self,
+        tenant: &TenantId,
+        base: &ModelVersion,
+        deadline: Timestamp,
+        now: Timestamp,
+    ) -> Assignment {
         Assignment {
             job: self.record.spec.clone(),
-            round: self.round().number,
+            round: self.round().number_of(tenant),
             base: base.announcement(&self.record.spec),
             lattice: self.record.lattice,
             report_within_ms: deadline.since(now).as_millis() as u64,
+            control: base.control,
         }
     }
 }

@@ -10,7 +10,7 @@ use tributary_protocol::{
 
 use super::{Action, Job, JobState, Scheduler, SchedulerError};
 use crate::{
-    round::Input,
+    round::{Input, grouped},
     store::Batch,
     tenants::{QuotaUsedUp, Standing, TenantContext, TenantRecord},
 };
@@ -66,7 +66,7 @@ impl Scheduler {
     ) -> Result<Refusal, SchedulerError> {
         let mut record = self.known_tenant(tenant)?.clone();
         record.standing = Standing::Revoked { reason, since: now };
-        record.certificate = None;
+        (record.certificate, record.next_certificate) = (None, None);
         record.invitation.used.get_or_insert(now);
         Ok(self.stop(record, now))
     }
@@ -121,12 +121,14 @@ impl Scheduler {
         let reachable = self
             .models
             .iter()
-            .any(|model| model.file.digest == file && self.is_in_region(tenant, &model.job));
+            .any(|model| model.has_file(file) && self.is_in_region(tenant, &model.job));
         if !reachable {
             return Err(SchedulerError::ModelUnknown { file });
         }
         let owed = self.jobs.values().any(|job| {
-            job.round().base == file && job.round().phase.assignment_deadline(tenant).is_some()
+            let base = self.models.with_file(&job.record().spec.name, job.round().base_of(tenant));
+            base.is_some_and(|base| base.has_file(file))
+                && job.round().phase.assignment_deadline(tenant).is_some()
         });
         let record = self.known_tenant(tenant)?;
         let room = record.context.quotas.check_bytes(record.usage, bytes, now);
@@ -216,17 +218,19 @@ impl Scheduler {
         }
         let candidates =
             self.tenants.values().filter(|record| self.is_in_region(&record.context.id, name));
-        for record in candidates {
+        let kept_out = candidates.filter_map(|record| {
             let tenant = &record.context.id;
             match &record.standing {
                 Standing::Active => {
-                    if let Err(quota) = self.check_room(tenant, name, now) {
-                        line += &format!("; {tenant}: {quota}");
-                    }
+                    let quota = self.check_room(tenant, name, now).err()?;
+                    Some((tenant, quota.to_string()))
                 }
-                Standing::Suspended { .. } => line += &format!("; {tenant} is suspended"),
-                Standing::Revoked { .. } => {}
+                Standing::Suspended { .. } => Some((tenant, "suspended".to_owned())),
+                Standing::Revoked { .. } => None,
             }
+        });
+        for (tenants, reason) in grouped(kept_out) {
+            line += &format!("; {tenants}: {reason}");
         }
         line
     }

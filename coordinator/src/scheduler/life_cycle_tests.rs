@@ -54,7 +54,7 @@ fn a_suspended_tenant_leaves_its_round_and_is_refused_by_name_until_resumed() {
     let error = bench.scheduler.offered(&alpha, &offer).expect_err("suspended");
     assert_eq!(error.code(), ErrorCode::TenantSuspended);
     let line = bench.scheduler.waiting_for(bench.scheduler.job(&job().name).expect("known"), NOW);
-    assert!(line.contains("waiting for beta; alpha is suspended"), "{line}");
+    assert!(line.contains("waiting for beta; alpha: suspended"), "{line}");
     let offer = bench.offer(1, 2);
     bench.scheduler.reported(&tenant("beta"), &offer, NOW).expect("counts");
     let actions = bench.run();

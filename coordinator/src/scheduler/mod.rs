@@ -6,13 +6,20 @@
 
 mod action;
 #[cfg(test)]
+mod asynchronous_tests;
+#[cfg(test)]
 mod control_tests;
+mod early_stop;
 mod error;
 mod job;
 mod life_cycle;
 #[cfg(test)]
 mod life_cycle_tests;
 mod metrics;
+mod pacing;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
 mod revealed;
 mod tenancy;
 #[cfg(test)]
@@ -32,13 +39,14 @@ use tributary_protocol::{
 pub use self::{
     action::{Action, Commit, OfferAnswer},
     error::SchedulerError,
-    job::{Job, JobControl, JobRecord, JobState, RoundSummary},
+    job::{AggregationRecord, Job, JobControl, JobRecord, JobState, RoundSummary},
     metrics::{BaseMetrics, MetricEstimate},
     revealed::Revealed,
 };
 use crate::{
     aggregation::NextModel,
     audit::{Act, Actor, AuditEvent},
+    pace::Pace,
     registry::{ModelRegistry, ModelVersion, Promotion},
     round::Input,
     store::Batch,
@@ -52,6 +60,12 @@ pub struct Scheduler {
     jobs: BTreeMap<JobId, Job>,
     models: ModelRegistry,
     connected: BTreeSet<TenantId>,
+    /// The connected tenants in the order in which they came.
+    arrivals: Vec<TenantId>,
+    /// Connected tenants that have reported since they came.
+    served: BTreeSet<TenantId>,
+    /// How connections are spread over time; `None` lets everybody stay.
+    pace: Option<Pace>,
     /// The last round of each job whose invitations count against quotas.
     counted: BTreeMap<JobId, RoundNumber>,
     /// When quotas have room again, if somebody waits for that.
@@ -220,7 +234,8 @@ impl Scheduler {
     ) -> Result<(), SchedulerError> {
         let masked = self.job(job)?.record().spec.secagg.is_some();
         let credential = masked.then(|| Blob(credential.to_owned()));
-        self.step(job, round, Input::Accepted { tenant: tenant.clone(), credential }, now)
+        let accepted = Input::Accepted { tenant: tenant.clone(), credential };
+        self.step(tenant, job, round, accepted, now)
     }
 
     /// A cohort member answers in a step of secure aggregation. What does not fit ends its part in
@@ -244,7 +259,7 @@ impl Scheduler {
             .jobs
             .get_mut(job)
             .ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })?;
-        open.require_round(round)?;
+        open.require_round(tenant, round)?;
         let outcome = payload
             .decode::<ClientMessage>()
             .map_err(|source| SchedulerError::SecaggMalformed { source: source.into() })
@@ -289,7 +304,7 @@ impl Scheduler {
         let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
         let event = AuditEvent::refused(actor, Act::RoundDecline, subject, &refusal);
         let before = self.actions.len();
-        self.step(job, round, Input::Declined(tenant.clone(), refusal), now)?;
+        self.step(tenant, job, round, Input::Declined(tenant.clone(), refusal), now)?;
         self.actions.insert(before, Action::Audit(event));
         Ok(())
     }
@@ -330,9 +345,11 @@ impl Scheduler {
         if self.offered(tenant, offer)? == OfferAnswer::Stored {
             return Ok(());
         }
-        self.take_metrics(offer)?;
+        self.take_metrics(tenant, offer)?;
         self.count_bytes(tenant, offer.update.length, now);
+        self.served.insert(tenant.clone());
         self.step(
+            tenant,
             &offer.job,
             offer.round,
             Input::Reported(tenant.clone(), offer.update.digest),
@@ -353,6 +370,7 @@ impl Scheduler {
             file: model.file,
             parent: Some(parent.file.digest),
             optimizer_state: model.optimizer_state,
+            control: model.control,
             created: now,
         };
         let detail =
@@ -361,13 +379,22 @@ impl Scheduler {
         let event = AuditEvent::done(Actor::coordinator(), Act::RoundCommit, subject, detail);
         self.actions.push_back(Action::Audit(event));
         let job = self.jobs.get_mut(&commit.job).expect("the commit came from this job");
-        let actions = job.committed(commit, &version, model.clip_vote, now);
         let announcement = version.announcement(&job.record().spec);
-        let superseded =
-            parent.optimizer_state.filter(|state| version.optimizer_state != Some(*state));
-        self.models.insert(version);
+        let kept = version.side_files();
+        let superseded = parent.side_files().difference(&kept).copied().collect();
+        self.models.insert(version.clone());
+        let actions = job.committed(commit, &version, model.clip_vote, &self.models, now);
+        if let Some(reason) = &job.record().stopped_early {
+            let event = AuditEvent::done(
+                Actor::coordinator(),
+                Act::JobStop,
+                &commit.job,
+                format!("early: {reason}"),
+            );
+            self.actions.push_back(Action::Audit(event));
+        }
         self.actions.extend(actions);
-        self.actions.push_back(Action::Discard(superseded.into_iter().collect()));
+        self.actions.push_back(Action::Discard(superseded));
         if !self.models.is_pinned(&commit.job) {
             self.announce(&announcement);
         }
@@ -419,15 +446,21 @@ impl Scheduler {
     #[must_use]
     pub fn referenced_files(&self) -> BTreeSet<Digest> {
         let models = self.models.iter().map(|version| version.file.digest);
-        let states = self.jobs.keys().filter_map(|job| self.models.latest(job)?.optimizer_state);
+        let newest = self.jobs.keys().filter_map(|job| self.models.latest(job));
+        let states = newest.flat_map(ModelVersion::side_files);
         let updates = self.jobs.values().flat_map(|job| job.round().updates().into_values());
         models.chain(states).chain(updates).collect()
     }
 
     /// Adds the metrics of an update that is about to be counted: both become durable together.
-    fn take_metrics(&mut self, offer: &UploadOffer) -> Result<(), SchedulerError> {
-        let base = self.models.latest(&offer.job).expect("every job has version 0");
+    fn take_metrics(
+        &mut self,
+        tenant: &TenantId,
+        offer: &UploadOffer,
+    ) -> Result<(), SchedulerError> {
         let job = self.jobs.get_mut(&offer.job).expect("the offer was checked");
+        let base = job.round().base_of(tenant);
+        let base = self.models.with_file(&offer.job, base).expect("bases are registered");
         let spec = job.record().spec.evaluation.as_ref();
         if !metrics::is_usable(&offer.evaluation, spec, base.version) {
             return Err(SchedulerError::Metrics { job: offer.job.clone() });
@@ -438,6 +471,7 @@ impl Scheduler {
 
     fn step(
         &mut self,
+        tenant: &TenantId,
         job: &JobId,
         round: RoundNumber,
         input: Input,
@@ -447,7 +481,7 @@ impl Scheduler {
             .jobs
             .get_mut(job)
             .ok_or_else(|| SchedulerError::JobUnknown { job: job.clone() })?;
-        job.require_round(round)?;
+        job.require_round(tenant, round)?;
         job.round.handle(now, input)?;
         self.settle_all(now);
         Ok(())
@@ -464,11 +498,13 @@ impl Scheduler {
             loop {
                 let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
                 let population = self.population(&id, now);
-                let base = self.models.latest(&id).expect("every job has version 0");
                 let job = self.jobs.get_mut(&id).expect("listed above");
                 let available = Input::Available { tenants, population };
                 job.round.handle(now, available).expect("availability fits every phase");
-                self.actions.extend(job.take_actions(base, now));
+                let given = job.round.take_tickets();
+                self.actions.extend(job.take_actions(&self.models, now));
+                self.count_round(&given, now);
+                let job = self.jobs.get_mut(&id).expect("listed above");
                 if job.has_invited() && self.counted.get(&id) != Some(&job.round().number) {
                     self.counted.insert(id.clone(), job.round().number);
                     let invited = job.round().phase.invited();
@@ -481,6 +517,7 @@ impl Scheduler {
                 }
             }
         }
+        self.steer(now);
     }
 
     fn send(&mut self, tenant: TenantId, message: CoordinatorMessage) {

@@ -1,8 +1,9 @@
 //! The scheduler's side of tenants: enrolment, connections, and who may serve which job.
 
 use tributary_protocol::{
+    error_code::Refusal,
     id::{Digest, JobId, TenantId},
-    message::{CoordinatorMessage, LedgerHead},
+    message::{CoordinatorMessage, EnrollmentResponse, LedgerHead},
     time::Timestamp,
 };
 
@@ -29,6 +30,12 @@ impl Scheduler {
     #[must_use]
     pub fn is_connected(&self, tenant: &TenantId) -> bool {
         self.connected.contains(tenant)
+    }
+
+    /// How many tenants' agents are connected.
+    #[must_use]
+    pub fn connected_count(&self) -> usize {
+        self.connected.len()
     }
 
     /// Adds a tenant or replaces its record.
@@ -68,9 +75,27 @@ impl Scheduler {
         self.check_enrollment(tenant, secret, now)?;
         let mut record = self.tenants[tenant].clone();
         record.invitation.used = Some(now);
-        record.certificate = Some(certificate);
+        (record.certificate, record.next_certificate) = (Some(certificate), None);
         self.put_tenant(record);
         Ok(())
+    }
+
+    /// Registers the certificate that takes the place of a tenant's, and hands it over. The one before
+    /// works until the new one is first shown, so nothing is lost if the answer is.
+    ///
+    /// - `chain`: DER, leaf first
+    pub fn renewed(&mut self, tenant: &TenantId, chain: Vec<Vec<u8>>) {
+        let (Some(record), Some(leaf)) = (self.tenants.get(tenant), chain.first()) else { return };
+        let record = TenantRecord { next_certificate: Some(Digest::of(leaf)), ..record.clone() };
+        self.put_tenant(record);
+        let answer = EnrollmentResponse::Issued { certificates: chain };
+        self.send(tenant.clone(), CoordinatorMessage::Renewal(answer));
+    }
+
+    /// Tells a tenant why its certificate is not renewed.
+    pub fn renewal_refused(&mut self, tenant: &TenantId, refusal: Refusal) {
+        let answer = EnrollmentResponse::Refused(refusal);
+        self.send(tenant.clone(), CoordinatorMessage::Renewal(answer));
     }
 
     /// Whether a connection may act for the tenant that its certificate names. Counts as a request.
@@ -86,6 +111,11 @@ impl Scheduler {
     ) -> Result<TenantContext, SchedulerError> {
         let context = self.check_certificate(tenant, certificate)?;
         self.count_request(tenant, now)?;
+        let record = &self.tenants[tenant];
+        if record.next_certificate == Some(certificate) {
+            let (certificate, next_certificate) = (record.next_certificate, None);
+            self.put_tenant(TenantRecord { certificate, next_certificate, ..record.clone() });
+        }
         Ok(context)
     }
 
@@ -99,7 +129,11 @@ impl Scheduler {
         certificate: Digest,
     ) -> Result<TenantContext, SchedulerError> {
         self.require_active(tenant)?;
-        let record = self.tenants.get(tenant).filter(|r| r.certificate == Some(certificate));
+        let is_shown = |known: Option<Digest>| known == Some(certificate);
+        let record = self
+            .tenants
+            .get(tenant)
+            .filter(|record| is_shown(record.certificate) || is_shown(record.next_certificate));
         let record = record
             .ok_or_else(|| SchedulerError::CertificateNotRegistered { tenant: tenant.clone() })?;
         Ok(record.context.clone())
@@ -113,6 +147,9 @@ impl Scheduler {
         self.actions.push_back(Action::Welcome(tenant.clone(), record.acknowledged_head));
         self.acknowledge(tenant, head);
         self.connected.insert(tenant.clone());
+        self.arrivals.retain(|other| other != tenant);
+        self.arrivals.push(tenant.clone());
+        self.served.remove(tenant);
         let jobs: Vec<_> = self.jobs.keys().cloned().collect();
         for id in jobs {
             let serves = self.may_serve(tenant, &id);

@@ -1,6 +1,9 @@
 use tributary_protocol::{
     id::Region,
-    job::{PrivacyPlan, PrivacyUnit, RoundPlan, ServerOptimizerSpec, TrainingPlan, Trust},
+    job::{
+        AggregationRule, CohortSampling, LocalAlgorithm, PrivacyPlan, PrivacyUnit, RoundPlan,
+        ServerOptimizerSpec, TrainingPlan, Trust,
+    },
     message::BlobRef,
     model::{MlpSpec, ModelSpec},
 };
@@ -14,7 +17,7 @@ use crate::{
     tenants::{TenantContext, invite},
 };
 
-pub(super) const NOW: Timestamp = Timestamp(5_000_000);
+pub(crate) const NOW: Timestamp = Timestamp(5_000_000);
 
 pub(crate) fn job() -> JobSpec {
     JobSpec {
@@ -22,12 +25,14 @@ pub(crate) fn job() -> JobSpec {
         dataset: tributary_protocol::id::DatasetName::new("data").expect("valid"),
         regions: vec![Region::new("eu").expect("valid")],
         model: ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 }),
+        federated: tributary_protocol::model::FederatedPart::All,
         training: TrainingPlan {
             local_steps: 1,
             sampling_rate: 0.5,
             batch_size_expected: 4,
             client_learning_rate: 0.1,
             update_norm_max: 4.0,
+            algorithm: LocalAlgorithm::Sgd,
         },
         privacy: PrivacyPlan {
             trust: Trust::Local,
@@ -38,6 +43,7 @@ pub(crate) fn job() -> JobSpec {
             clipping: tributary_protocol::job::Clipping::Flat,
             rotation: false,
             lattice_bits: 24,
+            correlated: None,
         },
         round: RoundPlan {
             rounds: 2,
@@ -47,10 +53,14 @@ pub(crate) fn job() -> JobSpec {
             selection_timeout_ms: 1_000,
             configuration_timeout_ms: 1_000,
             report_timeout_ms: 5_000,
+            sampling: CohortSampling::Fixed,
+            asynchronous: None,
         },
         server_optimizer: ServerOptimizerSpec::default(),
         secagg: None,
         evaluation: None,
+        aggregation: AggregationRule::Mean,
+        early_stop: None,
     }
 }
 
@@ -59,14 +69,14 @@ pub(super) fn tenant(name: &str) -> TenantId {
 }
 
 /// A scheduler with its store of files; actions are carried out at once, like the driver does.
-pub(super) struct Bench {
-    pub(super) scheduler: Scheduler,
-    pub(super) blobs: BlobStore,
+pub(crate) struct Bench {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) blobs: BlobStore,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let blobs = BlobStore::open(folder.path()).expect("opens");
         let mut scheduler = Scheduler::default();
@@ -77,11 +87,11 @@ impl Bench {
         Self { scheduler, blobs, _folder: folder }
     }
 
-    pub(super) fn submit(&mut self) {
+    pub(crate) fn submit(&mut self) {
         self.submit_job(job());
     }
 
-    fn submit_job(&mut self, spec: JobSpec) {
+    pub(super) fn submit_job(&mut self, spec: JobSpec) {
         let initial = registry::initial_model(&spec, 1, NOW, &self.blobs).expect("makes");
         let lattice = aggregation::plan_lattice(&spec).expect("plans");
         self.scheduler.submit(spec, lattice, initial, 9, NOW).expect("valid");
@@ -92,23 +102,28 @@ impl Bench {
         while let Some(action) = self.scheduler.poll_action() {
             if let Action::Commit(commit) = &action {
                 let job = self.scheduler.job(&commit.job).expect("known");
-                let (spec, dimension) =
-                    (job.record().spec.clone(), job.record().spec.wire_dimension());
-                let lattice = aggregation::lattice(job.record().lattice).expect("planned");
-                let sum = aggregation::RoundSum::new(commit.round, lattice, dimension)
-                    .finish(&commit.contributors, None, &self.blobs)
-                    .expect("sums");
-                let base = job.round().base;
-                let (sum, clip_vote) =
-                    aggregation::open_sum(&spec, commit.round, lattice, sum).expect("opens");
-                let model =
-                    aggregation::next_model(&spec, base, None, sum, &self.blobs).expect("makes");
-                let model = aggregation::NextModel { clip_vote, ..model };
+                let committing = aggregation::Committing {
+                    job: &job.record().spec,
+                    lattice: job.record().lattice,
+                    round: job.round(),
+                    base: self.scheduler.models().latest(&commit.job).expect("a version"),
+                    contributors: &commit.contributors,
+                    unmask: commit.unmask.as_deref(),
+                };
+                let model = aggregation::make(committing, None, &self.blobs).expect("makes");
                 self.scheduler.committed(commit, model, NOW);
             }
             done.push(action);
         }
         done
+    }
+
+    /// Forgets what is not in the records, as a crash does.
+    pub(super) fn restart(&mut self) {
+        let tenants = self.scheduler.tenants().cloned().collect();
+        let jobs = self.scheduler.jobs().map(|job| job.record().clone()).collect();
+        let models = self.scheduler.models().clone();
+        self.scheduler = Scheduler::restore(tenants, jobs, models, NOW);
     }
 
     pub(super) fn offer(&self, round: u64, fill: u8) -> UploadOffer {

@@ -3,6 +3,7 @@
 //! A [`Batch`] is applied atomically and is durable when [`Store::apply`] returns. Models and
 //! updates are not records but content-addressed files ([`crate::blobs`]).
 
+mod integrity;
 mod memory;
 mod sled;
 #[cfg(test)]
@@ -24,6 +25,8 @@ pub enum Table {
     Models,
     /// [`crate::scheduler::RoundSummary`] by job id and round number.
     Rounds,
+    /// [`crate::scheduler::AggregationRecord`] by job id.
+    Aggregations,
     /// The head of the audit log, under `head`.
     Audit,
     /// [`crate::access::TokenRecord`] by token name.
@@ -33,12 +36,27 @@ pub enum Table {
 }
 
 impl Table {
-    const fn name(self) -> &'static str {
+    /// Every table: what a backup copies.
+    pub const ALL: [Self; 8] = [
+        Self::Tenants,
+        Self::Jobs,
+        Self::Models,
+        Self::Rounds,
+        Self::Aggregations,
+        Self::Audit,
+        Self::Tokens,
+        Self::Promotions,
+    ];
+
+    /// The name in the store and in backups.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Tenants => "tenants",
             Self::Jobs => "jobs",
             Self::Models => "models",
             Self::Rounds => "rounds",
+            Self::Aggregations => "aggregations",
             Self::Audit => "audit",
             Self::Tokens => "tokens",
             Self::Promotions => "promotions",
@@ -60,10 +78,41 @@ pub enum StoreError {
         source: ::sled::Error,
     },
     /// The store failed; nothing of the batch is applied.
-    #[error("the store failed; check the disk, nothing was reset")]
-    Backend(#[source] ::sled::Error),
+    #[error("the store at {path} failed; check the disk, then start again: nothing was reset")]
+    Backend {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the store says.
+        #[source]
+        source: ::sled::Error,
+    },
+    /// The store lost records, or they were changed.
+    #[error(
+        "the store at {path} is damaged: {reason}; nothing was reset, put the newest backup in its \
+         place with `tributary-coordinator restore`"
+    )]
+    Corrupt {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A record that another one refers to is not there.
+    #[error(
+        "record {key:?} of table {table} is missing; put the newest backup in place of the store with \
+         `tributary-coordinator restore`"
+    )]
+    Missing {
+        /// The table.
+        table: &'static str,
+        /// The key.
+        key: String,
+    },
     /// A record does not parse. It is left as it is.
-    #[error("record {key:?} of table {table} is damaged or from another version; restore a backup")]
+    #[error(
+        "record {key:?} of table {table} is damaged or from another version; put the newest backup in \
+         its place with `tributary-coordinator restore`"
+    )]
     Damaged {
         /// The table.
         table: &'static str,
@@ -86,6 +135,17 @@ impl Batch {
     pub fn put<T: Serialize>(&mut self, table: Table, key: impl Into<String>, record: &T) {
         let value = serde_json::to_vec(record).expect("records are plain data with string keys");
         self.writes.push((table, key.into(), value));
+    }
+
+    /// Adds a record as it was stored.
+    pub(crate) fn put_bytes(&mut self, table: Table, key: String, value: Vec<u8>) {
+        self.writes.push((table, key, value));
+    }
+
+    /// The tables that it writes to, once for each record.
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Table> {
+        self.writes.iter().map(|(table, ..)| *table)
     }
 
     /// Whether there is nothing to write.

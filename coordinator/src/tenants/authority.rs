@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls::pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 use tributary_protocol::{
     id::{Digest, IdError, TenantId},
     time::Timestamp,
-    transport::tls::Identity,
+    transport::{tls::Identity, validity},
 };
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
 
 const AUTHORITY_DAYS: u64 = 3650;
 const SERVER_DAYS: u64 = 825;
@@ -47,6 +47,12 @@ pub enum AuthorityError {
     /// A peer certificate cannot be parsed.
     #[error("the peer's certificate cannot be parsed")]
     Parse,
+    /// A certificate cannot sign those of a coordinator and its agents.
+    #[error("the authority's certificate cannot be used: {reason}")]
+    NotAnAuthority {
+        /// What it lacks.
+        reason: &'static str,
+    },
     /// The common name of a peer certificate is not a tenant id.
     #[error("the peer's certificate names no tenant")]
     Name(#[source] IdError),
@@ -101,12 +107,53 @@ impl Authority {
 
     /// Reads an authority, generated here or brought along.
     ///
+    /// - `pair`: of a root or an intermediate authority; agents trust exactly this certificate, so what
+    ///   follows it in a chain is not needed
+    ///
     /// # Errors
-    /// [`AuthorityError`] if either text is not usable.
+    /// [`AuthorityError`] if either text is not usable, or they do not belong together.
     pub fn load(pair: &PemPair) -> Result<Self, AuthorityError> {
         let certificate = certificate(&pair.certificate)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(&pair.key)?)?;
+        let key = KeyPair::from_pem(&pair.key)?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&certificate).map_err(|_| AuthorityError::Parse)?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            let reason = "it belongs to another key";
+            return Err(AuthorityError::NotAnAuthority { reason });
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { certificate, issuer })
+    }
+
+    /// Whether the authority may and can sign now, which one that was brought along must show.
+    ///
+    /// # Errors
+    /// [`AuthorityError::NotAnAuthority`] saying what it lacks.
+    pub fn check(&self, now: Timestamp) -> Result<(), AuthorityError> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate)
+            .map_err(|_| AuthorityError::Parse)?;
+        let lacks = |reason| Err(AuthorityError::NotAnAuthority { reason });
+        let constraints = parsed.basic_constraints().map_err(|_| AuthorityError::Parse)?;
+        if !constraints.is_some_and(|constraints| constraints.value.ca) {
+            return lacks("it is no certificate of an authority (basic constraints)");
+        }
+        let usage = parsed.key_usage().map_err(|_| AuthorityError::Parse)?;
+        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+            return lacks("its key usage does not allow it to sign certificates");
+        }
+        let purposes = parsed.extended_key_usage().map_err(|_| AuthorityError::Parse)?;
+        let suits = |purposes: &ExtendedKeyUsage<'_>| {
+            purposes.any || purposes.server_auth && purposes.client_auth
+        };
+        if purposes.is_some_and(|purposes| !suits(purposes.value)) {
+            return lacks("its extended key usage does not cover servers and clients");
+        }
+        let seconds = i64::try_from(now.0 / 1000).map_err(|_| AuthorityError::Time)?;
+        let validity = parsed.validity();
+        if seconds < validity.not_before.timestamp() || seconds >= validity.not_after.timestamp() {
+            return lacks("it is not valid at this time");
+        }
+        Ok(())
     }
 
     /// The authority's certificate.
@@ -121,6 +168,14 @@ impl Authority {
         Digest::of(&self.certificate)
     }
 
+    /// A secret for one purpose, the same at every start.
+    #[must_use]
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("tributary 2026 secrets of an authority");
+        hasher.update(purpose.as_bytes()).update(&self.issuer.key().serialize_der());
+        *hasher.finalize().as_bytes()
+    }
+
     /// Makes the coordinator's own key and certificate for these DNS names and IP addresses.
     ///
     /// # Errors
@@ -130,11 +185,39 @@ impl Authority {
         hosts: &[String],
         now: Timestamp,
     ) -> Result<PemPair, AuthorityError> {
+        self.certify_server(&KeyPair::generate()?, hosts, now)
+    }
+
+    /// Renews the coordinator's own certificate, for the same key and hosts.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the pair cannot be read.
+    pub fn renew_server(&self, pair: &PemPair, now: Timestamp) -> Result<PemPair, AuthorityError> {
+        self.certify_server(&KeyPair::from_pem(&pair.key)?, &hosts_of(pair)?, now)
+    }
+
+    /// Whether the authority signed the pair's certificate.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if it cannot be read.
+    pub fn issued(&self, pair: &PemPair) -> Result<bool, AuthorityError> {
+        let leaf = certificate(&pair.certificate)?;
+        let parse =
+            |der| x509_parser::parse_x509_certificate(der).map_err(|_| AuthorityError::Parse);
+        let ((_, leaf), (_, own)) = (parse(&leaf)?, parse(&self.certificate)?);
+        Ok(leaf.issuer() == own.subject())
+    }
+
+    fn certify_server(
+        &self,
+        key: &KeyPair,
+        hosts: &[String],
+        now: Timestamp,
+    ) -> Result<PemPair, AuthorityError> {
         let mut params = parameters("Tributary coordinator", now, SERVER_DAYS)?;
         params.subject_alt_names = CertificateParams::new(hosts)?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(key, &self.issuer)?;
         Ok(PemPair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
@@ -184,6 +267,15 @@ pub fn identity(pair: &PemPair) -> Result<Identity, AuthorityError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| AuthorityError::Pem { what: "the certificate", source })?;
     Ok(Identity { chain, key })
+}
+
+/// When a certificate is to be renewed: after two thirds of its time.
+///
+/// # Errors
+/// [`AuthorityError`] if it cannot be read.
+pub fn renewal_due(pair: &PemPair) -> Result<Timestamp, AuthorityError> {
+    let certificate = certificate(&pair.certificate)?;
+    validity::renewal_due(&certificate).ok_or(AuthorityError::Parse)
 }
 
 /// The DNS names and IP addresses that a certificate is for.
@@ -263,6 +355,57 @@ mod tests {
         let certificate =
             authority.issue_agent(&alpha, &request("beta", &key), NOW, 90).expect("signs");
         assert_eq!(tenant_of(&certificate).expect("parses"), alpha);
+    }
+
+    fn outside(change: impl FnOnce(&mut CertificateParams)) -> PemPair {
+        let mut params = parameters("Hospital group CA", NOW, 900).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        change(&mut params);
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.self_signed(&key).expect("signs").pem();
+        PemPair { certificate, key: key.serialize_pem() }
+    }
+
+    #[test]
+    fn an_outside_authority_signs_if_it_may() {
+        let pair = outside(|_| {});
+        let authority = Authority::load(&pair).expect("loads");
+        authority.check(NOW).expect("may sign");
+        let server = authority.issue_server(&["localhost".to_owned()], NOW).expect("signs");
+        assert_eq!(hosts_of(&server).expect("reads"), ["localhost"]);
+        let check = |pair: &PemPair, now| {
+            Authority::load(pair).and_then(|it| it.check(now)).expect_err("refused").to_string()
+        };
+        let late = NOW.after_ms(901 * 24 * 60 * 60 * 1000);
+        assert!(check(&pair, late).contains("not valid at this time"));
+        assert!(
+            check(&outside(|it| it.is_ca = IsCa::ExplicitNoCa), NOW).contains("no certificate of")
+        );
+        let signs_lists = |it: &mut CertificateParams| {
+            it.key_usages = vec![KeyUsagePurpose::CrlSign];
+        };
+        assert!(check(&outside(signs_lists), NOW).contains("key usage"));
+        let servers = |it: &mut CertificateParams| {
+            it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        };
+        assert!(check(&outside(servers), NOW).contains("extended key usage"));
+        let mixed = PemPair { key: outside(|_| {}).key, ..pair };
+        assert!(check(&mixed, NOW).contains("another key"));
+    }
+
+    #[test]
+    fn a_renewed_server_keeps_its_key_and_hosts_and_lasts_longer() {
+        let authority = Authority::load(&Authority::generate(NOW).expect("makes")).expect("loads");
+        let hosts = ["localhost".to_owned(), "10.1.2.3".to_owned()];
+        let pair = authority.issue_server(&hosts, NOW).expect("signs");
+        let due = renewal_due(&pair).expect("reads");
+        let days = due.since(NOW).as_secs() / 86_400;
+        assert!((540..=560).contains(&days), "{days}");
+        let renewed = authority.renew_server(&pair, due).expect("signs");
+        assert_eq!(renewed.key, pair.key);
+        assert_eq!(hosts_of(&renewed).expect("reads"), hosts);
+        assert!(renewal_due(&renewed).expect("reads") > due);
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub fn invite(
         usage: known.map(|known| known.usage).unwrap_or_default(),
         invitation,
         certificate: known.and_then(|known| known.certificate),
+        next_certificate: known.and_then(|known| known.next_certificate),
         acknowledged_head: known.map_or(LedgerHead::EMPTY, |known| known.acknowledged_head),
         added: known.map_or(now, |known| known.added),
     };

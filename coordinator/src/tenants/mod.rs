@@ -3,15 +3,17 @@
 pub mod authority;
 mod context;
 mod enrollment;
+pub mod planner;
 mod quota;
 
 use serde::{Deserialize, Serialize};
+pub use tributary_protocol::isolation::{
+    ComputeIsolation, DataIsolation, Isolation, ModelIsolation,
+};
 use tributary_protocol::{id::Digest, message::LedgerHead, time::Timestamp};
 
 pub use self::{
-    context::{
-        ComputeIsolation, DataIsolation, Isolation, ModelIsolation, TenantContext, TenantRole,
-    },
+    context::{TenantContext, TenantRole},
     enrollment::{EnrollmentError, Invitation, invite},
     quota::{QuotaUsedUp, Quotas, Usage, next_day},
 };
@@ -68,6 +70,9 @@ pub struct TenantRecord {
     pub invitation: Invitation,
     /// BLAKE3 of the certificate that its agent must show; `None` before enrolment.
     pub certificate: Option<Digest>,
+    /// BLAKE3 of the certificate that takes its place once it is first shown.
+    #[serde(default)]
+    pub next_certificate: Option<Digest>,
     /// The newest ledger head that its agent reported.
     pub acknowledged_head: LedgerHead,
     /// When it was added.

@@ -106,8 +106,21 @@ impl ModularSum {
         if self.lattice != other.lattice || self.values.len() != other.values.len() {
             return Err(LatticeError::Mismatch);
         }
+        self.add_values(&other.values)
+    }
+
+    /// Adds the values of a partial sum over the same lattice, from another process for example.
+    ///
+    /// - `values`: shape `[dimension]`; reduced modulo `2^bits`
+    ///
+    /// # Errors
+    /// [`LatticeError::Mismatch`] for another dimension; the sum is then unchanged.
+    pub fn add_values(&mut self, values: &[u32]) -> Result<(), LatticeError> {
+        if self.values.len() != values.len() {
+            return Err(LatticeError::Mismatch);
+        }
         let mask = self.lattice.mask();
-        for (value, &addend) in self.values.iter_mut().zip(&other.values) {
+        for (value, &addend) in self.values.iter_mut().zip(values) {
             *value = value.wrapping_add(addend) & mask;
         }
         Ok(())
@@ -217,7 +230,11 @@ mod tests {
             prop_assert_eq!(&sum(&mut rows.iter().rev()), &forward);
             let mut merged = sum(&mut rows[..1].iter());
             merged.merge(&sum(&mut rows[1..].iter())).expect("same lattice");
-            prop_assert_eq!(merged, forward);
+            prop_assert_eq!(&merged, &forward);
+            let mut values = sum(&mut rows[..1].iter());
+            values.add_values(sum(&mut rows[1..].iter()).values()).expect("same dimension");
+            prop_assert_eq!(values, forward);
+            prop_assert!(merged.add_values(&[0; 4]).is_err());
         }
     }
 }

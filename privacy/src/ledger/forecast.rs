@@ -1,6 +1,11 @@
 //! What was spent, by job, and what still fits: answers for people, nothing is written.
 
-use super::{Budget, DAY_MS, DebitRequest, Ledger, LedgerEntry, LedgerError, LedgerStore};
+use serde::Serialize;
+
+use super::{
+    Budget, ChainStore, Composition, DAY_MS, DebitRequest, Ledger, LedgerEntry, LedgerError,
+    RunSteps,
+};
 use crate::{
     accountant::{Delta, coalesced},
     mechanism::PrivacyEvent,
@@ -18,11 +23,38 @@ pub struct JobSpending {
     /// ε of this job's releases alone. The figures of several jobs do not add up to the ε of all:
     /// composition is cheaper than addition.
     pub epsilon_alone: f64,
-    /// What its newest round cost.
+    /// What its newest round cost, beside its run.
     pub round_events: Vec<PrivacyEvent>,
+    /// Its newest run with correlated noise, if it has one.
+    pub run: Option<JobRun>,
 }
 
-impl<S: LedgerStore> Ledger<S> {
+/// How far a job's newest run with correlated noise is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobRun {
+    /// Which run of the job, from 1.
+    pub run: u64,
+    /// Rounds of a whole run, each with as many steps as the newest one.
+    pub rounds: u64,
+    /// Rounds that are left of this run, at no further cost.
+    pub rounds_left: u64,
+    /// What a whole run costs.
+    pub event: PrivacyEvent,
+}
+
+impl From<&RunSteps> for JobRun {
+    fn from(steps: &RunSteps) -> Self {
+        let of_round = steps.end_step.saturating_sub(steps.first_step).max(1);
+        Self {
+            run: steps.run,
+            rounds: (steps.steps_of_run() / of_round).max(1),
+            rounds_left: steps.steps_left() / of_round,
+            event: steps.event.clone(),
+        }
+    }
+}
+
+impl<S: ChainStore> Ledger<S> {
     /// The debits of a dataset that count now, oldest first.
     pub fn counted(
         &self,
@@ -57,17 +89,18 @@ impl<S: LedgerStore> Ledger<S> {
         budget: &Budget,
     ) -> Result<Vec<JobSpending>, LedgerError> {
         let delta = Delta::new(budget.delta)?;
-        let mut jobs: Vec<(JobSpending, u64, Vec<PrivacyEvent>)> = Vec::new();
+        let mut jobs: Vec<(JobSpending, u64, Composition)> = Vec::new();
         for entry in self.counted(dataset, now_ms, budget) {
             let known = jobs.iter().position(|(job, ..)| job.job == entry.job);
             let index = known.unwrap_or_else(|| {
                 let (job, unit) = (entry.job.clone(), entry.unit.clone());
                 let (rounds, epsilon_alone, round_events) = (0, 0.0, Vec::new());
-                let spending = JobSpending { job, unit, rounds, epsilon_alone, round_events };
-                jobs.push((spending, u64::MAX, Vec::new()));
+                let run = None;
+                let spending = JobSpending { job, unit, rounds, epsilon_alone, round_events, run };
+                jobs.push((spending, u64::MAX, Composition::default()));
                 jobs.len() - 1
             });
-            let (spending, newest_round, events) = &mut jobs[index];
+            let (spending, newest_round, whole) = &mut jobs[index];
             if *newest_round != entry.round {
                 *newest_round = entry.round;
                 spending.rounds += 1;
@@ -75,36 +108,45 @@ impl<S: LedgerStore> Ledger<S> {
             }
             spending.unit.clone_from(&entry.unit);
             spending.round_events.extend(entry.events.iter().cloned());
-            events.extend(entry.events.iter().cloned());
+            if let Some(steps) = &entry.run {
+                spending.run = Some(JobRun::from(steps));
+            }
+            whole.add(&entry.job, &entry.events, entry.run.as_ref());
         }
-        let finish = |(mut spending, _, events): (JobSpending, u64, Vec<PrivacyEvent>)| {
-            spending.epsilon_alone = self.figures.epsilon(&events, delta)?;
+        let finish = |(mut spending, _, whole): (JobSpending, u64, Composition)| {
+            spending.epsilon_alone = self.figures.epsilon(&whole.events, delta)?;
             Ok(spending)
         };
         jobs.into_iter().map(finish).collect()
     }
 
-    /// How many more rounds of these events fit the budget if nothing else is released and nothing
-    /// leaves the window; at most `rounds_max` are tried.
+    /// How many more rounds like a job's newest one fit the budget if nothing else is released and
+    /// nothing leaves the window; at most `rounds_max` are tried.
+    ///
+    /// Rounds of a run that was begun cost nothing more; after its end, a new one is paid as a whole.
     ///
     /// # Errors
     /// [`LedgerError::Accountant`] if δ or an event cannot be accounted.
     pub fn rounds_left(
         &self,
         dataset: &str,
-        round_events: &[PrivacyEvent],
+        spending: &JobSpending,
         budget: &Budget,
         now_ms: u64,
         rounds_max: u64,
     ) -> Result<u64, LedgerError> {
         let delta = Delta::new(budget.delta)?;
-        let spent = coalesced(&self.events_within(dataset, now_ms, budget));
+        let spent = coalesced(&self.composition(dataset, now_ms, budget).events);
+        let times = |event: &PrivacyEvent, times: u64| {
+            event.with_count(event.count().saturating_mul(times))
+        };
         let fits = |rounds: u64| -> Result<bool, LedgerError> {
             let mut events = spent.clone();
-            let more = round_events
-                .iter()
-                .map(|event| event.with_count(event.count().saturating_mul(rounds)));
-            events.extend(more);
+            events.extend(spending.round_events.iter().map(|event| times(event, rounds)));
+            if let Some(run) = &spending.run {
+                let new_runs = rounds.saturating_sub(run.rounds_left).div_ceil(run.rounds);
+                events.push(times(&run.event, new_runs));
+            }
             Ok(crate::accountant::epsilon(&coalesced(&events), delta)? <= budget.epsilon_max)
         };
         // Doubling, then halving: ε grows with the number of rounds.

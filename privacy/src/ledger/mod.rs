@@ -10,25 +10,24 @@
 mod figures;
 mod forecast;
 mod record;
+mod run;
 
 use std::collections::{HashMap, HashSet};
 
 use figures::Figures;
+use run::Composition;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    forecast::JobSpending,
+    forecast::{JobRun, JobSpending},
     record::{DebitRequest, LedgerEntry, ReleaseKind},
+    run::RunSteps,
 };
-pub use crate::chain::{
-    ChainHead as LedgerHead, ChainStore as LedgerStore, DamageReason,
-    MemoryChainStore as MemoryLedgerStore,
-};
+pub use crate::chain::{ChainHead, ChainStore, DamageReason, MemoryChainStore};
 use crate::{
     accountant::{AccountantError, Delta},
     chain::{ChainError, HashChain},
-    mechanism::PrivacyEvent,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -101,6 +100,16 @@ pub enum LedgerError {
         /// Hash of the bytes that this debit allows to leave.
         release: [u8; 32],
     },
+    /// The release is no continuation of its run with correlated noise; nothing was written.
+    #[error("run {run} of job {job:?} cannot be debited: {reason}")]
+    Run {
+        /// The job.
+        job: String,
+        /// Which of its runs.
+        run: u64,
+        /// What does not hold.
+        reason: &'static str,
+    },
     /// The budget's limit is not a positive number.
     #[error("epsilon_max is {epsilon_max}; it must be a positive finite number")]
     Budget {
@@ -156,7 +165,7 @@ pub struct Ledger<S> {
     figures: Figures,
 }
 
-impl<S: LedgerStore> Ledger<S> {
+impl<S: ChainStore> Ledger<S> {
     /// Reads and verifies the whole chain.
     ///
     /// A last line without its line feed is an append that never finished, so its release never
@@ -195,7 +204,7 @@ impl<S: LedgerStore> Ledger<S> {
 
     /// Where the chain ends: what the coordinator is asked to acknowledge.
     #[must_use]
-    pub const fn head(&self) -> LedgerHead {
+    pub const fn head(&self) -> ChainHead {
         self.chain.head()
     }
 
@@ -222,7 +231,7 @@ impl<S: LedgerStore> Ledger<S> {
     /// # Errors
     /// [`LedgerError::RestoredBackup`] if that head is ahead of this file,
     /// [`LedgerError::Forked`] if it is not on this chain.
-    pub fn compare(&self, acknowledged: LedgerHead) -> Result<(), LedgerError> {
+    pub fn compare(&self, acknowledged: ChainHead) -> Result<(), LedgerError> {
         let sequence = self.entries.len() as u64;
         if acknowledged.sequence > sequence {
             let acknowledged = acknowledged.sequence;
@@ -244,14 +253,15 @@ impl<S: LedgerStore> Ledger<S> {
     /// # Errors
     /// [`LedgerError::Accountant`] if δ is not between 0 and 1.
     pub fn spent(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Result<f64, LedgerError> {
-        let events = self.events_within(dataset, now_ms, budget);
-        Ok(self.figures.epsilon(&events, Delta::new(budget.delta)?)?)
+        let spent = self.composition(dataset, now_ms, budget);
+        Ok(self.figures.epsilon(&spent.events, Delta::new(budget.delta)?)?)
     }
 
     /// What a debit would cost; writes nothing.
     ///
     /// # Errors
-    /// [`LedgerError::BudgetExceeded`] if it would not fit; else as for [`Self::debit`].
+    /// [`LedgerError::BudgetExceeded`] if it would not fit, [`LedgerError::Run`] if its steps do not
+    /// follow those of its run; else as for [`Self::debit`].
     pub fn quote(
         &self,
         request: &DebitRequest,
@@ -263,10 +273,11 @@ impl<S: LedgerStore> Ledger<S> {
             return Err(LedgerError::Budget { epsilon_max });
         }
         let delta = Delta::new(budget.delta)?;
-        let mut events = self.events_within(&request.dataset, now_ms, budget);
-        let epsilon_before = self.figures.epsilon(&events, delta)?;
-        events.extend(request.events.iter().cloned());
-        let epsilon_after = self.figures.epsilon(&events, delta)?;
+        self.check_run(request)?;
+        let mut spent = self.composition(&request.dataset, now_ms, budget);
+        let epsilon_before = self.figures.epsilon(&spent.events, delta)?;
+        spent.add(&request.job, &request.events, request.run.as_ref());
+        let epsilon_after = self.figures.epsilon(&spent.events, delta)?;
         if epsilon_after > epsilon_max {
             let dataset = request.dataset.clone();
             let delta = budget.delta;
@@ -289,7 +300,8 @@ impl<S: LedgerStore> Ledger<S> {
     ///
     /// # Errors
     /// [`LedgerError::AlreadyDebited`] for the same job, round and kind of release again,
-    /// [`LedgerError::BudgetExceeded`] if it does not fit (nothing is written in both cases);
+    /// [`LedgerError::BudgetExceeded`] if it does not fit, [`LedgerError::Run`] if it is no
+    /// continuation of its run (nothing is written in these cases);
     /// [`LedgerError::Store`] if it is unknown whether the record was written: nothing may be
     /// released, and the ledger must be reopened.
     pub fn debit(
@@ -306,10 +318,10 @@ impl<S: LedgerStore> Ledger<S> {
         }
         self.quote(&request, budget, now_ms)?;
         let recorded_ms = now_ms.max(self.entries.last().map_or(0, |last| last.recorded_ms));
-        let LedgerHead { sequence, hash: previous } = self.head();
+        let ChainHead { sequence, hash: previous } = self.head();
         let entry =
             LedgerEntry::new(sequence + 1, previous, self.tenant.clone(), recorded_ms, request);
-        let LedgerHead { hash, .. } = self.chain.append(&entry)?;
+        let ChainHead { hash, .. } = self.chain.append(&entry)?;
         let index = self.entries.len();
         self.by_round.insert((entry.job.clone(), entry.round, entry.kind), index);
         self.hashes.push(hash);
@@ -317,9 +329,13 @@ impl<S: LedgerStore> Ledger<S> {
         Ok(&self.entries[index])
     }
 
-    fn events_within(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Vec<PrivacyEvent> {
-        let counted = self.counted(dataset, now_ms, budget);
-        counted.flat_map(|entry| entry.events.iter().cloned()).collect()
+    /// What all counted releases of a dataset reveal.
+    fn composition(&self, dataset: &str, now_ms: u64, budget: &Budget) -> Composition {
+        let mut whole = Composition::default();
+        for entry in self.counted(dataset, now_ms, budget) {
+            whole.add(&entry.job, &entry.events, entry.run.as_ref());
+        }
+        whole
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RunSteps;
 use crate::{
     chain::{ChainRecord, hex},
     mechanism::PrivacyEvent,
@@ -42,8 +43,10 @@ pub struct DebitRequest {
     pub kind: ReleaseKind,
     /// The privacy unit: `record` or `tenant`.
     pub unit: String,
-    /// Everything that the release reveals.
+    /// Everything that the release reveals beside its run.
     pub events: Vec<PrivacyEvent>,
+    /// Its steps of a run with correlated noise, if it is part of one.
+    pub run: Option<RunSteps>,
     /// BLAKE3 hash of the bytes that are to leave.
     pub release: [u8; 32],
 }
@@ -73,8 +76,11 @@ pub struct LedgerEntry {
     pub kind: ReleaseKind,
     /// The privacy unit: `record` or `tenant`.
     pub unit: String,
-    /// Everything that the release reveals.
+    /// Everything that the release reveals beside its run.
     pub events: Vec<PrivacyEvent>,
+    /// Its steps of a run with correlated noise; absent in a line if it is part of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunSteps>,
     /// BLAKE3 hash of the bytes that may leave.
     #[serde(with = "hex")]
     pub release: [u8; 32],
@@ -88,7 +94,7 @@ impl LedgerEntry {
         recorded_ms: u64,
         request: DebitRequest,
     ) -> Self {
-        let DebitRequest { dataset, job, round, kind, unit, events, release } = request;
+        let DebitRequest { dataset, job, round, kind, unit, events, run, release } = request;
         Self {
             sequence,
             previous,
@@ -100,6 +106,7 @@ impl LedgerEntry {
             kind,
             unit,
             events,
+            run,
             release,
         }
     }

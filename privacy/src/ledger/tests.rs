@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mechanism::PrivacyEvent;
 
 const DAY: u64 = 86_400_000;
 
@@ -19,16 +20,17 @@ fn request(round: u64) -> DebitRequest {
         unit: "record".into(),
         // A closed formula, so that thousands of debits take no time.
         events: vec![PrivacyEvent::Gaussian { noise_multiplier: 10.0, count: 2 }],
+        run: None,
         release: [round as u8; 32],
     }
 }
 
-fn open(store: &MemoryLedgerStore) -> Result<Ledger<MemoryLedgerStore>, LedgerError> {
+fn open(store: &MemoryChainStore) -> Result<Ledger<MemoryChainStore>, LedgerError> {
     Ledger::open(store.clone(), "alpha")
 }
 
-fn ledger_of(rounds: u64) -> (MemoryLedgerStore, Ledger<MemoryLedgerStore>) {
-    let store = MemoryLedgerStore::new();
+fn ledger_of(rounds: u64) -> (MemoryChainStore, Ledger<MemoryChainStore>) {
+    let store = MemoryChainStore::new();
     let mut ledger = open(&store).expect("empty");
     for round in 1..=rounds {
         ledger.debit(request(round), &budget(), 1000 * round).expect("fits");
@@ -189,9 +191,9 @@ fn an_update_and_an_evaluation_of_one_round_are_two_debits() {
 fn a_forecast_counts_the_rounds_that_then_really_fit() {
     let (_, mut ledger) = ledger_of(2);
     let tight = Budget { epsilon_max: 1.5, ..budget() };
-    let events = request(1).events;
     let left = |ledger: &Ledger<_>, most| {
-        ledger.rounds_left("digits", &events, &tight, 0, most).expect("valid")
+        let jobs = ledger.spent_by_job("digits", 0, &tight).expect("valid");
+        ledger.rounds_left("digits", &jobs[0], &tight, 0, most).expect("valid")
     };
     let forecast = left(&ledger, 1000);
     assert!(forecast > 2 && forecast < 100, "{forecast}");
@@ -223,7 +225,7 @@ fn a_refused_debit_says_from_when_on_it_fits() {
 #[test]
 fn a_restored_backup_and_a_fork_are_told_apart() {
     let (store, mut ledger) = ledger_of(2);
-    let backup = MemoryLedgerStore::with_bytes(store.bytes());
+    let backup = MemoryChainStore::with_bytes(store.bytes());
     let middle = ledger.head();
     ledger.debit(request(3), &budget(), 0).expect("fits");
     let acknowledged = ledger.head();
@@ -245,7 +247,7 @@ fn damage_is_an_error_with_its_line() {
     let (store, _) = ledger_of(3);
     let bytes = store.bytes();
     let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
-    let reason = |bytes: Vec<u8>| match open(&MemoryLedgerStore::with_bytes(bytes)) {
+    let reason = |bytes: Vec<u8>| match open(&MemoryChainStore::with_bytes(bytes)) {
         Err(LedgerError::Damaged { line, reason }) => (line, reason),
         other => panic!("{other:?}"),
     };
@@ -315,7 +317,7 @@ proptest! {
         let position = position.index(bytes.len());
         bytes[position] ^= 1 << bit;
         let last_line_feed = position == bytes.len() - 1;
-        match open(&MemoryLedgerStore::with_bytes(bytes)) {
+        match open(&MemoryChainStore::with_bytes(bytes)) {
             Err(LedgerError::Damaged { .. }) => {}
             // Without its line feed the last record looks like an append that never finished; the
             // acknowledged head shows that it had.

@@ -63,10 +63,17 @@ impl ClipVote {
         Ok(Self { units: units as i64, noise_multiplier, gaussian })
     }
 
-    /// What one vote costs.
+    /// What one vote costs; the grid and the sampler's distance are in it.
     #[must_use]
     pub const fn event(&self) -> PrivacyEvent {
-        PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate: 1.0,
+            noise_multiplier: self.noise_multiplier,
+            sigma_share: self.gaussian.sigma(),
+            clients: 1,
+            dimension: 1,
+            steps: 1,
+        }
     }
 
     /// The coordinate that may leave, in grid units.

@@ -187,9 +187,9 @@ impl ClippedGradientSum {
     /// Starts the sum of one batch in memory that is no longer needed.
     #[must_use]
     pub fn begin_in(&self, mut memory: Vec<f32>) -> GradientSum {
-        memory.clear();
         memory.resize(self.dimension, 0.0);
-        GradientSum { open: memory, run: Run::default(), closed: None, examples: 0, work: 0 }
+        let (run, closed) = (Run::default(), None);
+        GradientSum { open: memory, blank: true, run, closed, examples: 0, work: 0 }
     }
 
     /// Rounds the batch sum to the grid.
@@ -225,25 +225,45 @@ impl ClippedGradientSum {
 
     /// The finished sum, of the right length and with every coordinate within reach.
     pub(super) fn checked(&self, sum: GradientSum) -> Result<Vec<f32>, MechanismError> {
+        let (values, reach) = self.finished(sum)?;
+        self.check(&values, reach)?;
+        Ok(values)
+    }
+
+    /// The finished sum, of the right length, and how far its coordinates may reach.
+    pub(super) fn finished(&self, sum: GradientSum) -> Result<(Vec<f32>, Reach), MechanismError> {
         let (length, dimension) = (sum.open.len(), self.dimension);
         if length != dimension {
             return Err(MechanismError::Dimension { length, dimension });
         }
-        let (examples, norm) = (sum.examples, self.clipping_norm.value());
-        let values = sum.finish()?;
-        let bound = (examples as f64 * norm) as f32;
+        let examples = sum.examples;
+        let value = (examples as f64 * self.clipping_norm.value()) as f32;
+        Ok((sum.finish()?, Reach { value, examples }))
+    }
+
+    /// Names the first coordinate that is out of reach.
+    pub(super) fn check(&self, values: &[f32], reach: Reach) -> Result<(), MechanismError> {
         // One pass without branches; NaN is not within.
-        let is_within = |value: &f32| value.abs() <= bound;
+        let is_within = |value: &f32| value.abs() <= reach.value;
         if values.iter().fold(true, |all, value| all & is_within(value)) {
-            return Ok(values);
+            return Ok(());
         }
         let index = values.iter().position(|value| !is_within(value)).unwrap_or_default();
         let value = values[index];
         if !value.is_finite() {
             return Err(ClipError::NonFinite { index, value }.into());
         }
+        let (examples, norm) = (reach.examples, self.clipping_norm.value());
         Err(MechanismError::NotClipped { index, value: value.into(), examples, norm })
     }
+}
+
+/// How far the coordinates of a sum of clipped gradients may reach.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// Model units.
+    pub(super) value: f32,
+    examples: u64,
 }
 
 /// The running sum of one batch's clipped gradients; not private, it must not leave the process.
@@ -251,12 +271,23 @@ impl ClippedGradientSum {
 pub struct GradientSum {
     /// The current run of micro-batches.
     open: Vec<f32>,
+    /// Whether `open` is a sum yet; before, it holds what its memory held.
+    blank: bool,
     run: Run,
     /// Earlier runs.
     closed: Option<Vec<f64>>,
     examples: u64,
     /// Of the closed runs.
     work: u64,
+}
+
+/// What the memory of a [`GradientSum`] holds before a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Nothing of this sum: whatever was there before.
+    Anything,
+    /// Terms of the sum, or zeros.
+    Terms,
 }
 
 /// Micro-batches that share an f32 sum.
@@ -311,12 +342,34 @@ impl GradientSum {
     /// - `add`: adds them; each coordinate's terms may be added to each other first, in any order
     ///
     /// # Errors
-    /// [`MechanismError::BatchTooLarge`] if the slack would not cover the summation error; the sum
-    /// is then unchanged. Whatever `add` fails with; the sum is then of no use.
+    /// As for [`place`](Self::place).
     pub fn add_in_place<E: From<MechanismError>>(
         &mut self,
         examples: usize,
         add: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.place(examples, |sum, held| {
+            if held == Held::Anything {
+                sum.fill(0.0);
+            }
+            add(sum)
+        })
+    }
+
+    /// Lets the caller write one micro-batch of clipped gradients where the sum lies, without a pass
+    /// to clear it first.
+    ///
+    /// - `examples`: how many gradients will be added
+    /// - `write`: adds them to [`Held::Terms`], or overwrites every coordinate of
+    ///   [`Held::Anything`]; each coordinate's terms may be added to each other first, in any order
+    ///
+    /// # Errors
+    /// [`MechanismError::BatchTooLarge`] if the slack would not cover the summation error; the sum
+    /// is then unchanged. Whatever `write` fails with; the sum is then of no use.
+    pub fn place<E: From<MechanismError>>(
+        &mut self,
+        examples: usize,
+        write: impl FnOnce(&mut [f32], Held) -> Result<(), E>,
     ) -> Result<(), E> {
         let examples = examples as u64;
         if self.run.blocks == BLOCKS_MAX {
@@ -324,7 +377,8 @@ impl GradientSum {
         }
         let run = self.run.with(examples);
         self.check_work(run.work().saturating_add(self.return_work(examples)))?;
-        add(&mut self.open)?;
+        write(&mut self.open, if self.blank { Held::Anything } else { Held::Terms })?;
+        self.blank = false;
         self.run = run;
         self.examples += examples;
         Ok(())
@@ -361,6 +415,9 @@ impl GradientSum {
 
     fn finish(mut self) -> Result<Vec<f32>, MechanismError> {
         self.check_work(self.run.work().saturating_add(self.return_work(0)))?;
+        if self.blank {
+            self.open.fill(0.0);
+        }
         if let Some(closed) = &self.closed {
             for (value, total) in self.open.iter_mut().zip(closed) {
                 *value = (f64::from(*value) + total) as f32;

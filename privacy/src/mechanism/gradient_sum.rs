@@ -3,11 +3,13 @@
 use super::{ClippedGradientSum, GradientSum, MechanismError, PrivacyEvent};
 use crate::{
     clip::ClippingNorm,
-    noise::{DiscreteGaussian, NoiseSource, RoundAndAdd},
+    noise::{Descend, DiscreteGaussian, NoiseSource, RoundAndAdd},
 };
 
 /// The part of the clipping norm that rounding to the grid may take.
 const ROUNDING_SLACK_MAX: f64 = 1.0 / 256.0;
+/// Coordinates of a part of a step.
+const PART: usize = 1 << 15;
 /// The distance, per release, between the noise and a rounded continuous Gaussian, at most.
 const CONTINUOUS_DISTANCE_MAX: f64 = 1.0 / (1u64 << 50) as f64;
 
@@ -175,6 +177,55 @@ impl NoisyGradientSum {
         Ok(values)
     }
 
+    /// Releases the sum into a step of gradient descent: adds `scale` times what
+    /// [`release`](Self::release) returns to the parameters, in one pass.
+    ///
+    /// - `noise`: every [`StepPart`] gets a fork of it, so what comes out does not depend on `run`
+    /// - `parameters`: shape `[dimension]`; of no use after an error
+    /// - `run`: runs every part, in any order, on any threads
+    /// - returns: memory for [`begin_in`](Self::begin_in)
+    ///
+    /// # Errors
+    /// As for [`release`](Self::release).
+    ///
+    /// # Panics
+    /// If a part was not run.
+    pub fn release_into<N: NoiseSource>(
+        &self,
+        sum: GradientSum,
+        noise: &mut N,
+        parameters: &mut [f32],
+        scale: f32,
+        run: impl FnOnce(&mut [StepPart<'_, N>]),
+    ) -> Result<Vec<f32>, MechanismError> {
+        let (length, dimension) = (parameters.len(), self.dimension());
+        if length != dimension {
+            return Err(MechanismError::Dimension { length, dimension });
+        }
+        let (sum, reach) = self.clipped.finished(sum)?;
+        let part = |(parameters, sum)| StepPart {
+            gaussian: &self.gaussian,
+            noise: noise.fork(),
+            parameters,
+            descent: Descend {
+                rounding: RoundAndAdd { step: self.clipped.step() as f32 },
+                sum,
+                bound: reach.value,
+                scale,
+            },
+            within: None,
+        };
+        let stretches = parameters.chunks_mut(PART).zip(sum.chunks(PART));
+        let mut parts: Vec<StepPart<'_, N>> = stretches.map(part).collect();
+        run(&mut parts);
+        let within = parts.iter().all(|part| part.within.expect("every part is run"));
+        drop(parts);
+        if !within {
+            self.clipped.check(&sum, reach)?;
+        }
+        Ok(sum)
+    }
+
     /// The sum in grid units, without any noise.
     ///
     /// # Errors
@@ -185,6 +236,27 @@ impl NoisyGradientSum {
         noise: &mut impl NoiseSource,
     ) -> Result<Vec<i64>, MechanismError> {
         self.clipped.quantize(sum, noise)
+    }
+}
+
+/// A stretch of a step of gradient descent, with noise from a stream of its own.
+#[must_use = "a part that is not run has no noise"]
+pub struct StepPart<'a, N> {
+    gaussian: &'a DiscreteGaussian,
+    noise: N,
+    parameters: &'a mut [f32],
+    descent: Descend<'a>,
+    /// Whether the sum is within its bound, once it is known.
+    within: Option<bool>,
+}
+
+impl<N: NoiseSource> StepPart<'_, N> {
+    /// Moves the part's parameters, once.
+    pub fn run(&mut self) {
+        if self.within.is_none() {
+            let Self { gaussian, noise, parameters, descent, .. } = self;
+            self.within = Some(gaussian.descend(noise, parameters, descent));
+        }
     }
 }
 
@@ -227,6 +299,93 @@ mod tests {
         assert!((mean - 0.3).abs() < 5.0 * 1.1 * 0.7 / 200.0, "{mean}");
         let step = mechanism.clipped.step();
         assert!(released.iter().all(|&value| f64::from(value) % step == 0.0));
+    }
+
+    fn in_turn(parts: &mut [StepPart<'_, SeededNoise>]) {
+        parts.iter_mut().for_each(StepPart::run);
+    }
+
+    #[test]
+    fn the_order_of_parts_does_not_matter_and_each_has_noise_of_its_own() {
+        let mechanism = mechanism(3 * PART + 5);
+        let step = |run: fn(&mut [StepPart<'_, SeededNoise>])| {
+            let mut noise = SeededNoise::from_seed([6; 32]);
+            let mut parameters = vec![0.0; mechanism.dimension()];
+            mechanism
+                .release_into(mechanism.begin(), &mut noise, &mut parameters, 1.0, run)
+                .expect("nothing to refuse");
+            parameters
+        };
+        let moved = step(in_turn);
+        let backwards = step(|parts| {
+            assert_eq!(parts.len(), 4);
+            parts.iter_mut().rev().for_each(StepPart::run);
+            // Once is enough.
+            parts[0].run();
+        });
+        assert_eq!(moved, backwards);
+        assert_ne!(moved[..PART], moved[PART..2 * PART]);
+        let square = moved.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+        let (ratio, count) = (square / (1.1 * 0.7f64).powi(2), moved.len() as f64);
+        assert!((ratio / count - 1.0).abs() < 5.0 * (2.0 / count).sqrt(), "{ratio} of {count}");
+    }
+
+    #[test]
+    #[should_panic(expected = "every part is run")]
+    fn a_part_without_noise_is_never_overlooked() {
+        let mechanism = mechanism(PART + 1);
+        let mut parameters = vec![0.0; PART + 1];
+        let mut noise = SeededNoise::from_seed([6; 32]);
+        let forgetful = |parts: &mut [StepPart<'_, SeededNoise>]| parts[0].run();
+        let sum = mechanism.begin();
+        drop(mechanism.release_into(sum, &mut noise, &mut parameters, 1.0, forgetful));
+    }
+
+    #[test]
+    fn a_release_into_a_step_is_the_release_then_the_step() {
+        for dimension in [1, 31, 32, 1000, 20_001] {
+            let mechanism = mechanism(dimension);
+            let values: Vec<f32> = (0..dimension).map(|i| (i as f32 * 0.7).sin() * 0.6).collect();
+            let sum = || {
+                let mut sum = mechanism.begin_in(vec![9.0; 7]);
+                sum.add(&values, 2).expect("finite");
+                sum
+            };
+            // One part: its stream is the first fork.
+            let mut noise = SeededNoise::from_seed([6; 32]).fork();
+            let released = mechanism.release(sum(), &mut noise).expect("in bounds");
+            let mut parameters: Vec<f32> = (0..dimension).map(|i| i as f32 * 1e-3).collect();
+            let expected: Vec<f32> =
+                parameters.iter().zip(&released).map(|(p, r)| p + -0.25 * r).collect();
+            let mut noise = SeededNoise::from_seed([6; 32]);
+            mechanism
+                .release_into(sum(), &mut noise, &mut parameters, -0.25, in_turn)
+                .expect("in bounds");
+            // Up to a fused multiplication and addition.
+            for (found, expected) in parameters.iter().zip(&expected) {
+                assert!((found - expected).abs() <= 1e-6 * expected.abs().max(1.0));
+            }
+        }
+        let mechanism = mechanism(40);
+        let mut noise = SeededNoise::from_seed([6; 32]);
+        for (position, value) in [(3, 0.9), (39, -0.9), (39, f32::NAN)] {
+            let mut sum = mechanism.begin();
+            sum.add_in_place(1, |memory| {
+                memory[position] = value;
+                Ok::<_, MechanismError>(())
+            })
+            .expect("small");
+            let error = mechanism.release_into(sum, &mut noise, &mut [0.0; 40], 1.0, in_turn);
+            let error = error.expect_err("out of bounds");
+            match error {
+                MechanismError::NotClipped { index, .. } => assert_eq!(index, position),
+                MechanismError::Clip(_) => assert!(value.is_nan()),
+                other => panic!("{other}"),
+            }
+        }
+        let sum = mechanism.begin();
+        let error = mechanism.release_into(sum, &mut noise, &mut [0.0; 41], 1.0, in_turn);
+        assert!(matches!(error, Err(MechanismError::Dimension { length: 41, dimension: 40 })));
     }
 
     /// Random rounding: neither up nor down is preferred, and the whole value decides.

@@ -16,10 +16,10 @@ use thiserror::Error;
 pub(crate) use self::clipped_sum::ROUNDING_FAILURE;
 pub use self::{
     clip_vote::ClipVote,
-    clipped_sum::{ClippedGradientSum, GradientSum},
+    clipped_sum::{ClippedGradientSum, GradientSum, Held},
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
-    gradient_sum::NoisyGradientSum,
+    gradient_sum::{NoisyGradientSum, StepPart},
     map::discrete_gaussian_rho,
     noisy_update::NoisyUpdate,
     statistics::{NoisyMean, NoisyStatistics, NoisySum},

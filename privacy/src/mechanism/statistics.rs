@@ -10,8 +10,8 @@ const RECORDS_MAX: usize = 1 << 32;
 
 /// Differentially private statistics, so that evaluation leaves the site only with noise.
 ///
-/// Every method is one Gaussian release of the same cost, [`event`](Self::event); debit it before
-/// the result is used. Values are clamped to public bounds, brought to an integer grid, and get
+/// Every method is one release of the same noise multiplier and costs [`event`](Self::event); debit
+/// it before the result is used. Values are clamped to public bounds, brought to an integer grid, and get
 /// discrete Gaussian noise.
 ///
 /// - Neighbouring relation: add or remove one record.
@@ -54,10 +54,21 @@ impl NoisyStatistics {
         Ok(Self { noise_multiplier, gaussian })
     }
 
-    /// What one call of any of the methods costs.
+    /// What one call of a method costs: what separates noise on a grid from the continuous Gaussian,
+    /// and a sampler's distance, are in it. (The sampler here is exact, so that is more than is due.)
+    ///
+    /// - `numbers`: that the call releases: 2 for a sum or a mean, a number a class for histogram and
+    ///   quantile
     #[must_use]
-    pub const fn event(&self) -> PrivacyEvent {
-        PrivacyEvent::Gaussian { noise_multiplier: self.noise_multiplier, count: 1 }
+    pub const fn event(&self, numbers: u64) -> PrivacyEvent {
+        PrivacyEvent::LatticeGaussian {
+            sampling_rate: 1.0,
+            noise_multiplier: self.noise_multiplier,
+            sigma_share: self.gaussian.sigma(),
+            clients: 1,
+            dimension: numbers,
+            steps: 1,
+        }
     }
 
     /// The number of records; may come out negative.
@@ -225,6 +236,21 @@ mod tests {
         let values = vec![f64::INFINITY; 10_000];
         let mean = statistics.mean(&values, (-1.0, 1.0), &mut noise).expect("valid");
         assert!(mean.mean > 0.99);
+    }
+
+    #[test]
+    fn the_event_costs_what_the_continuous_gaussian_costs_and_barely_more() {
+        use crate::accountant::{Delta, epsilon};
+        let delta = Delta::new(1e-6).expect("valid");
+        for noise_multiplier in [0.5, 2.0, 900.0] {
+            let statistics = NoisyStatistics::new(noise_multiplier).expect("valid");
+            let cost = |event| epsilon(&[event], delta).expect("valid");
+            let least = cost(PrivacyEvent::Gaussian { noise_multiplier, count: 1 });
+            for numbers in [1, 2, 1000] {
+                let ours = cost(statistics.event(numbers));
+                assert!(ours > least - 1e-9 && ours < least + 1e-5, "{numbers}: {ours} {least}");
+            }
+        }
     }
 
     #[test]

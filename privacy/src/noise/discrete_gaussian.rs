@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     NoiseError, NoiseSource, SIGMA_MAX, SIGMA_MIN,
     table::{AliasTable, TABLE_SIGMA_MAX},
-    vector::{Add, Operation, RoundAndAdd, for_each_chunk},
+    vector::{Add, Descend, Operation, RoundAndAdd, for_each_chunk},
 };
 
 /// Parts that the widest deviation needs.
@@ -95,12 +95,32 @@ impl DiscreteGaussian {
         self.apply(noise, values, operation);
     }
 
+    /// Takes a step of gradient descent with a sum that gets its noise on the way: [`Descend`] says
+    /// exactly what happens.
+    ///
+    /// - returns: whether every element of the sum is within its bound; if not, the parameters are
+    ///   of no use
+    ///
+    /// # Panics
+    /// As for [`round_and_add`](Self::round_and_add), or if there are not as many parameters as
+    /// elements.
+    pub(crate) fn descend(
+        &self,
+        noise: &mut impl NoiseSource,
+        parameters: &mut [f32],
+        operation: &Descend<'_>,
+    ) -> bool {
+        assert!(self.parts > 1, "the grid of a sum is fine");
+        assert_eq!(parameters.len(), operation.sum.len(), "a parameter an element");
+        self.apply(noise, parameters, operation)
+    }
+
     fn apply<T: Copy + Default>(
         &self,
         noise: &mut impl NoiseSource,
         values: &mut [T],
         operation: &impl Operation<T>,
-    ) {
+    ) -> bool {
         match self.parts {
             1 => for_each_chunk::<1, T>(self, noise, values, operation),
             2 => for_each_chunk::<2, T>(self, noise, values, operation),

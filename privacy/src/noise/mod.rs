@@ -13,7 +13,7 @@ use thiserror::Error;
 
 #[cfg(any(test, feature = "research"))]
 pub use self::source::SeededNoise;
-pub(crate) use self::vector::RoundAndAdd;
+pub(crate) use self::vector::{Descend, RoundAndAdd};
 pub use self::{
     discrete_gaussian::DiscreteGaussian,
     exact::ExactDiscreteGaussian,

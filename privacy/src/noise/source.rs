@@ -15,7 +15,14 @@ mod sealed {
 ///
 /// Sealed: only [`SecureNoise`] (and, with the cargo feature `research`, `SeededNoise`) implement
 /// it, so a production binary cannot pass a predictable generator by mistake.
-pub trait NoiseSource: CryptoRng + sealed::Sealed {}
+pub trait NoiseSource: CryptoRng + sealed::Sealed + Send {
+    /// A further source, keyed with 256 bits of this one: its stream tells nothing about this one's,
+    /// and may be used on another thread.
+    #[must_use]
+    fn fork(&mut self) -> Self
+    where
+        Self: Sized;
+}
 
 /// Noise bits from AES-256 in counter mode, keyed with 256 bits of the operating system's entropy.
 ///
@@ -85,7 +92,13 @@ macro_rules! noise_source {
 
         impl TryCryptoRng for $name {}
         impl sealed::Sealed for $name {}
-        impl NoiseSource for $name {}
+        impl NoiseSource for $name {
+            fn fork(&mut self) -> Self {
+                let mut key = Zeroizing::new([0; 32]);
+                self.0.fill(&mut key[..]);
+                Self(Keystream::new(&key))
+            }
+        }
     };
 }
 
@@ -108,6 +121,20 @@ mod tests {
         let mut one = SeededNoise::from_seed([7; 32]);
         let mut two = SeededNoise::from_seed([7; 32]);
         assert_eq!(draw(&mut one), draw(&mut two));
+    }
+
+    #[test]
+    fn forks_are_streams_of_their_own_that_a_seed_repeats() {
+        let draw = |source: &mut SeededNoise| [source.next_u64(), source.next_u64()];
+        let forks = || {
+            let mut source = SeededNoise::from_seed([7; 32]);
+            let (mut one, mut two) = (source.fork(), source.fork());
+            [draw(&mut one), draw(&mut two), draw(&mut source)]
+        };
+        let drawn = forks();
+        assert_eq!(drawn, forks());
+        assert!(drawn[0] != drawn[1] && drawn[1] != drawn[2] && drawn[0] != drawn[2]);
+        assert_ne!(drawn[0], draw(&mut SeededNoise::from_seed([7; 32])));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const fn loss_max_default() -> f64 {
     4.0
 }
 
-/// What is measured on held-out records.
+/// What is measured at the sites: the base on held-out records, or what became of predictions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
@@ -34,6 +34,8 @@ pub enum Metric {
     Accuracy,
     /// Cross-entropy, in nats.
     Loss,
+    /// Whether a prediction that a tenant served was right, by the outcomes told to it: 0 or 1.
+    FeedbackAccuracy,
 }
 
 impl Metric {
@@ -43,6 +45,7 @@ impl Metric {
         match self {
             Self::Accuracy => "accuracy",
             Self::Loss => "loss",
+            Self::FeedbackAccuracy => "feedback-accuracy",
         }
     }
 }
@@ -74,7 +77,7 @@ impl EvaluationSpec {
     #[must_use]
     pub const fn bounds(&self, metric: Metric) -> (f64, f64) {
         match metric {
-            Metric::Accuracy => (0.0, 1.0),
+            Metric::Accuracy | Metric::FeedbackAccuracy => (0.0, 1.0),
             Metric::Loss => (0.0, self.loss_max),
         }
     }

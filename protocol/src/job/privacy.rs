@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Clipping;
+use super::{Clipping, CorrelatedNoise};
 
 /// Who is trusted to add the noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,10 @@ pub struct PrivacyPlan {
     /// Width of the modulus of a sum with trust `local`, in bits, 8 to 32.
     #[serde(default = "lattice_bits_default")]
     pub lattice_bits: u8,
+    /// Whether the noise is correlated over an agent's steps, and how; absent, every step has noise
+    /// of its own on a fresh Poisson sample.
+    #[serde(default)]
+    pub correlated: Option<CorrelatedNoise>,
 }
 
 const fn lattice_bits_default() -> u8 {

@@ -141,6 +141,41 @@ fn bad_numbers_are_named() {
     }
 }
 
+#[test]
+fn correlated_noise_goes_with_local_record_jobs_of_whole_groups() {
+    let with = |fields: &str| {
+        EXAMPLE
+            .replace("sampling_rate = 0.02", "sampling_rate = 1.0")
+            .replace("delta = 1e-5", &format!("delta = 1e-5\ncorrelated = {{ {fields} }}"))
+    };
+    let good = with("bands = 8, groups = 10, rounds_max = 3");
+    let parsed = |text: &str| toml::from_str::<JobSpec>(text).expect("parses");
+    parsed(&good).validate().expect("valid");
+    assert_eq!(parsed(&good).steps_of_run(), Some(30));
+    assert_eq!(parsed(EXAMPLE).steps_of_run(), None);
+    for (text, expected) in [
+        (with("bands = 0, groups = 10, rounds_max = 3"), "`privacy.correlated.bands` is 0"),
+        (with("bands = 1025, groups = 10, rounds_max = 3"), "`privacy.correlated.bands` is 1025"),
+        (with("bands = 8, groups = 0, rounds_max = 3"), "`privacy.correlated.groups` is 0"),
+        (with("bands = 8, groups = 10, rounds_max = 0"), "`privacy.correlated.rounds_max` is 0"),
+        (with("bands = 8, groups = 10, rounds_max = 104858"), "rounds_max` is 104858"),
+        (with("bands = 8, groups = 10, rounds_max = 9000000000000000000"), "rounds_max` is 9"),
+        (good.replace("sampling_rate = 1.0", "sampling_rate = 0.5"), "sampling_rate` is 0.5"),
+        (good.replace("unit = \"record\"", "unit = \"tenant\""), "use unit \"record\""),
+        (
+            good.replace("trust = \"local\"", "trust = \"distributed\"")
+                .replace("local_steps = 10", "local_steps = 1")
+                .replace("cohort_size_min = 2", "cohort_size_min = 3"),
+            "use trust \"local\"",
+        ),
+    ] {
+        let error = parsed(&text).validate().expect_err(expected).to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let error = toml::from_str::<JobSpec>(&with("bands = 8, groups = 10")).expect_err("a key less");
+    assert!(error.to_string().contains("rounds_max"), "{error}");
+}
+
 /// Every clipping with every unit and trust, with and without rotation and evaluation: it is
 /// valid, or refused with the choices and the reason.
 #[test]
@@ -182,4 +217,126 @@ fn every_combination_works_or_says_why_not() {
         }
     }
     assert_eq!((valid, refused), (12, 12));
+}
+
+/// The example with more in it, checked.
+fn changed(changes: &[(&str, &str)], more: &str) -> Result<(), String> {
+    let mut text = EXAMPLE.to_owned();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let job: JobSpec = toml::from_str(&(text + more)).map_err(|error| error.to_string())?;
+    job.validate().map_err(|error| error.to_string())
+}
+
+const COHORT: (&str, &str) = (
+    "cohort_size = 4\n    cohort_size_min = 2\n    report_goal = 3",
+    "cohort_size = 20\n    cohort_size_min = 9\n    report_goal = 12",
+);
+
+#[test]
+fn every_algorithm_rule_and_schedule_is_accepted_where_it_works() {
+    let evaluated =
+        "[evaluation]\nevery_rounds = 2\nmetrics = [\"loss\"]\nnoise_multiplier = 20.0\n";
+    for more in [
+        "[training.algorithm.fedprox]\nproximal = 0.1",
+        "[training.algorithm.scaffold]\npopulation = 20",
+        "[aggregation.trimmed-mean]\ntrim = 0.2",
+        "[aggregation.krum]\nbyzantine_max = 3",
+        "[aggregation.multi-krum]\nbyzantine_max = 3\nselected = 6",
+        "[round.asynchronous]\nstaleness_max = 4",
+        &format!("{evaluated}[early_stop]\nmetric = \"loss\"\npatience = 3"),
+    ] {
+        changed(&[COHORT], more).unwrap_or_else(|error| panic!("{more}: {error}"));
+    }
+    let named = [COHORT, ("dataset = \"adult\"", "dataset = \"adult\"\naggregation = \"median\"")];
+    changed(&named, "").expect("valid");
+    changed(&[("rounds = 3", "rounds = 3\nsampling = \"poisson\"")], "").expect("valid");
+}
+
+#[test]
+fn bad_numbers_of_algorithms_rules_and_schedules_are_named() {
+    let evaluated =
+        "[evaluation]\nevery_rounds = 2\nmetrics = [\"loss\"]\nnoise_multiplier = 20.0\n";
+    let early = |text: &str| format!("{evaluated}[early_stop]\n{text}");
+    for (more, expected) in [
+        ("[training.algorithm.fedprox]\nproximal = 0.0".to_owned(), "fedprox.proximal"),
+        ("[training.algorithm.fedprox]\nproximal = nan".to_owned(), "fedprox.proximal"),
+        ("[training.algorithm.scaffold]\npopulation = 19".to_owned(), "scaffold.population"),
+        ("[training.algorithm.scafold]\npopulation = 20".to_owned(), "scafold"),
+        ("[aggregation.trimmed-mean]\ntrim = 0.5".to_owned(), "trimmed-mean.trim"),
+        ("[aggregation.trimmed-mean]\ntrim = 0.1".to_owned(), "at least one of"),
+        ("[aggregation.trimmed-mean]\ntrim = nan".to_owned(), "trimmed-mean.trim"),
+        ("[aggregation.krum]\nbyzantine_max = 4".to_owned(), "krum.byzantine_max"),
+        ("[aggregation.krum]\nbyzantine_max = 4294967295".to_owned(), "krum.byzantine_max"),
+        (
+            "[aggregation.multi-krum]\nbyzantine_max = 3\nselected = 7".to_owned(),
+            "multi-krum.selected",
+        ),
+        (
+            "[aggregation.multi-krum]\nbyzantine_max = 3\nselected = 0".to_owned(),
+            "multi-krum.selected",
+        ),
+        ("[round.asynchronous]\nstaleness_max = 17".to_owned(), "asynchronous.staleness_max"),
+        (
+            "[round.asynchronous]\nstaleness_max = 1\nstaleness_exponent = -1.0".to_owned(),
+            "staleness_exponent",
+        ),
+        ("[early_stop]\nmetric = \"loss\"\npatience = 3".to_owned(), "evaluation.metrics"),
+        (early("metric = \"accuracy\"\npatience = 3"), "evaluation.metrics"),
+        (early("metric = \"loss\"\npatience = 0"), "early_stop.patience"),
+        (early("metric = \"loss\"\npatience = 1\nmin_change = -0.1"), "early_stop.min_change"),
+        (early("metric = \"loss\"\npatience = 1\ntarget = inf"), "early_stop.target"),
+    ] {
+        let error = changed(&[COHORT], &more).expect_err(&more);
+        assert!(error.contains(expected), "{more}: {error}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_with_the_reason() {
+    let secagg = "[secagg]\nadversary = \"malicious-coordinator\"\ndropout_max = 0.3\n\
+                  corrupt_max = 0.1\n";
+    let tenant = [
+        COHORT,
+        ("trust = \"local\"", "trust = \"distributed\""),
+        ("unit = \"record\"", "unit = \"tenant\""),
+    ];
+    let record = [COHORT, tenant[1], ("local_steps = 10", "local_steps = 1")];
+    let scaffold = "[training.algorithm.scaffold]\npopulation = 20\n";
+    let fedprox = "[training.algorithm.fedprox]\nproximal = 0.1\n";
+    let asynchronous = "[round.asynchronous]\nstaleness_max = 2\n";
+    let krum = "[aggregation.krum]\nbyzantine_max = 1\n";
+    let trimmed = "[aggregation.trimmed-mean]\ntrim = 0.2\n";
+    let poisson = ("rounds = 3", "rounds = 3\n    sampling = \"poisson\"");
+    let rotated = ("delta = 1e-5", "delta = 1e-5\n    rotation = true");
+    let adaptive =
+        ("delta = 1e-5", "delta = 1e-5\n    clipping.adaptive = { count_noise_multiplier = 5.0 }");
+    changed(&tenant, &format!("{secagg}{fedprox}")).expect("FedProx works under masks");
+    changed(&[COHORT, rotated], krum).expect("distances do not change by a rotation");
+    for (changes, more, expected) in [
+        (&tenant[..], format!("{secagg}{krum}"), "compares the updates one by one"),
+        (&tenant[..], format!("{secagg}{asynchronous}"), "masks cancel only among a cohort"),
+        (&tenant[..], format!("{secagg}{scaffold}"), "masked release"),
+        (&[tenant[0], tenant[1], tenant[2], poisson][..], secagg.to_owned(), "Poisson draw"),
+        (&record[..], format!("{secagg}{fedprox}"), "has not drifted"),
+        (&[COHORT][..], format!("{asynchronous}{scaffold}"), "belongs to one base"),
+        (&[COHORT][..], format!("{asynchronous}{krum}"), "not comparable"),
+        (&[COHORT, poisson][..], asynchronous.to_owned(), "invited one by one"),
+        (&[COHORT, tenant[2], adaptive][..], asynchronous.to_owned(), "one lattice"),
+        (&[COHORT, rotated][..], trimmed.to_owned(), "mixture of all parameters"),
+        (&[COHORT][..], format!("{scaffold}{trimmed}"), "robust rule does not give"),
+    ] {
+        let error = changed(changes, &more).expect_err(expected);
+        assert!(error.contains("cannot be") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn older_updates_weigh_less() {
+    let plan = AsynchronousPlan { staleness_max: 4, staleness_exponent: 0.5 };
+    assert_eq!((plan.weight(0), plan.weight(3)), (1.0, 0.5));
+    let equal = AsynchronousPlan { staleness_exponent: 0.0, ..plan };
+    assert_eq!(equal.weight(4), 1.0);
 }

@@ -3,18 +3,30 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{
-    ClientConfig, Endpoint, IdleTimeout, ServerConfig, TransportConfig, VarInt,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
+    crypto::{
+        CryptoError, HmacKey,
+        rustls::{QuicClientConfig, QuicServerConfig},
+    },
 };
+use quinn_proto::HashedConnectionIdGenerator;
 
 use super::TransportError;
 use crate::error_code::{ErrorCode, Refusal};
 
-/// A peer that is silent for this long is gone.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A peer that is silent for this long is gone, unless a coordinator's configuration says otherwise.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often an idle connection proves that it lives.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest idle timeout: an agent must be heard of a few times in it.
+pub const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+
+/// How often an agent's idle connection proves that it lives; the answer shows that the
+/// coordinator does.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1500);
+
+/// Resets for connections that an earlier process had are this far apart at least.
+const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Unacknowledged bytes a peer may have in flight on one stream.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -25,13 +37,28 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Streams that a peer may have open at once: control, an upload, a download, and one to spare.
 const STREAMS_MAX: u32 = 4;
 
-fn transport() -> Arc<TransportConfig> {
+/// How an endpoint that listens treats its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Listening {
+    /// After how long a silence an agent is gone; at least [`IDLE_TIMEOUT_MIN`].
+    pub idle_timeout: Duration,
+    /// A secret that is the same after a restart: agents of an earlier process then hear at once that
+    /// their connections are gone, instead of waiting for an answer that never comes.
+    pub reset_secret: Option<[u8; 32]>,
+}
+
+impl Default for Listening {
+    fn default() -> Self {
+        Self { idle_timeout: IDLE_TIMEOUT, reset_secret: None }
+    }
+}
+
+fn transport(idle_timeout: Duration, keep_alive: Option<Duration>) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
+    let idle_ms = u32::try_from(idle_timeout.as_millis()).unwrap_or(u32::MAX);
     transport
-        .max_idle_timeout(Some(IdleTimeout::from(
-            VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32),
-        )))
-        .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
+        .keep_alive_interval(keep_alive)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
@@ -44,11 +71,68 @@ fn transport() -> Arc<TransportConfig> {
 ///
 /// # Errors
 /// [`TransportError::Bind`] if the address is taken, [`TransportError::CipherSuite`] if TLS cannot carry QUIC.
-pub fn listen(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint, TransportError> {
+pub fn listen(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    listening: &Listening,
+) -> Result<Endpoint, TransportError> {
+    let config = server_config(tls, listening.idle_timeout)?;
+    let mut endpoint = EndpointConfig::default();
+    if let Some(secret) = &listening.reset_secret {
+        let key = ResetKey(blake3::derive_key(RESET_CONTEXT, secret));
+        let ids = u64::from_le_bytes(*key.sign(b"connection ids").first_chunk().expect("32 bytes"));
+        endpoint
+            .reset_key(Arc::new(key))
+            .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
+            .min_reset_interval(RESET_INTERVAL);
+    }
+    let bind = |source| TransportError::Bind { address, source };
+    let socket = std::net::UdpSocket::bind(address).map_err(bind)?;
+    Endpoint::new(endpoint, Some(config), socket, Arc::new(TokioRuntime)).map_err(bind)
+}
+
+/// What an endpoint that listens shows to connections from now on; open ones stay as they are.
+///
+/// # Errors
+/// [`TransportError::CipherSuite`] if TLS cannot carry QUIC.
+pub fn server_config(
+    tls: rustls::ServerConfig,
+    idle_timeout: Duration,
+) -> Result<ServerConfig, TransportError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(TransportError::CipherSuite)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport());
-    Endpoint::server(config, address).map_err(|source| TransportError::Bind { address, source })
+    // Agents keep their connections alive, so one side's packets are enough.
+    config.transport_config(transport(idle_timeout, None));
+    Ok(config)
+}
+
+/// Separates the keys of resets from all others.
+const RESET_CONTEXT: &str = "tributary 2026 QUIC stateless reset, version 1";
+
+/// Makes the tokens of resets.
+struct ResetKey([u8; 32]);
+
+impl ResetKey {
+    fn sign(&self, data: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, data).as_bytes()
+    }
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(&self.sign(data));
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let expected = blake3::keyed_hash(&self.0, data);
+        let given = <[u8; 32]>::try_from(signature).map_err(|_| CryptoError)?;
+        // Comparison of `Hash` takes constant time.
+        if expected == blake3::Hash::from(given) { Ok(()) } else { Err(CryptoError) }
+    }
 }
 
 /// Prepares an endpoint that connects to a coordinator.
@@ -58,7 +142,7 @@ pub fn listen(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint
 pub fn client(remote: SocketAddr, tls: rustls::ClientConfig) -> Result<Endpoint, TransportError> {
     let crypto = QuicClientConfig::try_from(tls).map_err(TransportError::CipherSuite)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport());
+    config.transport_config(transport(IDLE_TIMEOUT, Some(KEEP_ALIVE_INTERVAL)));
     let address: SocketAddr =
         if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let mut endpoint =

@@ -7,10 +7,12 @@
 
 pub mod credential;
 pub mod endpoint;
+pub mod log;
 pub mod process;
 pub mod signature;
 pub mod stream;
 pub mod tls;
+pub mod validity;
 
 use thiserror::Error;
 

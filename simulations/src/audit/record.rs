@@ -11,7 +11,10 @@ use tributary_privacy::{
     mechanism::NoisyGradientSum,
     noise::NoiseSource,
 };
-use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
+use tributary_protocol::{
+    job::{LocalAlgorithm, TrainingPlan},
+    model::ModelSpec,
+};
 
 use super::{
     AuditPlan, AuditRunError, CLIPPING_NORM, CanarySet, Observation, View, fault::Parameters,
@@ -46,6 +49,7 @@ pub(super) fn observe(
         batch_size_expected: 1,
         client_learning_rate: RATE,
         update_norm_max: f64::MAX,
+        algorithm: LocalAlgorithm::Sgd,
     };
     let train: Vec<u32> = members(included).chain(set.ordinary()).collect();
     let start = vec![0.0; dimension];

@@ -9,7 +9,7 @@ use tributary_privacy::{
     mechanism::NoisyUpdate,
     noise::NoiseSource,
 };
-use tributary_protocol::job::TrainingPlan;
+use tributary_protocol::job::{LocalAlgorithm, TrainingPlan};
 
 use super::{
     AuditPlan, AuditRunError, CLIPPING_NORM, CanarySet, Observation, View,
@@ -57,6 +57,7 @@ pub(super) fn observe(
         batch_size_expected: 1,
         client_learning_rate: 1.0,
         update_norm_max: f64::MAX,
+        algorithm: LocalAlgorithm::Sgd,
     };
     let norm = ClippingNorm::new(CLIPPING_NORM)?;
     let all: Vec<u32> = (0..set.canaries() as u32).collect();

@@ -19,7 +19,7 @@ const IID: &str = include_str!("../../experiments/fedavg-iid.toml");
 
 /// Measures the harness itself.
 ///
-/// 100 tenants, 10 a round, MLP 784-200-200-10, SGD 0.1, batch 20, one local epoch, Fashion-MNIST.
+/// If not told otherwise 100 tenants, 10 a round; MLP 784-200-200-10, SGD 0.1, batch 20, one local epoch, Fashion-MNIST.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
     /// How the images are split
@@ -28,6 +28,12 @@ pub struct BenchArguments {
     /// Tenants that train at the same time [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Size of the population
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    tenants: usize,
+    /// Tenants that are invited to a round
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    cohort_size: u32,
     /// Also time tenants that do not train, with 10 thousand and 10 million parameters
     #[arg(long)]
     null: bool,
@@ -77,6 +83,8 @@ struct Figures {
     /// On the 10,000 test images after the last round.
     accuracy: f64,
     threads: usize,
+    tenants: usize,
+    cohort_size: u32,
     rounds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     null_cpu_ms_per_client_round_10k: Option<f64>,
@@ -108,7 +116,9 @@ impl BenchArguments {
             Split::NonIid => NON_IID,
             Split::Iid => IID,
         };
-        let experiment = Experiment::parse(text, Path::new(""))?;
+        let mut experiment = Experiment::parse(text, Path::new(""))?;
+        experiment.tenants = Some(self.tenants);
+        experiment.cohort.size = self.cohort_size;
         let records = Records::load(&experiment, 1)?;
         let mut simulation = Simulation::new(&experiment, &records, 1, threads)?;
         let startup_s = clock.elapsed().as_secs_f64();
@@ -125,6 +135,8 @@ impl BenchArguments {
             peak_rss_mib,
             accuracy,
             threads,
+            tenants: self.tenants,
+            cohort_size: self.cohort_size,
             rounds: experiment.rounds,
             null_cpu_ms_per_client_round_10k: null("96, 93")?,
             null_cpu_ms_per_client_round_10m: null("3158, 3158")?,

@@ -1,26 +1,17 @@
 //! `tributary-sim run`.
 
-use std::{
-    fs,
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use indicatif::{ProgressBar, ProgressStyle};
 use thiserror::Error;
 
-use super::output;
+use super::{display::Display, output};
 use crate::{
-    deadline::{Deadline, Stop},
-    experiment::{Experiment, ExperimentError, Records},
-    harness::{self, HarnessError, Progress, RoundRow, RunOptions, RunSummary},
+    deadline::Stop,
+    experiment::{Experiment, ExperimentError},
+    harness::{Alone, HarnessError, Ranks, RecordsCache, RunOptions, Series, run_series},
 };
-
-/// Plain progress lines are this far apart, at least.
-const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs an experiment file.
 #[derive(Debug, Args)]
@@ -40,6 +31,9 @@ pub struct RunArguments {
     /// Go on where an interrupted run stopped; finished seeds are kept
     #[arg(long)]
     resume: bool,
+    /// Share the cohorts with the other processes that `mpirun` started; needs the feature `mpi`
+    #[arg(long)]
+    mpi: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -61,18 +55,15 @@ pub enum RunCommandError {
     /// A run stopped.
     #[error(transparent)]
     Harness(Box<HarnessError>),
+    /// There are no processes to share with.
+    #[error(transparent)]
+    Mpi(#[from] super::mpi::MpiError),
     /// Ctrl-C cannot be watched for.
     #[error("cannot watch for Ctrl-C")]
     Signal(#[from] ctrlc::Error),
     /// The results cannot be printed or written.
     #[error("cannot write the results")]
     Output(#[from] std::io::Error),
-}
-
-impl From<HarnessError> for RunCommandError {
-    fn from(error: HarnessError) -> Self {
-        Self::Harness(error.into())
-    }
 }
 
 impl RunCommandError {
@@ -83,40 +74,54 @@ impl RunCommandError {
     }
 }
 
-/// The results of all seeds.
-#[derive(Debug, serde::Serialize)]
-pub(super) struct Answer {
-    name: String,
-    folder: PathBuf,
-    accuracy_mean: f64,
-    accuracy_deviation: f64,
-    runs: Vec<RunSummary>,
-}
-
 impl RunArguments {
     /// Runs all seeds, shows progress on standard error and prints the results.
     ///
     /// # Errors
     /// [`RunCommandError`] naming the key, file or tenant.
     pub fn run(self) -> Result<(), RunCommandError> {
-        let experiment = load(&self.file)?;
+        if self.mpi {
+            return super::mpi::with_ranks(|ranks| self.run_on(ranks))?;
+        }
+        self.run_on(&Alone)
+    }
+
+    fn run_on(&self, ranks: &dyn Ranks) -> Result<(), RunCommandError> {
+        let mut experiment = load(&self.file)?;
         let stop = stop_on_signal()?;
-        let folder = self.output.unwrap_or_else(|| Path::new("results").join(&experiment.name));
-        let seeds = self.seed.map_or_else(|| experiment.seeds.clone(), |seed| vec![seed]);
-        let threads = self.threads.unwrap_or_else(available_threads);
-        let answer =
-            run_seeds(&self.file, &experiment, &seeds, folder, threads, self.resume, &stop)?;
-        if self.json {
-            output::json(&answer)?
-        } else {
-            output::line(&answer.text())?
+        if let Some(seed) = self.seed {
+            experiment.seeds = vec![seed];
+        }
+        let default = || Path::new("results").join(&experiment.name);
+        let options = RunOptions {
+            folder: self.output.clone().unwrap_or_else(default),
+            threads: self.threads.unwrap_or_else(|| available_threads().div_ceil(ranks.count())),
+            resume: self.resume,
+            stop,
+            ranks,
+        };
+        let mut display = if ranks.rank() == 0 { Display::new() } else { Display::silent() };
+        let (command, mut cache) = (output::command_line(), RecordsCache::default());
+        let series = run_series(&experiment, &options, &command, &mut cache, &mut display)
+            .map_err(|error| match error {
+                HarnessError::Experiment(source) => {
+                    let (path, source) = (self.file.clone(), source.into());
+                    RunCommandError::Experiment { path, source }
+                }
+                other => RunCommandError::Harness(other.into()),
+            })?;
+        display.finish();
+        match (ranks.rank(), self.json) {
+            (0, true) => output::json(&series)?,
+            (0, false) => output::line(&text(&series))?,
+            _ => {}
         }
         Ok(())
     }
 }
 
 /// Reads an experiment file.
-pub(super) fn load(file: &Path) -> Result<Experiment, RunCommandError> {
+fn load(file: &Path) -> Result<Experiment, RunCommandError> {
     Experiment::load(file).map_err(|source| RunCommandError::Experiment {
         path: file.to_owned(),
         source: source.into(),
@@ -124,7 +129,7 @@ pub(super) fn load(file: &Path) -> Result<Experiment, RunCommandError> {
 }
 
 /// A request to stop that Ctrl-C makes.
-pub(super) fn stop_on_signal() -> Result<Stop, RunCommandError> {
+pub(super) fn stop_on_signal() -> Result<Stop, ctrlc::Error> {
     let stop = Stop::default();
     let request = stop.clone();
     ctrlc::set_handler(move || request.request())?;
@@ -135,125 +140,41 @@ pub(super) fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Runs one experiment with all its seeds.
-pub(super) fn run_seeds(
-    file: &Path,
-    experiment: &Experiment,
-    seeds: &[u64],
-    folder: PathBuf,
-    threads: usize,
-    resume: bool,
-    stop: &Stop,
-) -> Result<Answer, RunCommandError> {
-    let mut runs = Vec::new();
-    for &seed in seeds {
-        let records = Records::load(experiment, seed).map_err(|source| {
-            RunCommandError::Experiment { path: file.to_owned(), source: source.into() }
-        })?;
-        let options = RunOptions {
-            folder: folder.join(format!("seed-{seed}")),
-            threads,
-            resume,
-            stop: stop.clone(),
+fn text(series: &Series) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    let adapters = series.runs.iter().any(|run| run.adapter_accuracy.is_some());
+    let mut header = vec!["seed", "accuracy", "loss", "ε", "sent up"];
+    if adapters {
+        header.extend(["held out: base", "with adapters"]);
+    }
+    let numbers = header.len();
+    header.push("model");
+    table.set_header(header);
+    for run in &series.runs {
+        let optional = |value: Option<f64>, digits: usize| {
+            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let mut progress = Display::new(&format!("{} seed {seed}", experiment.name));
-        let summary = harness::run(experiment, &records, seed, &options, &mut progress)?;
-        progress.finish();
-        runs.push(summary);
-    }
-    let accuracies: Vec<f64> = runs.iter().map(|run| run.accuracy).collect();
-    let count = accuracies.len() as f64;
-    let mean = accuracies.iter().sum::<f64>() / count;
-    let squares: f64 = accuracies.iter().map(|accuracy| (accuracy - mean).powi(2)).sum();
-    let answer = Answer {
-        name: experiment.name.clone(),
-        accuracy_mean: mean,
-        accuracy_deviation: (squares / (count - 1.0).max(1.0)).sqrt(),
-        runs,
-        folder,
-    };
-    let text = toml::to_string(experiment).map_err(std::io::Error::other)?;
-    fs::write(answer.folder.join("experiment.toml"), text)?;
-    fs::write(
-        answer.folder.join("results.json"),
-        serde_json::to_vec_pretty(&answer).map_err(std::io::Error::from)?,
-    )?;
-    Ok(answer)
-}
-
-impl Answer {
-    fn text(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        table.set_header(["seed", "accuracy", "loss", "ε", "sent up", "model"]);
-        for run in &self.runs {
-            let epsilon = run.epsilon.map_or_else(|| "–".to_owned(), |e| format!("{e:.2}"));
-            table.add_row([
-                run.seed.to_string(),
-                format!("{:.4}", run.accuracy),
-                format!("{:.4}", run.loss),
-                epsilon,
-                format!("{:.1} MB", run.bytes_up as f64 / 1e6),
-                run.model[..12].to_owned(),
-            ]);
+        let mut row = vec![
+            run.seed.to_string(),
+            format!("{:.4}", run.accuracy),
+            format!("{:.4}", run.loss),
+            optional(run.epsilon, 2),
+            format!("{:.1} MB", run.bytes_up as f64 / 1e6),
+        ];
+        if adapters {
+            row.extend([optional(run.held_out_accuracy, 4), optional(run.adapter_accuracy, 4)]);
         }
-        table.column_iter_mut().take(5).for_each(|column| {
-            column.set_cell_alignment(CellAlignment::Right);
-        });
-        let (mean, deviation) = (self.accuracy_mean, self.accuracy_deviation);
-        format!(
-            "{table}\naccuracy {mean:.4} ± {deviation:.4}, results in {}",
-            self.folder.display()
-        )
+        row.push(run.model[..12].to_owned());
+        table.add_row(row);
     }
-}
-
-/// A bar on terminals, a line now and then elsewhere.
-struct Display {
-    bar: Option<ProgressBar>,
-    title: String,
-    last: Option<Deadline>,
-}
-
-impl Display {
-    fn new(title: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            let style = ProgressStyle::with_template(
-                "{prefix} {wide_bar} round {pos}/{len} {msg} ETA {eta}",
-            );
-            bar.set_style(style.expect("a valid template"));
-            bar.set_prefix(title.to_owned());
-            bar
-        });
-        Self { bar, title: title.to_owned(), last: None }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Display {
-    fn round(&mut self, row: &RoundRow, rounds: u64) {
-        let epsilon = row.epsilon.map(|epsilon| format!(" ε {epsilon:.2}")).unwrap_or_default();
-        let message = row.accuracy.map(|accuracy| format!("accuracy {accuracy:.4}{epsilon}"));
-        if let Some(bar) = &self.bar {
-            bar.set_length(rounds);
-            bar.set_position(row.round);
-            if let Some(message) = message {
-                bar.set_message(message);
-            }
-            return;
-        }
-        let due = self.last.is_none_or(|last| last.has_passed()) || row.round == rounds;
-        if let (Some(message), true) = (message, due) {
-            self.last = Some(Deadline::after(LINE_INTERVAL));
-            let line = format!("{}: round {}/{rounds} {message}", self.title, row.round);
-            // Progress is no result; a closed standard error must not end the run.
-            let _ = output::note(&line);
-        }
-    }
+    table.column_iter_mut().take(numbers).for_each(|column| {
+        column.set_cell_alignment(CellAlignment::Right);
+    });
+    format!(
+        "{table}\naccuracy {:.4} ± {:.4}, results in {}",
+        series.accuracy_mean,
+        series.accuracy_deviation,
+        series.folder.display()
+    )
 }

@@ -118,6 +118,9 @@ pub struct AgentStatus {
     /// The private adapter it serves.
     #[serde(default)]
     pub adapter: Option<AdapterStatus>,
+    /// The newest base, and what it made of it.
+    #[serde(default)]
+    pub newest: Option<NewestStatus>,
     /// What its ledger says is spent.
     #[serde(default)]
     pub epsilon: f64,
@@ -130,6 +133,17 @@ pub struct AgentStatus {
     /// Why its policy refused the job.
     #[serde(default)]
     pub refused: Option<String>,
+}
+
+/// The newest base that an agent heard of.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct NewestStatus {
+    /// Names its file.
+    pub digest: String,
+    /// Of the base alone, on the tenant's own held-out records.
+    pub accuracy: Option<f64>,
+    /// Whether adapting to it went to its end.
+    pub complete: bool,
 }
 
 /// The base that an agent serves.

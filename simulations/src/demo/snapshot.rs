@@ -177,6 +177,7 @@ pub(super) mod tests {
                 steps: 20,
                 base: None,
                 adapter: None,
+                newest: None,
                 epsilon: index as f64,
                 delta: 1e-5,
                 bytes_sent: 1_500_000,

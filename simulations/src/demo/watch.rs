@@ -218,15 +218,18 @@ enum Trouble {
     Unanswered { process: String, source: HttpError },
 }
 
-/// What a tenant reports once it serves the base `digest` and its adapter work is done.
+/// What a tenant reports once its adapter work on the base `digest` is done. It may still serve an
+/// older pair that does better on its own held-out data.
 fn adapted(id: &str, status: &AgentStatus, digest: &str) -> Option<TenantReport> {
-    let base = status.base.as_ref().filter(|base| base.digest == digest)?;
-    let base_accuracy = base.accuracy.filter(|_| status.phase == "idle")?;
+    let newest = status.newest.as_ref().filter(|newest| newest.digest == digest)?;
+    let base_accuracy = newest.accuracy.filter(|_| newest.complete && status.phase == "idle")?;
     let adapter = status.adapter.as_ref();
+    let served = adapter.map(|adapter| adapter.accuracy);
+    let served = served.unwrap_or_else(|| status.base.as_ref().and_then(|base| base.accuracy));
     Some(TenantReport {
         id: id.to_owned(),
         base_accuracy,
-        adapter_accuracy: adapter.and_then(|adapter| adapter.accuracy).unwrap_or(base_accuracy),
+        adapter_accuracy: served.unwrap_or(base_accuracy),
         epsilon: status.epsilon,
         delta: status.delta,
         bytes_sent: status.bytes_sent,
@@ -280,6 +283,7 @@ mod tests {
     fn a_tenant_is_done_when_it_idles_on_the_final_base() {
         let done = status(
             r#"{"phase":"idle","base":{"digest":"aa","accuracy":0.8},
+                "newest":{"digest":"aa","accuracy":0.8,"complete":true,"served":true},
                 "adapter":{"version":3,"accuracy":0.9},"epsilon":7.5,"delta":1e-5,"bytes_sent":9}"#,
         );
         assert_eq!(adapted("ash", &done, "bb"), None, "an older base");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tributary_agent::data::{DataSource, Dataset};
 use tributary_protocol::model::ModelSpec;
 
-use super::{Experiment, ExperimentError};
+use super::{Experiment, ExperimentError, SpeakersSpec};
 use crate::{
     data::{fashion_mnist::CLASSES, fetch::Locations, idx::IdxArray},
     deadline::Stop,
@@ -29,6 +29,8 @@ pub enum DatasetSpec {
     Files(FilesSpec),
     /// Gaussian clouds, one a class: quick to make and to learn.
     Synthetic(SyntheticSpec),
+    /// A play whose speakers are the tenants; needs no partition.
+    Speakers(SpeakersSpec),
 }
 
 /// Training and test files, as `agent.toml` describes them.
@@ -116,20 +118,60 @@ impl Records {
                 Dataset::load(&files.test.relative_to(folder), None)?,
             ),
             DatasetSpec::Synthetic(spec) => spec.make(seed)?,
+            DatasetSpec::Speakers(spec) => return speakers(spec, experiment),
         };
-        for data in [&train, &test] {
+        let (names, shares) = split(experiment, &train, seed)?;
+        let records = Self { train, test, names, shares };
+        records.check(experiment)?;
+        Ok(records)
+    }
+
+    /// Checks that model and cohort fit these records.
+    pub(crate) fn check(&self, experiment: &Experiment) -> Result<(), ExperimentError> {
+        for data in [&self.train, &self.test] {
             check_shape(&experiment.model, data)?;
         }
-        let (names, shares) = split(experiment, &train, seed)?;
-        let size = experiment.cohort.size;
-        if size as usize > shares.len() {
-            return Err(ExperimentError::Cohort { size, tenants: shares.len() });
+        let (cohort, tenants) = (&experiment.cohort, self.shares.len());
+        let (size, report_goal) = (cohort.size, cohort.report_goal());
+        if size as usize > tenants {
+            return Err(ExperimentError::Cohort { size, tenants });
         }
-        Ok(Self { train, test, names, shares })
+        let busy = size as usize + report_goal as usize;
+        if experiment.asynchronous.is_some() && busy > tenants {
+            return Err(ExperimentError::Busy { size, report_goal, tenants });
+        }
+        Ok(())
     }
 }
 
+/// The records of a play, and everybody's part of them.
+fn speakers(spec: &SpeakersSpec, experiment: &Experiment) -> Result<Records, ExperimentError> {
+    if experiment.partition != PartitionSpec::default() {
+        return Err(ExperimentError::Conflict {
+            field: "partition",
+            problem: "the speakers of `dataset.speakers` are the tenants; leave it out",
+        });
+    }
+    let records = spec.load(experiment.folder())?;
+    check_population(experiment.tenants, records.shares.len())?;
+    records.check(experiment)?;
+    Ok(records)
+}
+
 fn check_shape(model: &ModelSpec, data: &Dataset) -> Result<(), ExperimentError> {
+    if let Some(texts) = data.texts() {
+        let tokens = model.vocab_size().unwrap_or(0);
+        let vocabulary = texts.vocab_size();
+        if tokens < vocabulary {
+            return Err(ExperimentError::Shape { what: "tokens", model: tokens, data: vocabulary });
+        }
+        let (model, data) = (model.num_inputs(), texts.longest_input());
+        return if data <= model {
+            Ok(())
+        } else {
+            Err(ExperimentError::Shape { what: "tokens a text", model, data })
+        };
+    }
     for (what, model, data) in [
         ("inputs", model.num_inputs(), data.num_features()),
         ("classes", model.num_classes(), data.num_classes() as usize),

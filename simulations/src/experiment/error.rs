@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
-use tributary_agent::data::DataError;
-use tributary_privacy::accountant::AccountantError;
+use tributary_agent::{adapter::AdapterError, data::DataError};
+use tributary_privacy::{accountant::AccountantError, secagg::PlanError};
 use tributary_protocol::{job::JobSpecError, model::ModelSpecError};
 
 use crate::{
@@ -65,6 +65,19 @@ pub enum ExperimentError {
         /// Tenants there are.
         tenants: usize,
     },
+    /// Too few tenants to keep busy.
+    #[error(
+        "`asynchronous` keeps `cohort.size` {size} tenants busy while {report_goal} updates wait, \
+         but there are {tenants} tenants; lower either, to at most {tenants} together"
+    )]
+    Busy {
+        /// Tenants that train at any time.
+        size: u32,
+        /// Updates that a buffer takes.
+        report_goal: u32,
+        /// Tenants there are.
+        tenants: usize,
+    },
     /// No noise reaches the wanted ε.
     #[error("`privacy`: epsilon {epsilon} cannot be met with {releases} releases of a tenant")]
     Unreachable {
@@ -82,6 +95,31 @@ pub enum ExperimentError {
     /// The optimizer's numbers do not work.
     #[error(transparent)]
     Optimizer(#[from] JobSpecError),
+    /// The adapters' numbers do not work.
+    #[error("`adapters` cannot be used")]
+    Adapters(#[source] Box<AdapterError>),
+    /// No secure sum of such cohorts.
+    #[error("`secagg` cannot protect cohorts of {cohort_size}")]
+    Secagg {
+        /// Tenants invited to a round.
+        cohort_size: u32,
+        /// Why, and what would work.
+        #[source]
+        source: PlanError,
+    },
+    /// A round would wait for more or fewer updates than a secure sum may have.
+    #[error(
+        "`cohort.report_goal` is {report_goal}, but a secure sum of {cohort_size} invited has at \
+         least {survivors_min} updates; raise it, or `secagg.dropout_max`"
+    )]
+    SecaggGoal {
+        /// Updates that are waited for.
+        report_goal: u32,
+        /// Tenants invited to a round.
+        cohort_size: u32,
+        /// Fewest updates of a sum.
+        survivors_min: u32,
+    },
     /// The data cannot be split.
     #[error("`partition` cannot be met")]
     Partition(#[from] PartitionError),

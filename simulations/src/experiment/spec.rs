@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::{
-    job::{ServerOptimizerSpec, TrainingPlan},
-    model::ModelSpec,
+    id::Digest,
+    job::{AggregationRule, LocalAlgorithm, ServerOptimizerSpec, TrainingPlan},
+    model::{FederatedPart, ModelSpec},
 };
 
-use super::{DatasetSpec, ExperimentError, PartitionSpec, PrivacySpec};
+use super::{
+    AdaptersSpec, AsynchronousSpec, ClockSpec, DatasetSpec, ExperimentError, PartitionSpec,
+    PrivacySpec, SecaggSpec,
+};
 
 /// One experiment: what is trained, on whose data, by which rules, how often.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,11 +40,17 @@ pub struct Experiment {
     pub cohort: CohortSpec,
     /// The model.
     pub model: ModelSpec,
+    /// Which part of it the tenants train together.
+    #[serde(default)]
+    pub federated: FederatedPart,
     /// Local training of a tenant.
     pub training: TrainingSpec,
     /// How the aggregate moves the base model.
     #[serde(default)]
     pub server_optimizer: ServerOptimizerSpec,
+    /// How the updates of a round become one.
+    #[serde(default)]
+    pub aggregation: AggregationRule,
     /// What the updates reveal.
     pub privacy: PrivacySpec,
     /// When and on what the base model is measured.
@@ -49,6 +59,18 @@ pub struct Experiment {
     /// Tenants that attack.
     #[serde(default)]
     pub adversary: Option<AdversarySpec>,
+    /// Masks on every update.
+    #[serde(default)]
+    pub secagg: Option<SecaggSpec>,
+    /// Virtual time.
+    #[serde(default)]
+    pub clock: Option<ClockSpec>,
+    /// Buffered asynchronous rounds.
+    #[serde(default)]
+    pub asynchronous: Option<AsynchronousSpec>,
+    /// Private adapters on the last base model.
+    #[serde(default)]
+    pub adapters: Option<AdaptersSpec>,
     /// Where relative paths of data files start.
     #[serde(skip)]
     folder: PathBuf,
@@ -109,6 +131,9 @@ pub struct EpochsSpec {
     pub local_epochs: u32,
     /// Step size of SGD.
     pub client_learning_rate: f64,
+    /// What keeps the steps from drifting: `sgd` or `fedprox`.
+    #[serde(default)]
+    pub algorithm: LocalAlgorithm,
 }
 
 /// When and on what the base model is measured.
@@ -195,6 +220,7 @@ impl TrainingSpec {
                     client_learning_rate: epochs.client_learning_rate,
                     // Only the release path of the `record` unit reads it, and has its own.
                     update_norm_max: f64::MAX,
+                    algorithm: epochs.algorithm,
                 })
             }
             Self::Steps(plan) => Some(plan.clone()),
@@ -237,17 +263,83 @@ impl Experiment {
         parsed.checked(folder)
     }
 
+    /// Digest of everything that decides results.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("an experiment has no map with odd keys"))
+    }
+
+    /// What the records depend on: experiments with equal keys have equal records.
+    pub(crate) fn data_key(&self, seed: u64) -> Vec<u8> {
+        let Self { dataset, partition, tenants, folder, .. } = self;
+        serde_json::to_vec(&(dataset, partition, tenants, folder, seed))
+            .expect("an experiment has no map with odd keys")
+    }
+
     /// Where relative paths of data files start.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
+    /// Refuses algorithms and rules that do not go with the rest, as a job does.
+    fn check_algorithms(&self) -> Result<(), ExperimentError> {
+        let conflict = |field, problem| Err(ExperimentError::Conflict { field, problem });
+        self.aggregation.validate(self.cohort.size_min)?;
+        let algorithm = match &self.training {
+            TrainingSpec::Epochs(epochs) => epochs.algorithm,
+            TrainingSpec::Steps(plan) => plan.algorithm,
+            TrainingSpec::Null {} => LocalAlgorithm::Sgd,
+        };
+        algorithm.validate(self.cohort.size)?;
+        let scaffold = matches!(algorithm, LocalAlgorithm::Scaffold { .. });
+        let compares = self.aggregation != AggregationRule::Mean;
+        let summed =
+            matches!(self.privacy, PrivacySpec::Central { .. } | PrivacySpec::Distributed { .. });
+        if scaffold && matches!(self.training, TrainingSpec::Epochs(_)) {
+            let problem = "SCAFFOLD needs `training.steps`: the population's control variate \
+                           follows from one public number of steps";
+            return conflict("training.epochs.algorithm", problem);
+        }
+        if scaffold && self.federated != FederatedPart::All {
+            let problem = "SCAFFOLD's control variates have the form of the whole model; remove \
+                           `federated`";
+            return conflict("training.steps.algorithm", problem);
+        }
+        if compares && (summed || self.secagg.is_some()) {
+            let problem = "only the mean goes with `privacy.central`, `privacy.distributed` and \
+                           `secagg`: noise and masks are made for the sum";
+            return conflict("aggregation", problem);
+        }
+        if scaffold && (summed || self.secagg.is_some()) {
+            let problem = "SCAFFOLD goes with `privacy.none` and `privacy.local`: a tenant's control \
+                           variate is made of its own release";
+            return conflict("training.steps.algorithm", problem);
+        }
+        if self.asynchronous.is_some() && (compares || scaffold) {
+            let problem = "goes with the mean and without SCAFFOLD only: updates from different \
+                           bases are not comparable";
+            return conflict("asynchronous", problem);
+        }
+        if compares && scaffold {
+            let problem =
+                "only the mean goes with SCAFFOLD, whose variate of the population is a mean";
+            return conflict("aggregation", problem);
+        }
+        Ok(())
+    }
+
     fn checked(mut self, folder: &Path) -> Result<Self, ExperimentError> {
         self.folder = folder.to_owned();
         self.model.validate()?;
+        self.federated.validate(&self.model)?;
         self.server_optimizer.validate()?;
         self.privacy.check(&self)?;
+        self.check_algorithms()?;
+        self.secagg.as_ref().map_or(Ok(()), |secagg| secagg.check(&self))?;
+        self.clock.as_ref().map_or(Ok(()), ClockSpec::check)?;
+        self.asynchronous.as_ref().map_or(Ok(()), |asynchronous| asynchronous.check(&self))?;
+        self.adapters.as_ref().map_or(Ok(()), AdaptersSpec::check)?;
         let (cohort, positive) = (&self.cohort, "a finite number above 0");
         let at_least_one = |field, value: f64| (field, value, value >= 1.0, "at least 1");
         let mut checks = vec![
@@ -373,7 +465,8 @@ mod tests {
             let path = entry.expect("an entry").path();
             // The demo's files are jobs, for agents in processes of their own.
             let jobs = ["fashion-mnist-demo.toml", "fashion-mnist-secagg.toml"];
-            if path.file_name().is_some_and(|name| jobs.iter().all(|job| name != *job)) {
+            let is_job = path.file_name().is_some_and(|name| jobs.iter().any(|job| name == *job));
+            if !is_job && path.is_file() {
                 Experiment::load(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
                 count += 1;
             }

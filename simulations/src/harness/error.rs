@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
-use tributary_agent::train::TrainError;
+use tributary_agent::{adapter::AdapterError, train::TrainError};
 use tributary_privacy::{
     accountant::AccountantError, clip::ClipError, lattice::LatticeError, mechanism::MechanismError,
-    noise::NoiseError,
+    noise::NoiseError, secagg::SecaggError,
 };
 use tributary_protocol::tensor_file::TensorFileError;
 
@@ -45,6 +45,9 @@ pub enum HarnessError {
     /// The norms and noise fit no lattice, or an update does not go on it.
     #[error("the updates do not fit the lattice")]
     Lattice(#[from] LatticeError),
+    /// The updates are needed one by one, and are spread over processes.
+    #[error("robust aggregation and SCAFFOLD run in one process; start without `mpirun`")]
+    OneProcess,
     /// A clipping norm is not usable.
     #[error(transparent)]
     Norm(#[from] ClipError),
@@ -57,6 +60,33 @@ pub enum HarnessError {
     /// The privacy cannot be accounted.
     #[error("the privacy cannot be accounted")]
     Accountant(#[from] AccountantError),
+    /// Secure aggregation refuses.
+    #[error("secure aggregation failed in round {round}")]
+    Secagg {
+        /// The round, from 1.
+        round: u64,
+        /// Why.
+        #[source]
+        source: SecaggError,
+    },
+    /// An adapter cannot be trained.
+    #[error("tenant {tenant} could not train its adapter")]
+    Adapter {
+        /// Its number.
+        tenant: u32,
+        /// Why.
+        #[source]
+        source: Box<AdapterError>,
+    },
+    /// Another process of the run failed and says why.
+    #[error("another process of this run failed; see its message")]
+    OtherRank,
+    /// Another process works in the folder.
+    #[error("{} is in use by another process", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The new base model is not finite.
     #[error("the base model is not finite after round {round}; lower the learning rates")]
     Diverged {

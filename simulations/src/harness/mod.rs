@@ -6,21 +6,36 @@
 //! the order in which tenants finish changes a bit of the model. Memory is a few models a thread,
 //! however large the population and the cohort are. All randomness follows from the seed.
 
+mod clock;
 mod cohort;
 mod error;
+#[cfg(feature = "mpi")]
+mod mpi_ranks;
+mod personal;
 mod pool;
+mod population;
+mod ranks;
 mod release;
-mod results;
+pub(crate) mod results;
 mod run;
+mod secure;
 mod seeds;
+pub(crate) mod series;
 mod simulation;
+mod single;
+#[cfg(test)]
+mod single_tests;
 mod state;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi_ranks::MpiRanks;
 pub use self::{
-    cohort::{RoundCohort, Schedule},
+    cohort::{Report, RoundCohort, Schedule},
     error::HarnessError,
+    ranks::{Alone, Ranks},
     results::{RoundRow, RunSummary, TenantRow, Timing},
     run::{Progress, RunOptions, cpu_seconds, run},
+    series::{RecordsCache, Series, SeriesProgress, run_series},
     simulation::{RoundOutcome, Simulation},
 };
 

@@ -2,14 +2,15 @@
 
 use tributary_privacy::{
     accountant::{Delta, calibrate_noise_multiplier, epsilon},
-    clip::ClippingNorm,
+    clip::{ClippingNorm, clip_l2},
     lattice::{Lattice, LatticeRequest, ModularSum},
     mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
     noise::{DiscreteGaussian, NoiseSource},
+    secagg::SecaggPlan,
 };
 use tributary_protocol::job::{PrivacyUnit, TrainingPlan};
 
-use super::{HarnessError, Schedule};
+use super::{HarnessError, Schedule, secure::SecureRound};
 use crate::experiment::{
     CohortSampling, Experiment, ExperimentError, NoiseSpec, PrivacySpec, TrainingSpec,
 };
@@ -28,6 +29,14 @@ pub(super) struct Release {
     /// Noise deviation of the protected sum over clipping norm.
     pub(super) noise_multiplier: Option<f64>,
     cost: Cost,
+}
+
+/// Whose update is added, in which round, and with which masks.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub(super) tenant: u32,
+    pub(super) round: u64,
+    pub(super) secure: Option<&'a SecureRound>,
 }
 
 /// What happens to an update on its way.
@@ -64,8 +73,9 @@ impl Release {
         experiment: &Experiment,
         schedule: &Schedule,
         tenants: usize,
+        secagg: Option<SecaggPlan>,
     ) -> Result<Self, HarnessError> {
-        let dimension = experiment.model.num_parameters();
+        let dimension = experiment.federated.dimension(&experiment.model);
         let cohort = &experiment.cohort;
         let contributors_max = match cohort.sampling {
             CohortSampling::Fixed => cohort.report_goal(),
@@ -159,7 +169,8 @@ impl Release {
             }
             PrivacySpec::Distributed { corrupt_max, .. } => {
                 // Whatever the round commits with, so many honest shares are in the sum.
-                let honest_min = cohort.size_min - corrupt_max;
+                let honest_min = secagg
+                    .map_or(cohort.size_min - corrupt_max, |plan| plan.honest_survivors_min());
                 let plan = |multiplier: f64| -> Result<(Lattice, f64, PrivacyEvent), HarnessError> {
                     let share = multiplier / f64::from(honest_min).sqrt();
                     let lattice = lattice(norm, norm * share, LATTICE_BITS)?;
@@ -193,6 +204,54 @@ impl Release {
                 })
             }
         }
+    }
+
+    /// Clips, noises and adds one update, or masks and adds it.
+    ///
+    /// - `update`: in model units; of no use afterwards
+    pub(super) fn add(
+        &self,
+        sum: &mut ModularSum,
+        update: &mut [f32],
+        noise: &mut impl NoiseSource,
+        sender: &Sender<'_>,
+    ) -> Result<(), HarnessError> {
+        let Sender { tenant, round, secure } = *sender;
+        let clipped = |source| HarnessError::Clip { tenant, round, source };
+        let norm_max = match &self.path {
+            Path::Plain { norm_max }
+            | Path::Record { norm_max, .. }
+            | Path::Central { clipping_norm: norm_max, .. } => {
+                clip_l2(update, *norm_max).map_err(clipped)?;
+                norm_max
+            }
+            Path::Noised { mechanism } => {
+                return match secure {
+                    None => Ok(sum.add_packed(&mechanism.release(update, noise)?)?),
+                    Some(secure) => {
+                        self.add_masked(sum, mechanism.noised(update, noise)?, tenant, secure)
+                    }
+                };
+            }
+        };
+        match secure {
+            None => Ok(sum.add_update(update, *norm_max)?),
+            Some(secure) => {
+                self.add_masked(sum, self.lattice.quantize(update, *norm_max)?, tenant, secure)
+            }
+        }
+    }
+
+    fn add_masked(
+        &self,
+        sum: &mut ModularSum,
+        grid: Vec<i64>,
+        tenant: u32,
+        secure: &SecureRound,
+    ) -> Result<(), HarnessError> {
+        let mask = u32::MAX >> (32 - u32::from(self.lattice.bits()));
+        let mut values: Vec<u32> = grid.into_iter().map(|units| units as u32 & mask).collect();
+        Ok(sum.add_packed(&secure.mask(tenant, &mut values)?)?)
     }
 
     /// The ε after some rounds, for a tenant that took part so often.
@@ -287,8 +346,8 @@ mod tests {
             "#
         );
         let experiment = Experiment::parse(&text, std::path::Path::new("")).expect("valid");
-        let schedule = Schedule::new(&experiment.cohort, 9, 1);
-        let release = Release::plan(&experiment, &schedule, 9).expect("plans");
+        let schedule = Schedule::new(&experiment, &[10; 9], 1);
+        let release = Release::plan(&experiment, &schedule, 9, None).expect("plans");
         let Cost::Participation {
             event: PrivacyEvent::LatticeGaussian { sigma_share, clients, .. },
             ..

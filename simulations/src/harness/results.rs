@@ -2,6 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+/// File with a [`RoundRow`] a line.
+pub(crate) const ROUNDS: &str = "rounds.csv";
+/// File with a [`TenantRow`] a line.
+pub(crate) const TENANTS: &str = "tenants.csv";
+/// File with a [`Timing`] a line.
+pub(crate) const TIMING: &str = "timing.csv";
+/// File of the [`RunSummary`]: there once a run is finished.
+pub(crate) const RESULT: &str = "result.json";
+/// File of the last base model.
+pub(crate) const MODEL: &str = "model.safetensors";
+
 /// One round. The same seed gives the same row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundRow {
@@ -21,10 +32,13 @@ pub struct RoundRow {
     pub bytes_down: u64,
     /// Bytes to the coordinator so far.
     pub bytes_up: u64,
+    /// Virtual time so far in seconds, if there is a clock.
+    #[serde(default)]
+    pub virtual_s: Option<f64>,
 }
 
 /// How long a round took; different every time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// The round, from 1.
     pub round: u64,
@@ -35,7 +49,7 @@ pub struct Timing {
 }
 
 /// One tenant's part in a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TenantRow {
     /// Its name.
     pub tenant: String,
@@ -51,6 +65,13 @@ pub struct TenantRow {
     pub accuracy: Option<f64>,
     /// Loss of the last base model on its own records, if asked for.
     pub loss: Option<f64>,
+    /// Accuracy of the last base model on its held-out records, with adapters.
+    #[serde(default)]
+    pub held_out_accuracy: Option<f64>,
+    /// Accuracy there of what it would serve: the base with its adapter, unless that does worse on
+    /// its validation records.
+    #[serde(default)]
+    pub adapter_accuracy: Option<f64>,
 }
 
 /// The result of one run.
@@ -82,6 +103,15 @@ pub struct RunSummary {
     pub bytes_down: u64,
     /// Bytes to the coordinator.
     pub bytes_up: u64,
+    /// Virtual time in seconds, if there is a clock.
+    #[serde(default)]
+    pub virtual_s: Option<f64>,
+    /// Accuracy of the last base model on held-out records, with adapters: the mean over tenants.
+    #[serde(default)]
+    pub held_out_accuracy: Option<f64>,
+    /// The same of what the tenants would serve.
+    #[serde(default)]
+    pub adapter_accuracy: Option<f64>,
     /// BLAKE3 of the last model's file.
     pub model: String,
     /// BLAKE3 of the experiment and the seed.

@@ -1,7 +1,7 @@
 //! Drives a run: checkpoints, measurements, result files.
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,9 @@ use serde::Serialize;
 use tributary_protocol::{id::Digest, tensor_file};
 
 use super::{
-    HarnessError, RoundOutcome, RoundRow, RunSummary, Simulation, Timing, state::Checkpoint,
+    HarnessError, Ranks, RoundOutcome, RoundRow, RunSummary, Simulation, Timing,
+    results::{MODEL, RESULT, ROUNDS, TENANTS, TIMING},
+    state::Checkpoint,
 };
 use crate::{
     deadline::{Deadline, Stop},
@@ -19,21 +21,22 @@ use crate::{
 
 /// File of the checkpoint in a run's folder.
 const CHECKPOINT: &str = "checkpoint";
-
-/// File of the result in a run's folder.
-const RESULT: &str = "result.json";
+/// File that the process at work holds locked; it stays, since removing it would race.
+const LOCK: &str = ".lock";
 
 /// How to run.
 #[derive(Debug, Clone)]
-pub struct RunOptions {
+pub struct RunOptions<'a> {
     /// Where this run's files go.
     pub folder: PathBuf,
-    /// Tenants that train at the same time.
+    /// Tenants that train at the same time in this process.
     pub threads: usize,
     /// Whether to go on from a checkpoint in the folder.
     pub resume: bool,
     /// Ends the run after the current round.
     pub stop: Stop,
+    /// The processes that share the work.
+    pub ranks: &'a dyn Ranks,
 }
 
 /// Who wants to know how a run gets on.
@@ -48,39 +51,37 @@ pub trait Progress {
 /// seed; `timing.csv` never is.
 ///
 /// # Errors
-/// [`HarnessError`]; after [`HarnessError::Interrupted`] the run can be continued.
+/// [`HarnessError`]; after [`HarnessError::Interrupted`] the run can be continued, and while another
+/// process works in the folder it is [`HarnessError::Busy`].
 pub fn run(
     experiment: &Experiment,
     records: &Records,
     seed: u64,
-    options: &RunOptions,
+    options: &RunOptions<'_>,
     progress: &mut dyn Progress,
 ) -> Result<RunSummary, HarnessError> {
-    let folder = &options.folder;
-    let failed = |source| HarnessError::File { path: folder.clone(), source };
-    fs::create_dir_all(folder).map_err(failed)?;
+    let (folder, ranks) = (&options.folder, options.ranks);
+    // Held until the run is over.
+    let lock = if ranks.rank() == 0 { lock(folder).map(Some) } else { Ok(None) };
+    if ranks.any(lock.is_err()) {
+        lock?;
+        return Err(HarnessError::OtherRank);
+    }
+    if let Some(finished) = finished(experiment, seed, folder, options.resume)? {
+        return Ok(finished);
+    }
     let path = folder.join(CHECKPOINT);
     let identity = identity(experiment, seed);
-    let mut simulation = Simulation::new(experiment, records, seed, options.threads)?;
-    let mut rows: Vec<RoundRow> = Vec::new();
+    let mut simulation =
+        Simulation::new(experiment, records, seed, options.threads)?.with_ranks(ranks);
+    let (mut rows, mut timing) = (Vec::new(), Vec::new());
     match Checkpoint::read(&path)? {
         Some(_) if !options.resume => {
             let found = "an unfinished run";
             return Err(HarnessError::Occupied { path: folder.clone(), found });
         }
-        None if folder.join(RESULT).exists() => {
-            let finished = read_result(&folder.join(RESULT))?;
-            let same = finished.run == identity.to_string();
-            return match same && options.resume {
-                true => Ok(finished),
-                false => {
-                    let found = "the results of a run";
-                    Err(HarnessError::Occupied { path: folder.clone(), found })
-                }
-            };
-        }
         Some(checkpoint) if checkpoint.run == identity => {
-            rows = checkpoint.rows;
+            (rows, timing) = (checkpoint.rows, checkpoint.timing);
             simulation.restore(checkpoint.state);
         }
         Some(_) => {
@@ -89,10 +90,16 @@ pub fn run(
         }
         None => rows.push(measured(&simulation, None, &[])?),
     }
-    let mut timing = Vec::new();
+    let checkpoint = |simulation: &Simulation<'_>, rows: &[RoundRow], timing: &[Timing]| {
+        if ranks.rank() > 0 {
+            return Ok(());
+        }
+        let (rows, timing, state) = (rows.to_vec(), timing.to_vec(), simulation.state());
+        Checkpoint { run: identity, rows, timing, state }.write(&path)
+    };
     while simulation.round() < experiment.rounds {
-        if options.stop.is_requested() {
-            write_checkpoint(&simulation, &rows, identity, &path)?;
+        if ranks.any(options.stop.is_requested()) {
+            checkpoint(&simulation, &rows, &timing)?;
             return Err(HarnessError::Interrupted { round: simulation.round() });
         }
         let clock = Deadline::after(std::time::Duration::MAX);
@@ -108,15 +115,59 @@ pub fn run(
         progress.round(&row, experiment.rounds);
         rows.push(row);
         if !last && outcome.round % experiment.checkpoint_every == 0 {
-            write_checkpoint(&simulation, &rows, identity, &path)?;
+            checkpoint(&simulation, &rows, &timing)?;
         }
     }
-    let summary = finish(experiment, &simulation, seed, &rows, &timing, folder)?;
-    match fs::remove_file(&path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(HarnessError::File { path, source })
+    let summary = finish(experiment, &simulation, seed, &rows, &timing, options)?;
+    if ranks.rank() == 0 {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HarnessError::File { path, source });
+            }
+            _ => {}
         }
-        _ => Ok(summary),
+    }
+    Ok(summary)
+}
+
+/// The result of a finished run of the same experiment and seed, if the folder has one.
+///
+/// - `resume`: whether it may be taken for the run that is asked for
+///
+/// # Errors
+/// [`HarnessError::Occupied`] if the folder has another result, or this one must not be kept.
+pub(super) fn finished(
+    experiment: &Experiment,
+    seed: u64,
+    folder: &Path,
+    resume: bool,
+) -> Result<Option<RunSummary>, HarnessError> {
+    let path = folder.join(RESULT);
+    if folder.join(CHECKPOINT).exists() || !path.exists() {
+        return Ok(None);
+    }
+    let bytes =
+        fs::read(&path).map_err(|source| HarnessError::File { path: path.clone(), source })?;
+    let result: Option<RunSummary> = serde_json::from_slice(&bytes).ok();
+    let same = |result: &RunSummary| result.run == identity(experiment, seed).to_string();
+    match result.filter(same) {
+        Some(finished) if resume => Ok(Some(finished)),
+        _ => {
+            let found = "the results of a run";
+            Err(HarnessError::Occupied { path: folder.to_owned(), found })
+        }
+    }
+}
+
+/// Makes the folder and keeps other processes out of it.
+fn lock(folder: &Path) -> Result<File, HarnessError> {
+    let failed = |source| HarnessError::File { path: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let file = File::create(folder.join(LOCK)).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(HarnessError::Busy { path: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
@@ -133,7 +184,7 @@ pub fn cpu_seconds() -> f64 {
 fn identity(experiment: &Experiment, seed: u64) -> Digest {
     let mut own = experiment.clone();
     own.seeds = vec![seed];
-    Digest::of(&serde_json::to_vec(&own).expect("an experiment has no map with odd keys"))
+    own.digest()
 }
 
 fn unmeasured(outcome: RoundOutcome, rows: &[RoundRow]) -> RoundRow {
@@ -147,6 +198,7 @@ fn unmeasured(outcome: RoundOutcome, rows: &[RoundRow]) -> RoundRow {
         epsilon: None,
         bytes_down: down + outcome.bytes_down,
         bytes_up: up + outcome.bytes_up,
+        virtual_s: outcome.virtual_s,
     }
 }
 
@@ -155,7 +207,14 @@ fn measured(
     outcome: Option<RoundOutcome>,
     rows: &[RoundRow],
 ) -> Result<RoundRow, HarnessError> {
-    let nothing = RoundOutcome { round: 0, invited: 0, reported: 0, bytes_down: 0, bytes_up: 0 };
+    let nothing = RoundOutcome {
+        round: 0,
+        invited: 0,
+        reported: 0,
+        bytes_down: 0,
+        bytes_up: 0,
+        virtual_s: simulation.virtual_s(),
+    };
     let evaluation = simulation.evaluate()?;
     Ok(RoundRow {
         accuracy: Some(evaluation.accuracy),
@@ -165,29 +224,16 @@ fn measured(
     })
 }
 
-fn write_checkpoint(
-    simulation: &Simulation<'_>,
-    rows: &[RoundRow],
-    run: Digest,
-    path: &Path,
-) -> Result<(), HarnessError> {
-    Checkpoint { run, rows: rows.to_vec(), state: simulation.state() }.write(path)
-}
-
 fn finish(
     experiment: &Experiment,
     simulation: &Simulation<'_>,
     seed: u64,
     rows: &[RoundRow],
     timing: &[Timing],
-    folder: &Path,
+    options: &RunOptions<'_>,
 ) -> Result<RunSummary, HarnessError> {
     let model = tensor_file::write(&experiment.model, simulation.base())?;
-    write(&folder.join("model.safetensors"), &model)?;
     let tenants = simulation.tenants()?;
-    write_csv(&folder.join("rounds.csv"), rows)?;
-    write_csv(&folder.join("tenants.csv"), &tenants)?;
-    write_csv(&folder.join("timing.csv"), timing)?;
     let last = rows.last().expect("the initial model has a row");
     let summary = RunSummary {
         name: experiment.name.clone(),
@@ -203,20 +249,31 @@ fn finish(
         noise_multiplier: simulation.noise_multiplier(),
         bytes_down: last.bytes_down,
         bytes_up: last.bytes_up,
+        virtual_s: last.virtual_s,
+        held_out_accuracy: mean(tenants.iter().filter_map(|tenant| tenant.held_out_accuracy)),
+        adapter_accuracy: mean(tenants.iter().filter_map(|tenant| tenant.adapter_accuracy)),
         model: Digest::of(&model).to_string(),
         run: identity(experiment, seed).to_string(),
     };
+    if options.ranks.rank() > 0 {
+        return Ok(summary);
+    }
+    let folder = &options.folder;
+    write(&folder.join(MODEL), &model)?;
+    write_csv(&folder.join(ROUNDS), rows)?;
+    write_csv(&folder.join(TENANTS), &tenants)?;
+    write_csv(&folder.join(TIMING), timing)?;
     let path = folder.join(RESULT);
     let json = serde_json::to_vec_pretty(&summary)
         .map_err(|error| HarnessError::File { path: path.clone(), source: error.into() })?;
+    // The last file: with it the run is finished.
     write(&path, &json)?;
     Ok(summary)
 }
 
-fn read_result(path: &Path) -> Result<RunSummary, HarnessError> {
-    let failed = |source| HarnessError::File { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), HarnessError> {

@@ -13,6 +13,12 @@ pub(super) enum Purpose {
     Training,
     ServerNoise,
     Adversary,
+    Slowness,
+    Identity,
+    Masks,
+    LostStep,
+    Split,
+    Adapter,
 }
 
 /// The seed of a run.
@@ -20,7 +26,8 @@ pub(super) enum Purpose {
 pub(super) struct Seeds(pub(super) u64);
 
 impl Seeds {
-    fn key(self, purpose: Purpose, round: u64, tenant: u32) -> [u8; 32] {
+    /// The key of a stream.
+    pub(super) fn key(self, purpose: Purpose, round: u64, tenant: u32) -> [u8; 32] {
         let mut input = Vec::with_capacity(64);
         input.extend_from_slice(b"tributary 2026 simulation");
         input.push(purpose as u8);
@@ -42,6 +49,20 @@ impl Seeds {
 
     /// One number.
     pub(super) fn number(self, purpose: Purpose, round: u64) -> u64 {
-        self.fast(purpose, round, 0).next_u64()
+        self.number_of(purpose, round, 0)
+    }
+
+    /// One number of a tenant.
+    pub(super) fn number_of(self, purpose: Purpose, round: u64, tenant: u32) -> u64 {
+        self.fast(purpose, round, tenant).next_u64()
+    }
+
+    /// Marks `count` members of a population at random.
+    pub(super) fn choose(self, purpose: Purpose, population: usize, count: usize) -> Vec<bool> {
+        let mut order: Vec<u32> = (0..population as u32).collect();
+        order.sort_by_cached_key(|&member| self.number_of(purpose, 0, member));
+        let mut chosen = vec![false; population];
+        order[..count].iter().for_each(|&member| chosen[member as usize] = true);
+        chosen
     }
 }

@@ -1,26 +1,31 @@
 //! One run of an experiment, stepped round by round.
 
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, VecDeque};
 
 use ndarray::{Array1, ArrayViewMut1};
 use tributary_agent::{
     data::Dataset,
-    train::{Evaluation, LocalTask, TrainError, Trainer, evaluate},
+    train::{Evaluation, evaluate},
 };
 use tributary_coordinator::{
     optimizer::{self, ServerOptimizer},
     registry::initial_parameters,
 };
-use tributary_privacy::{clip::clip_l2, lattice::ModularSum};
+use tributary_privacy::{lattice::ModularSum, secagg::SecaggPlan};
+use tributary_protocol::job::AggregationRule;
 
 use super::{
-    HarnessError, RoundCohort, Schedule, TenantRow,
+    Alone, HarnessError, Ranks, Report, RoundCohort, Schedule, TenantRow,
+    personal::{Personal, Personalisation},
     pool::share,
-    release::{Path, Release},
+    population::{self, Population, Worker},
+    release::{Path, Sender},
+    secure::{SecureRound, Terms},
     seeds::{Purpose, Seeds},
+    single::{self, Controls, RoundSingles},
     state::State,
 };
-use crate::experiment::{Attack, Experiment, PrivacySpec, Records};
+use crate::experiment::{Experiment, PrivacySpec, Records};
 
 /// Test records that one thread measures at a time.
 const EVALUATION_BATCH: usize = 500;
@@ -31,35 +36,22 @@ const PARAMETER_BYTES: u64 = 4;
 pub struct Simulation<'a> {
     population: Population<'a>,
     schedule: Schedule,
+    secagg: Option<SecaggPlan>,
     base: Vec<f32>,
+    /// The bases before it, the newest first, for updates that began with them.
+    history: VecDeque<Vec<f32>>,
     optimizer: Box<dyn ServerOptimizer>,
+    /// Of SCAFFOLD.
+    controls: Controls,
     round: u64,
+    virtual_s: Option<f64>,
     participations: Vec<u32>,
     workers: Vec<Worker>,
-}
-
-/// All tenants, and what they do with an update.
-struct Population<'a> {
-    experiment: &'a Experiment,
-    records: &'a Records,
-    /// The training records as attackers that flip labels see them.
-    flipped: Option<Dataset>,
-    attackers: Vec<bool>,
-    seeds: Seeds,
-    release: Release,
-}
-
-/// What one thread keeps between tenants.
-struct Worker {
-    sum: ModularSum,
-    /// Made by the first tenant that trains.
-    trainer: Option<Trainer>,
-    /// The update of tenants that do not train.
-    zero: Vec<f32>,
+    ranks: &'a dyn Ranks,
 }
 
 /// What happened in a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundOutcome {
     /// Its number, from 1.
     pub round: u64,
@@ -71,6 +63,15 @@ pub struct RoundOutcome {
     pub bytes_down: u64,
     /// Bytes from tenants to the coordinator.
     pub bytes_up: u64,
+    /// Virtual time at its end in seconds, if there is a clock.
+    pub virtual_s: Option<f64>,
+}
+
+/// A weighted sum of updates, and the bytes of secure aggregation.
+struct Aggregate {
+    sum: Vec<f64>,
+    bytes_down: u64,
+    bytes_up: u64,
 }
 
 impl<'a> Simulation<'a> {
@@ -88,37 +89,43 @@ impl<'a> Simulation<'a> {
         threads: usize,
     ) -> Result<Self, HarnessError> {
         let (seeds, tenants) = (Seeds(seed), records.shares.len());
-        let schedule = Schedule::new(&experiment.cohort, tenants, seed);
-        let release = Release::plan(experiment, &schedule, tenants)?;
+        let (schedule, splits, release) = population::plan(experiment, records, seeds)?;
         let base = initial_parameters(&experiment.model, seeds.number(Purpose::InitialModel, 0));
-        let worker = || Worker {
-            sum: ModularSum::new(release.lattice, base.len()),
-            trainer: None,
-            zero: Vec::new(),
-        };
-        let flips = experiment.adversary.as_ref().is_some_and(|a| a.attack == Attack::LabelFlip);
+        let dimension = experiment.federated.dimension(&experiment.model);
+        let worker = || Worker::new(ModularSum::new(release.lattice, dimension));
         Ok(Self {
             workers: (0..threads.max(1)).map(|_| worker()).collect(),
             optimizer: optimizer::build(&experiment.server_optimizer, Vec::new()),
+            controls: Controls::new(experiment, base.len()),
             round: 0,
+            virtual_s: experiment.clock.as_ref().map(|_| 0.0),
             participations: vec![0; tenants],
-            population: Population {
-                flipped: flips.then(|| flip_labels(&records.train)),
-                attackers: attackers(experiment, tenants, seeds),
-                experiment,
-                records,
-                seeds,
-                release,
-            },
+            population: Population::new(experiment, records, splits, release, seeds),
+            secagg: super::secure::plan(experiment)?,
             schedule,
             base,
+            history: VecDeque::new(),
+            ranks: &Alone,
         })
+    }
+
+    /// Shares the work with other processes, which prepared the same run.
+    #[must_use]
+    pub const fn with_ranks(mut self, ranks: &'a dyn Ranks) -> Self {
+        self.ranks = ranks;
+        self
     }
 
     /// The last finished round.
     #[must_use]
     pub const fn round(&self) -> u64 {
         self.round
+    }
+
+    /// Virtual time so far in seconds, if there is a clock.
+    #[must_use]
+    pub const fn virtual_s(&self) -> Option<f64> {
+        self.virtual_s
     }
 
     /// The flat parameters of the base model.
@@ -139,44 +146,169 @@ impl<'a> Simulation<'a> {
     /// [`HarnessError`] naming tenant and round; the run cannot go on then.
     pub fn step(&mut self) -> Result<RoundOutcome, HarnessError> {
         let round = self.round + 1;
-        let RoundCohort { invited, reporting } = self.schedule.round(round);
-        let (lattice, dimension) = (self.population.release.lattice, self.base.len());
-        if !reporting.is_empty() {
-            let (population, base) = (&self.population, &self.base);
-            share(&mut self.workers, reporting.len(), |worker, job| {
-                population.report(base, worker, reporting[job], round)
-            })?;
-            let (first, others) = self.workers.split_first_mut().expect("at least one thread");
-            for other in others {
-                first.sum.merge(&other.sum)?;
-                other.sum.clear();
-            }
-            let mut noise = population.seeds.noise(Purpose::ServerNoise, round, 0);
-            population.release.finish(&mut first.sum, &mut noise)?;
-            let sum = lattice.dequantize_sum(first.sum.values());
-            first.sum.clear();
-            let report_goal = population.experiment.cohort.report_goal();
-            let gradient = optimizer::pseudo_gradient(sum, report_goal);
-            let base = ArrayViewMut1::from(self.base.as_mut_slice());
-            self.optimizer.step(base, gradient.view());
-            if self.base.iter().any(|parameter| !parameter.is_finite()) {
-                return Err(HarnessError::Diverged { round });
-            }
+        let cohort = self.schedule.round(round);
+        let (model, federated) =
+            (&self.population.experiment.model, self.population.experiment.federated);
+        let (parameters, dimension) = (self.base.len(), federated.dimension(model));
+        let aggregate = match cohort.reporting.is_empty() {
+            true => None,
+            false => self.aggregate(round, &cohort)?,
+        };
+        let committed = aggregate.is_some();
+        let (mut bytes_down, mut bytes_up) = (0, 0);
+        if let Some(aggregate) = aggregate {
+            (bytes_down, bytes_up) = (aggregate.bytes_down, aggregate.bytes_up);
+            let sum = self.look_at_each(aggregate.sum, cohort.reporting.len())?;
+            self.move_base(round, sum)?;
         }
-        for &tenant in &reporting {
-            self.participations[tenant as usize] += 1;
+        for report in &cohort.reporting {
+            self.participations[report.tenant as usize] += 1;
         }
         self.round = round;
+        self.virtual_s = self.virtual_s.zip(cohort.seconds).map(|(now, seconds)| now + seconds);
+        let packed = self.population.release.lattice.packed_len(dimension);
         Ok(RoundOutcome {
             round,
-            invited: invited.len(),
-            reported: reporting.len(),
-            bytes_down: invited.len() as u64 * dimension as u64 * PARAMETER_BYTES,
-            bytes_up: (reporting.len() * lattice.packed_len(dimension)) as u64,
+            invited: cohort.invited.len(),
+            reported: if committed { cohort.reporting.len() } else { 0 },
+            bytes_down: cohort.invited.len() as u64 * parameters as u64 * PARAMETER_BYTES
+                + bytes_down,
+            bytes_up: (cohort.reporting.len() * packed) as u64 + bytes_up,
+            virtual_s: self.virtual_s,
         })
     }
 
-    /// Measures the base model on the test records, all threads together.
+    /// The sum of a round's updates, each weighted by its age; `None` if it cannot be unmasked.
+    fn aggregate(
+        &mut self,
+        round: u64,
+        cohort: &RoundCohort,
+    ) -> Result<Option<Aggregate>, HarnessError> {
+        let lattice = self.population.release.lattice;
+        let mut secure = match self.secagg {
+            None => None,
+            Some(plan) => {
+                let (base, threads) = (&self.base, self.workers.len());
+                let Population { experiment, seeds, .. } = self.population;
+                let terms = Terms { experiment, plan, lattice, base, seeds, threads };
+                Some(SecureRound::begin(&terms, round, cohort)?)
+            }
+        };
+        // Only updates of the same age are summed on the lattice: their weights are no integers.
+        let mut ages: BTreeMap<u32, Vec<Report>> = BTreeMap::new();
+        for report in &cohort.reporting {
+            ages.entry(report.staleness).or_default().push(*report);
+        }
+        let asynchronous = &self.population.experiment.asynchronous;
+        let mut total: Option<Vec<f64>> = None;
+        for (age, reports) in ages {
+            let mut sum = self.sum(round, age, &reports, secure.as_ref())?;
+            if let Some(secure) = &mut secure
+                && !secure.unmask(&mut sum)?
+            {
+                return Ok(None);
+            }
+            let mut noise = self.population.seeds.noise(Purpose::ServerNoise, round, 0);
+            self.population.release.finish(&mut sum, &mut noise)?;
+            let weight = asynchronous.as_ref().map_or(1.0, |spec| spec.weight(age));
+            let mut values = lattice.dequantize_sum(sum.values());
+            if weight != 1.0 {
+                values.iter_mut().for_each(|value| *value *= weight);
+            }
+            total = Some(match total {
+                None => values,
+                Some(mut total) => {
+                    total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
+                    total
+                }
+            });
+            sum.clear();
+            self.workers[0].sum = sum;
+        }
+        let (bytes_down, bytes_up) = secure.map_or((0, 0), |s| (s.bytes_down, s.bytes_up));
+        Ok(total.map(|sum| Aggregate { sum, bytes_down, bytes_up }))
+    }
+
+    /// What the rule makes of a round's updates, and SCAFFOLD of its sum.
+    fn look_at_each(&mut self, sum: Vec<f64>, reported: usize) -> Result<Vec<f64>, HarnessError> {
+        let experiment = self.population.experiment;
+        if !single::are_needed(experiment) {
+            return Ok(sum);
+        }
+        let lattice = self.population.release.lattice;
+        let threads = self.workers.iter_mut().filter_map(|worker| worker.singles.as_mut());
+        let mut singles = RoundSingles::collect(lattice, threads);
+        let moved = std::mem::take(&mut singles.moved);
+        self.controls.take(experiment, &sum, reported, moved);
+        if experiment.aggregation == AggregationRule::Mean {
+            return Ok(sum);
+        }
+        let report_goal = experiment.cohort.report_goal();
+        singles.combine(&experiment.aggregation, sum.len(), report_goal)
+    }
+
+    /// Trains tenants on all threads and processes; returns the sum of what they release.
+    fn sum(
+        &mut self,
+        round: u64,
+        age: u32,
+        reports: &[Report],
+        secure: Option<&SecureRound>,
+    ) -> Result<ModularSum, HarnessError> {
+        let base = match age.checked_sub(1) {
+            None => &self.base,
+            Some(age) => &self.history[age as usize],
+        };
+        let own = self.ranks.own(reports.len());
+        let (population, controls) = (&self.population, &self.controls);
+        if self.ranks.count() > 1 && single::are_needed(population.experiment) {
+            return Err(HarnessError::OneProcess);
+        }
+        let done = share(&mut self.workers, own.len(), |worker, job| {
+            let tenant = reports[own[job]].tenant;
+            population.report(base, controls, worker, &Sender { tenant, round, secure })
+        });
+        // Whoever fails must not leave the others waiting.
+        if self.ranks.any(done.is_err()) {
+            done?;
+            return Err(HarnessError::OtherRank);
+        }
+        let (first, others) = self.workers.split_first_mut().expect("at least one thread");
+        for other in others {
+            first.sum.merge(&other.sum)?;
+            other.sum.clear();
+        }
+        let lattice = population.release.lattice;
+        let mut sum = std::mem::replace(&mut first.sum, ModularSum::new(lattice, 0));
+        if self.ranks.count() > 1 {
+            let mut values = sum.values().to_vec();
+            self.ranks.sum_modulo(&mut values, lattice.bits());
+            sum.clear();
+            sum.add_values(&values)?;
+        }
+        Ok(sum)
+    }
+
+    fn move_base(&mut self, round: u64, sum: Vec<f64>) -> Result<(), HarnessError> {
+        let experiment = self.population.experiment;
+        if let Some(asynchronous) = &experiment.asynchronous {
+            self.history.push_front(self.base.clone());
+            self.history.truncate(asynchronous.staleness_max as usize);
+        }
+        let report_goal = experiment.cohort.report_goal();
+        let gradient = optimizer::pseudo_gradient(sum, report_goal);
+        let (model, federated) =
+            (&self.population.experiment.model, self.population.experiment.federated);
+        let mut trained = federated.start(model, &self.base);
+        self.optimizer.step(ArrayViewMut1::from(trained.as_mut_slice()), gradient.view());
+        federated.merge(model, &mut self.base, &trained);
+        match self.base.iter().all(|parameter| parameter.is_finite()) {
+            true => Ok(()),
+            false => Err(HarnessError::Diverged { round }),
+        }
+    }
+
+    /// Measures the base model on the test records, all threads and processes together.
     ///
     /// # Errors
     /// [`HarnessError::Evaluate`].
@@ -187,7 +319,10 @@ impl<'a> Simulation<'a> {
         let (mut correct, mut loss, mut count) = (0.0, 0.0, 0);
         // In a fixed order, so that the float sum does not depend on the threads.
         for part in parts {
-            correct += (part.accuracy * part.num_examples as f64).round();
+            let right = part.accuracy * part.num_examples as f64;
+            // Of classifiers a whole number, which the division lost.
+            correct +=
+                if self.population.records.test.texts().is_some() { right } else { right.round() };
             loss += part.loss * part.num_examples as f64;
             count += part.num_examples;
         }
@@ -195,54 +330,113 @@ impl<'a> Simulation<'a> {
         Ok(Evaluation { accuracy: correct / total, loss: loss / total, num_examples: count })
     }
 
-    /// The tenants' part in the run, and if asked for, the base model on their own records.
+    /// The tenants' part in the run, and if asked for, base model and adapters on their own records.
     ///
     /// # Errors
-    /// [`HarnessError::Evaluate`] or [`HarnessError::Accountant`].
+    /// [`HarnessError::Evaluate`], [`HarnessError::Adapter`] or [`HarnessError::Accountant`].
     pub fn tenants(&self) -> Result<Vec<TenantRow>, HarnessError> {
-        let shares: Vec<&[u32]> =
-            self.population.records.shares.iter().map(Vec::as_slice).collect();
-        let own = match self.population.experiment.evaluation.per_tenant {
-            true => self
-                .measure(&self.population.records.train, &shares)?
-                .into_iter()
-                .map(Some)
-                .collect(),
+        let Population { experiment, records, release, .. } = &self.population;
+        let shares: Vec<&[u32]> = records.shares.iter().map(Vec::as_slice).collect();
+        let own: Vec<Option<Evaluation>> = match experiment.evaluation.per_tenant {
+            true => self.measure(&records.train, &shares)?.into_iter().map(Some).collect(),
             false => vec![None; shares.len()],
         };
+        let personal = self.personalise()?;
         // Most tenants share one of a few counts.
-        let mut costs = std::collections::BTreeMap::new();
+        let mut costs = BTreeMap::new();
         for &count in &self.participations {
             if let std::collections::btree_map::Entry::Vacant(entry) = costs.entry(count) {
-                entry.insert(self.population.release.epsilon(self.round, count.into())?);
+                entry.insert(release.epsilon(self.round, count.into())?);
             }
         }
-        let rows = self.population.records.names.iter().zip(&shares).zip(own).enumerate();
-        Ok(rows
-            .map(|(tenant, ((name, share), own))| TenantRow {
-                tenant: name.clone(),
-                num_examples: share.len(),
-                participations: self.participations[tenant],
-                epsilon: costs[&self.participations[tenant]],
-                attacker: self.population.attackers.get(tenant).copied().unwrap_or(false),
+        let row = |tenant: usize| {
+            let (own, personal) = (own[tenant], personal[tenant]);
+            let participations = self.participations[tenant];
+            TenantRow {
+                tenant: records.names[tenant].clone(),
+                num_examples: shares[tenant].len(),
+                participations,
+                epsilon: costs[&participations],
+                attacker: self.population.attacks(tenant as u32),
                 accuracy: own.map(|own| own.accuracy),
                 loss: own.map(|own| own.loss),
+                held_out_accuracy: personal.map(|personal| personal.base.accuracy),
+                adapter_accuracy: personal.map(|personal| personal.served.accuracy),
+            }
+        };
+        Ok((0..shares.len()).map(row).collect())
+    }
+
+    /// Adapters of all tenants, where the experiment has them.
+    fn personalise(&self) -> Result<Vec<Option<Personal>>, HarnessError> {
+        let Population { experiment, records, splits, seeds, .. } = &self.population;
+        let tenants = records.shares.len();
+        let Some((adapters, splits)) = experiment.adapters.as_ref().zip(splits.as_ref()) else {
+            return Ok(vec![None; tenants]);
+        };
+        let personalisation = Personalisation {
+            spec: &experiment.model,
+            adapters,
+            base: &self.base,
+            data: &records.train,
+            seeds: *seeds,
+        };
+        let found = self.spread(tenants, |tenant| {
+            let personal = personalisation.tenant(tenant as u32, &splits[tenant])?;
+            Ok(personal.map_or([0.0; 5], |Personal { base, served }| {
+                let count = base.num_examples as f64;
+                [count, base.accuracy, base.loss, served.accuracy, served.loss]
+            }))
+        })?;
+        let personal = |[count, base, base_loss, served, served_loss]: [f64; 5]| {
+            let num_examples = count as usize;
+            let evaluation = |accuracy, loss| Evaluation { accuracy, loss, num_examples };
+            (num_examples > 0).then(|| Personal {
+                base: evaluation(base, base_loss),
+                served: evaluation(served, served_loss),
             })
-            .collect())
+        };
+        Ok(found.into_iter().map(personal).collect())
     }
 
     fn measure(&self, data: &Dataset, parts: &[&[u32]]) -> Result<Vec<Evaluation>, HarnessError> {
         let (spec, base) = (&self.population.experiment.model, self.base());
-        let mut found: Vec<Vec<(usize, Evaluation)>> = vec![Vec::new(); self.workers.len()];
-        share(&mut found, parts.len(), |found, job| {
-            let evaluation = evaluate(spec, base, None, data, parts[job])?;
-            found.push((job, evaluation));
+        let found = self.spread(parts.len(), |job| {
+            let evaluation = evaluate(spec, base, None, data, parts[job]);
+            let Evaluation { accuracy, loss, num_examples } =
+                evaluation.map_err(HarnessError::Evaluate)?;
+            Ok([accuracy, loss, num_examples as f64])
+        })?;
+        let evaluation = |[accuracy, loss, count]: [f64; 3]| Evaluation {
+            accuracy,
+            loss,
+            num_examples: count as usize,
+        };
+        Ok(found.into_iter().map(evaluation).collect())
+    }
+
+    /// Does independent jobs on all threads and processes; everybody gets all answers, in order.
+    fn spread<const N: usize>(
+        &self,
+        jobs: usize,
+        work: impl Fn(usize) -> Result<[f64; N], HarnessError> + Sync,
+    ) -> Result<Vec<[f64; N]>, HarnessError> {
+        let own = self.ranks.own(jobs);
+        let mut found: Vec<Vec<(usize, [f64; N])>> = vec![Vec::new(); self.workers.len()];
+        let done = share(&mut found, own.len(), |found, job| -> Result<(), HarnessError> {
+            found.push((own[job], work(own[job])?));
             Ok(())
-        })
-        .map_err(HarnessError::Evaluate)?;
-        let mut all = found.concat();
-        all.sort_by_key(|(job, _)| *job);
-        Ok(all.into_iter().map(|(_, evaluation)| evaluation).collect())
+        });
+        if self.ranks.any(done.is_err()) {
+            done?;
+            return Err(HarnessError::OtherRank);
+        }
+        let mut flat = vec![0.0; jobs * N];
+        for (job, answer) in found.concat() {
+            flat[job * N..][..N].copy_from_slice(&answer);
+        }
+        self.ranks.gather(&mut flat);
+        Ok(flat.as_chunks::<N>().0.to_vec())
     }
 
     /// The ε of the tenant that took part most often so far, if there is noise.
@@ -268,8 +462,11 @@ impl<'a> Simulation<'a> {
     pub(super) fn state(&self) -> State {
         State {
             round: self.round,
+            virtual_s: self.virtual_s,
             participations: self.participations.clone(),
+            controls: self.controls.clone(),
             parameters: self.base.clone(),
+            history: self.history.iter().cloned().collect(),
             moments: self.optimizer.moments().iter().map(|moment| moment.to_vec()).collect(),
         }
     }
@@ -279,109 +476,10 @@ impl<'a> Simulation<'a> {
         let moments = state.moments.into_iter().map(Array1::from_vec).collect();
         self.optimizer = optimizer::build(&self.population.experiment.server_optimizer, moments);
         self.round = state.round;
+        self.controls = state.controls;
+        self.virtual_s = state.virtual_s;
         self.participations = state.participations;
         self.base = state.parameters;
+        self.history = state.history.into();
     }
-}
-
-impl Population<'_> {
-    /// Trains one tenant and adds what it releases to the worker's sum.
-    fn report(
-        &self,
-        base: &[f32],
-        worker: &mut Worker,
-        tenant: u32,
-        round: u64,
-    ) -> Result<(), HarnessError> {
-        let trained = |source: TrainError| HarnessError::Train { tenant, round, source };
-        let clipped = |source| HarnessError::Clip { tenant, round, source };
-        let train = &self.records.shares[tenant as usize];
-        let Some(plan) = self.experiment.training.plan(train.len()) else {
-            return self.report_nothing(base.len(), worker, tenant, round);
-        };
-        let attacks = self.attackers.get(tenant as usize).copied().unwrap_or(false);
-        let data = match &self.flipped {
-            Some(flipped) if attacks => flipped,
-            _ => &self.records.train,
-        };
-        let spec = &self.experiment.model;
-        let task = LocalTask { spec, base, data, train, plan: &plan };
-        let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
-        // All work on this thread: the others have tenants of their own.
-        let mut trainer = match worker.trainer.take() {
-            Some(trainer) => trainer,
-            None => Trainer::new(spec, 1).map_err(trained)?,
-        };
-        let ignored = &mut |_, _| ControlFlow::Continue(());
-        let mut update = match &self.release.path {
-            Path::Record { mechanism, .. } => {
-                trainer.dp_sgd(&task, mechanism, &mut noise, ignored).map_err(trained)?
-            }
-            Path::Plain { .. } | Path::Noised { .. } | Path::Central { .. } => {
-                let mut source = self.seeds.fast(Purpose::Training, round, tenant);
-                trainer.local_sgd(&task, &mut source, ignored).map_err(trained)?
-            }
-        };
-        worker.trainer = Some(trainer);
-        if attacks && let Some(Attack::SignFlip { scale }) = self.attack() {
-            update.iter_mut().for_each(|value| *value *= -scale);
-        }
-        match &self.release.path {
-            Path::Plain { norm_max } | Path::Record { norm_max, .. } => {
-                clip_l2(&mut update, *norm_max).map_err(clipped)?;
-                worker.sum.add_update(&update, *norm_max)?;
-            }
-            Path::Central { clipping_norm, .. } => {
-                clip_l2(&mut update, *clipping_norm).map_err(clipped)?;
-                worker.sum.add_update(&update, *clipping_norm)?;
-            }
-            Path::Noised { mechanism } => {
-                worker.sum.add_packed(&mechanism.release(&mut update, &mut noise)?)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The release of a tenant that does not train: everything but training.
-    fn report_nothing(
-        &self,
-        dimension: usize,
-        worker: &mut Worker,
-        tenant: u32,
-        round: u64,
-    ) -> Result<(), HarnessError> {
-        worker.zero.resize(dimension, 0.0);
-        match &self.release.path {
-            Path::Plain { norm_max }
-            | Path::Record { norm_max, .. }
-            | Path::Central { clipping_norm: norm_max, .. } => {
-                Ok(worker.sum.add_update(&worker.zero, *norm_max)?)
-            }
-            Path::Noised { mechanism } => {
-                let mut noise = self.seeds.noise(Purpose::Training, round, tenant);
-                Ok(worker.sum.add_packed(&mechanism.release(&mut worker.zero, &mut noise)?)?)
-            }
-        }
-    }
-
-    fn attack(&self) -> Option<Attack> {
-        self.experiment.adversary.as_ref().map(|adversary| adversary.attack)
-    }
-}
-
-fn flip_labels(data: &Dataset) -> Dataset {
-    let last = data.num_classes() - 1;
-    data.relabelled(data.labels().iter().map(|&label| last - label).collect())
-}
-
-/// Which tenants attack: a random share of the population.
-fn attackers(experiment: &Experiment, tenants: usize, seeds: Seeds) -> Vec<bool> {
-    let Some(adversary) = &experiment.adversary else { return Vec::new() };
-    let count = (adversary.share * tenants as f64).round() as usize;
-    let key = |tenant: u32| rand::Rng::next_u64(&mut seeds.fast(Purpose::Adversary, 0, tenant));
-    let mut order: Vec<u32> = (0..tenants as u32).collect();
-    order.sort_by_key(|&tenant| key(tenant));
-    let mut attacks = vec![false; tenants];
-    order[..count].iter().for_each(|&tenant| attacks[tenant as usize] = true);
-    attacks
 }

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::{
     deadline::Stop,
-    experiment::{Experiment, Records},
+    experiment::{Experiment, PartitionSpec, Records},
 };
 
 struct Silent;
@@ -50,6 +50,11 @@ const STEPS: &str = "[training.steps]\nlocal_steps = 3\nsampling_rate = 0.2\n\
                      batch_size_expected = 10\nclient_learning_rate = 0.2\n";
 const TENANT_NOISE: &str = "clipping_norm = 1.0\nepsilon = 20.0\ndelta = 1e-5\n";
 
+const SECAGG: &str = "[secagg]\ndropout_max = 0.3\ncorrupt_max = 0.1\n";
+const CLOCK: &str = "[clock]\nspread = 0.4\nstraggler_share = 0.2\n";
+const ASYNCHRONOUS: &str =
+    "[clock]\nspread = 0.4\nstraggler_share = 0.2\n[asynchronous]\nstaleness_max = 3\n";
+
 /// Every privacy mode that an experiment can ask for.
 fn modes() -> Vec<(String, &'static str)> {
     vec![
@@ -63,11 +68,19 @@ fn modes() -> Vec<(String, &'static str)> {
             format!("{EPOCHS}[privacy.none]\n[adversary]\nshare = 0.2\nattack = \"label-flip\""),
             "none",
         ),
+        (format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}{SECAGG}"), "tenant"),
+        (format!("{EPOCHS}[privacy.none]\n{CLOCK}report_timeout_s = 8.0"), "none"),
+        (
+            format!("{EPOCHS}[privacy.local]\nunit = \"tenant\"\n{TENANT_NOISE}{ASYNCHRONOUS}"),
+            "tenant",
+        ),
+        (format!("{EPOCHS}[privacy.none]\n[adapters]\nepochs_max = 2"), "none"),
     ]
 }
 
-fn options(folder: &Path, threads: usize) -> RunOptions {
-    RunOptions { folder: folder.to_owned(), threads, resume: false, stop: Stop::default() }
+fn options(folder: &Path, threads: usize) -> RunOptions<'static> {
+    let (folder, stop) = (folder.to_owned(), Stop::default());
+    RunOptions { folder, threads, resume: false, stop, ranks: &Alone }
 }
 
 fn files(folder: &Path) -> Vec<Vec<u8>> {
@@ -100,6 +113,127 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
+fn any_number_of_processes_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (mode, (privacy, _)) in modes().into_iter().enumerate() {
+        let experiment = experiment(&privacy);
+        let records = Records::load(&experiment, 1).expect("loads");
+        let alone = folder.path().join(format!("{mode}-alone"));
+        run(&experiment, &records, 1, &options(&alone, 1), &mut Silent).expect("runs");
+        let shared = folder.path().join(format!("{mode}-shared"));
+        let all = ranks::tests::Threads::new(3);
+        let summaries: Vec<RunSummary> = std::thread::scope(|scope| {
+            let run = |ranks| {
+                let options = RunOptions { ranks, ..options(&shared, 1) };
+                run(&experiment, &records, 1, &options, &mut Silent).expect(&privacy)
+            };
+            let running: Vec<_> = all.iter().map(|ranks| scope.spawn(move || run(ranks))).collect();
+            running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert!(files(&shared) == files(&alone), "{privacy}");
+        assert!(summaries.iter().all(|summary| *summary == summaries[0]), "{privacy}");
+    }
+}
+
+#[test]
+fn a_process_that_fails_does_not_leave_the_others_waiting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // One tenant's training overflows; the others have no records of the class that does it.
+    let text = format!("{EPOCHS}[privacy.none]").replace("0.1", "1e38");
+    let experiment = experiment(&text);
+    let records = Records::load(&experiment, 1).expect("loads");
+    let all = ranks::tests::Threads::new(2);
+    let failures = std::thread::scope(|scope| {
+        let run = |ranks| {
+            let options = RunOptions { ranks, ..options(folder.path(), 1) };
+            run(&experiment, &records, 1, &options, &mut Silent).expect_err("diverges").to_string()
+        };
+        let running: Vec<_> = all.iter().map(|ranks| scope.spawn(move || run(ranks))).collect();
+        running.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    assert!(failures.iter().any(|failure| failure.contains("tenant")), "{failures:?}");
+}
+
+#[test]
+fn secure_aggregation_changes_no_bit_of_the_model_and_costs_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let outcome = |name: &str, more: &str| {
+        let mut experiment = experiment(&format!("{EPOCHS}[privacy.none]\n{more}"));
+        // What a secure sum needs at least, so that both commit the same rounds.
+        (experiment.cohort.size_min, experiment.cohort.dropout_rate) = (6, 0.15);
+        let records = Records::load(&experiment, 1).expect("loads");
+        run(&experiment, &records, 1, &options(&folder.path().join(name), 2), &mut Silent)
+            .expect("runs")
+    };
+    let plain = outcome("plain", "");
+    for adversary in ["semi-honest", "malicious-coordinator"] {
+        let secure = outcome(adversary, &format!("{SECAGG}adversary = \"{adversary}\"\n"));
+        assert_eq!(secure.model, plain.model);
+        assert!(secure.bytes_up > plain.bytes_up && secure.bytes_down > plain.bytes_down);
+    }
+}
+
+#[test]
+fn buffered_rounds_take_less_virtual_time_than_those_that_wait_for_stragglers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let outcome = |name: &str, mode: &str| {
+        let mut experiment = experiment(&format!("{EPOCHS}[privacy.none]\n{mode}"));
+        experiment.server_optimizer = Default::default();
+        (experiment.cohort.dropout_rate, experiment.cohort.report_goal) = (0.0, Some(8));
+        experiment.rounds = 12;
+        let records = Records::load(&experiment, 1).expect("loads");
+        run(&experiment, &records, 1, &options(&folder.path().join(name), 2), &mut Silent)
+            .expect("runs")
+    };
+    let (waiting, buffered) = (outcome("waiting", CLOCK), outcome("buffered", ASYNCHRONOUS));
+    let time = |summary: &RunSummary| summary.virtual_s.expect("there is a clock");
+    assert!(time(&buffered) < 0.5 * time(&waiting), "{} {}", time(&buffered), time(&waiting));
+    assert!(buffered.accuracy > 0.8, "{}", buffered.accuracy);
+}
+
+#[test]
+fn adapters_gain_where_tenants_differ_and_train_apart_from_what_measures_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "{EPOCHS}[privacy.none]\n[adapters]\nheld_out_fraction = 0.4\nlearning_rate = 0.02\n"
+    );
+    let mut experiment = experiment(&text);
+    experiment.partition = PartitionSpec::Dirichlet { alpha: 0.1 };
+    experiment.rounds = 1;
+    let records = Records::load(&experiment, 1).expect("loads");
+    let folder = folder.path();
+    let summary = run(&experiment, &records, 1, &options(folder, 2), &mut Silent).expect("runs");
+    let (base, adapted) = (summary.held_out_accuracy, summary.adapter_accuracy);
+    let (base, adapted) = base.zip(adapted).expect("measured");
+    assert!(adapted > base + 0.1, "{base} {adapted}");
+    let simulation = Simulation::new(&experiment, &records, 1, 1).expect("plans");
+    let trained: usize =
+        simulation.tenants().expect("measures").iter().map(|t| t.num_examples).sum();
+    assert_eq!(trained, 1000);
+}
+
+#[test]
+fn a_folder_belongs_to_one_process_at_a_time() {
+    /// Tries to run in the same folder while a run is at work.
+    struct Intruder<'a>(&'a dyn Fn() -> HarnessError, bool);
+    impl Progress for Intruder<'_> {
+        fn round(&mut self, _: &RoundRow, _: u64) {
+            self.1 |= matches!((self.0)(), HarnessError::Busy { .. });
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let experiment = experiment(&format!("{EPOCHS}[privacy.none]"));
+    let records = Records::load(&experiment, 1).expect("loads");
+    let resume = RunOptions { resume: true, ..options(folder.path(), 1) };
+    let again =
+        || run(&experiment, &records, 1, &resume, &mut Silent).expect_err("somebody is at work");
+    let mut intruder = Intruder(&again, false);
+    run(&experiment, &records, 1, &resume, &mut intruder).expect("runs");
+    assert!(intruder.1);
+    run(&experiment, &records, 1, &resume, &mut Silent).expect("nobody is any more");
+}
+
+#[test]
 fn an_interrupted_run_continues_to_the_same_bytes() {
     /// Asks to stop after some rounds.
     struct StopAt(u64, Stop);
@@ -111,7 +245,7 @@ fn an_interrupted_run_continues_to_the_same_bytes() {
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let experiment = experiment(&format!("{EPOCHS}[privacy.none]"));
+    let experiment = experiment(&format!("{EPOCHS}[privacy.none]\n{ASYNCHRONOUS}"));
     let records = Records::load(&experiment, 1).expect("loads");
     let whole = folder.path().join("whole");
     run(&experiment, &records, 1, &options(&whole, 2), &mut Silent).expect("runs");
@@ -143,8 +277,8 @@ fn training_learns_and_attackers_harm() {
         let mut experiment = experiment(&text);
         experiment.server_optimizer = Default::default();
         let records = Records::load(&experiment, 1).expect("loads");
-        let options = options(&folder.path().join(name), 2);
-        run(&experiment, &records, 1, &options, &mut Silent).expect("runs").accuracy
+        let folder = folder.path().join(name);
+        run(&experiment, &records, 1, &options(&folder, 2), &mut Silent).expect("runs").accuracy
     };
     let honest = accuracy("honest", String::new());
     let attack = "[adversary]\nshare = 0.5\nattack = { sign-flip = { scale = 2.0 } }";

@@ -5,14 +5,16 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use super::super::access;
 use crate::{
     engine::generation::{FinishReason, Refusal, SubmitError},
+    keys::Denied,
     text::TextError,
 };
 
 /// An answer that says what was wrong, in the form that OpenAI's clients read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OpenAiError {
+pub(in crate::api) struct OpenAiError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -48,6 +50,7 @@ impl OpenAiError {
     pub(super) fn document(&self) -> Value {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
+            403 => "permission_error",
             429 => "rate_limit_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
@@ -94,6 +97,14 @@ impl From<SubmitError> for OpenAiError {
             },
         };
         Self { status, code, message, retry_after_ms }
+    }
+}
+
+impl From<Denied> for OpenAiError {
+    fn from(denied: Denied) -> Self {
+        let status = access::status(&denied);
+        let code = if status == StatusCode::FORBIDDEN { "forbidden" } else { "invalid_api_key" };
+        Self::new(status, code, denied.to_string())
     }
 }
 

@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 
-pub(super) use self::models::of_caller;
+pub(super) use self::{error::OpenAiError, models::of_caller};
 use super::ApiState;
 use std::sync::Arc;
 

@@ -10,21 +10,23 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    super::ApiState,
+    super::{ApiState, access::caller},
     error::OpenAiError,
-    request::{caller, unknown_model},
+    request::unknown_model,
 };
+use crate::keys::{Caller, KeyRole};
 
-/// The base and the adapters that the caller may use; nobody without a key learns their names.
-pub(in crate::api) fn of_caller(state: &ApiState, headers: &HeaderMap) -> Vec<Value> {
-    let Ok((language, caller)) = caller(state, headers) else { return Vec::new() };
+/// The base and the adapters that the caller may use.
+pub(in crate::api) fn of_caller(state: &ApiState, caller: &Caller) -> Vec<Value> {
+    let Some(server) = &state.language else { return Vec::new() };
+    let language = server.of(&caller.tenant.id);
     let document = |id: &str, kind: &str| {
         json!({
-            "id": id, "object": "model", "created": 0, "owned_by": caller.tenant.as_str(),
+            "id": id, "object": "model", "created": 0, "owned_by": caller.tenant.id.as_str(),
             "kind": kind, "base": language.base, "context_max": language.context_max,
         })
     };
-    let adapters = caller.adapters.iter().map(|name| document(name, "adapter"));
+    let adapters = language.adapters_of(&caller.tenant).map(|name| document(name, "adapter"));
     std::iter::once(document(&language.name, "base")).chain(adapters).collect()
 }
 
@@ -33,7 +35,7 @@ pub(super) async fn model(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, OpenAiError> {
-    caller(&state, &headers)?;
-    let models = of_caller(&state, &headers);
+    let caller = caller(&state, &headers, KeyRole::Inference)?;
+    let models = of_caller(&state, &caller);
     models.into_iter().find(|model| model["id"] == id).map(Json).ok_or_else(|| unknown_model(&id))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Bytes,
     extract::rejection::BytesRejection,
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    http::{HeaderMap, StatusCode},
 };
 use serde::{
     Deserialize,
@@ -13,12 +13,17 @@ use serde::{
 };
 use tributary_protocol::transport::process;
 
-use super::{super::ApiState, answers::Answers, error::OpenAiError};
+use super::{
+    super::{ApiState, access::caller},
+    answers::Answers,
+    error::OpenAiError,
+};
 use crate::{
     engine::{
         generation::{GenerationRequest, RequestId, Sampling, Work},
-        language::{Caller, LanguageModel},
+        language::LanguageModel,
     },
+    keys::{Caller, KeyRole},
     model::decoder::DecoderAdapter,
     text::Tokenizer,
 };
@@ -111,32 +116,19 @@ pub(super) fn require_zero(pairs: &[(&str, Option<f32>)]) -> Result<(), OpenAiEr
     }
 }
 
-/// The language model and the caller that the request's key names.
-pub(super) fn caller(
-    state: &ApiState,
-    headers: &HeaderMap,
-) -> Result<(Arc<LanguageModel>, Caller), OpenAiError> {
-    let language = state.language.clone().ok_or_else(|| {
-        let message = "this agent serves no language model; set [language] or --language-model";
-        OpenAiError::new(StatusCode::NOT_FOUND, "no_language_model", message)
-    })?;
-    let key = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = key.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
-    let caller = language.caller(key).cloned().ok_or_else(|| {
-        let message = "the API key is missing or unknown; send it as `Authorization: Bearer KEY`";
-        OpenAiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
-    })?;
-    Ok((language, caller))
-}
-
 /// The caller and the adapter that its model name stands for.
 pub(super) fn asked(
     state: &ApiState,
     headers: &HeaderMap,
     model: &str,
 ) -> Result<Asked, OpenAiError> {
-    let (language, caller) = caller(state, headers)?;
-    let adapter = language.adapter(&caller, model).ok_or_else(|| unknown_model(model))?;
+    let caller = caller(state, headers, KeyRole::Inference)?;
+    let server = state.language.as_ref().ok_or_else(|| {
+        let message = "this agent serves no language model; set [language] or --language-model";
+        OpenAiError::new(StatusCode::NOT_FOUND, "no_language_model", message)
+    })?;
+    let language = server.of(&caller.tenant.id).clone();
+    let adapter = language.adapter(&caller.tenant, model).ok_or_else(|| unknown_model(model))?;
     Ok(Asked { language, caller, adapter })
 }
 
@@ -216,7 +208,7 @@ impl Asked {
     fn request(&self, prompt: Vec<u32>, work: Work) -> GenerationRequest {
         GenerationRequest {
             id: RequestId(0),
-            tenant: self.caller.tenant.clone(),
+            tenant: self.caller.tenant.id.clone(),
             adapter: self.adapter.clone(),
             prompt,
             work,

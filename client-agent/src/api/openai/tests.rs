@@ -1,12 +1,21 @@
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+};
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tributary_protocol::id::TenantId;
+use tributary_protocol::{
+    id::TenantId,
+    isolation::{ComputeIsolation, ModelIsolation},
+};
 
 use crate::{
     api::{ApiState, serve},
@@ -15,8 +24,9 @@ use crate::{
     engine::{
         Engine,
         generation::{Limits, TenantShare},
-        language::{LanguageModel, LanguageOptions, TenantAccess},
+        language::{LanguageOptions, LanguageServer, TenantOptions},
     },
+    keys::{Access, KeyFile, TenantContext},
     model::decoder::tests::{assert_close, expected, fixture},
     session::Phase,
 };
@@ -37,22 +47,37 @@ fn with_keys(directory: &Path, share: TenantShare) -> LanguageOptions {
         .map(|(tenant, key)| {
             let key_file = directory.join(tenant);
             std::fs::write(&key_file, format!("{key}\n")).unwrap();
-            let adapters = if tenant == "ash" { ["all".to_owned()].into() } else { [].into() };
-            TenantAccess { tenant: TenantId::new(tenant).unwrap(), key_file, adapters, share }
+            let mut context = TenantContext::new(TenantId::new(tenant).unwrap());
+            context.share = share;
+            if tenant == "ash" {
+                context.isolation.model = ModelIsolation::Adapter;
+                context.adapters = Some(["all".to_owned()].into());
+            }
+            let key_file = Some(key_file);
+            TenantOptions { context, key_file, model: None, cache_bytes: None, threads: 1 }
         })
         .into();
     LanguageOptions { tenants, ..options() }
 }
 
 async fn start(options: LanguageOptions) -> SocketAddr {
+    start_with(options, PrometheusBuilder::new().build_recorder().handle()).await
+}
+
+async fn start_with(options: LanguageOptions, metrics: PrometheusHandle) -> SocketAddr {
+    let keys = KeyFile::new("there/is/no/keys.json".into());
+    let access = Access::open(options.tenancy(TenantId::new("local").unwrap(), keys)).unwrap();
     let status = SharedStatus::new(TenantId::new("local").unwrap(), Phase::Serving);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let state = ApiState {
         engine: Arc::new(Engine::new()),
-        language: Some(Arc::new(LanguageModel::start(options).unwrap())),
+        language: Some(Arc::new(LanguageServer::start(options).unwrap())),
+        access,
+        feedback: None,
+        stopping: AtomicBool::new(false),
         status: Arc::new(status),
-        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        metrics,
     };
     tokio::spawn(serve(listener, Arc::new(state), std::future::pending()));
     address
@@ -188,7 +213,8 @@ async fn keys_decide_who_asks_and_which_adapters_there_are() {
     };
     assert_eq!(list(Some(KEYS[0].1)).await, ["smollm", "all"]);
     assert_eq!(list(Some(KEYS[1].1)).await, ["smollm"]);
-    assert!(list(None).await.is_empty());
+    let (head, _) = send(address, "GET /v1/models", None, b"").await;
+    assert!(head.starts_with("http/1.1 401"), "{head}");
 }
 
 #[tokio::test]
@@ -259,35 +285,285 @@ async fn bad_requests_have_the_right_status_and_harm_nobody() {
     assert_eq!(status, 200);
 }
 
+/// The process's metrics; tests in one process share them, so tenants have names of their own.
+fn recorded() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let install = || PrometheusBuilder::new().install_recorder().unwrap();
+    HANDLE.get_or_init(install).clone()
+}
+
+/// One tenant with a key, a name of its own and whatever else a test needs of it.
+fn with_tenant(
+    directory: &Path,
+    name: &str,
+    change: impl FnOnce(&mut TenantOptions),
+) -> (LanguageOptions, String) {
+    let key = format!("key-of-{name}-0123456789");
+    let key_file = directory.join(name);
+    std::fs::write(&key_file, &key).unwrap();
+    let mut context = TenantContext::new(TenantId::new(name).unwrap());
+    context.isolation.model = ModelIsolation::Adapter;
+    context.adapters = Some(["all".to_owned()].into());
+    let key_file = Some(key_file);
+    let mut tenant =
+        TenantOptions { context, key_file, model: None, cache_bytes: None, threads: 1 };
+    change(&mut tenant);
+    (LanguageOptions { tenants: vec![tenant], ..options() }, key)
+}
+
+/// A metric's value now; `name` is with its labels.
+async fn metric(address: SocketAddr, key: &str, name: &str) -> f64 {
+    let (_, body) = send(address, "GET /metrics", Some(key), b"").await;
+    let value = body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or(0.0)
+}
+
+/// Asks for a metric until it is as wanted.
+async fn wait_for_metric(address: SocketAddr, key: &str, name: &str, is: impl Fn(f64) -> bool) {
+    for _ in 0..5000 {
+        if is(metric(address, key, name).await) {
+            return;
+        }
+    }
+    let (_, body) = send(address, "GET /metrics", Some(key), b"").await;
+    panic!("{name} in {body}");
+}
+
 #[tokio::test]
-async fn a_client_that_leaves_frees_the_engine() {
-    let address = start(options()).await;
-    let mut body = json!({"model": "smollm", "prompt": "a", "max_tokens": 400, "temperature": 0});
-    body["stream"] = true.into();
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+async fn a_client_that_leaves_cancels_its_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut options, key) = with_tenant(directory.path(), "leaver", |_| {});
+    // One after the other: they are under way for a while.
+    options.limits.batch_requests_max = 1;
+    let address = start_with(options, recorded()).await;
+    let held = "tributary_requests_held{tenant=\"leaver\"}";
+    let cancelled = "tributary_requests{tenant=\"leaver\",outcome=\"cancelled\"}";
+    for stream in [true, false] {
+        let before = metric(address, &key, cancelled).await;
+        let body = json!({
+            "model": "smollm", "prompt": [7, 8, 9], "max_tokens": 480, "temperature": 0, "n": 60,
+            "stream": stream,
+        });
         let text = body.to_string();
+        let mut socket = TcpStream::connect(address).await.unwrap();
         let head = format!(
-            "POST /v1/completions HTTP/1.1\r\nhost: agent\r\ncontent-length: {}\r\n\r\n{text}",
+            "POST /v1/completions HTTP/1.1\r\nhost: agent\r\nauthorization: Bearer {key}\r\n\
+             content-length: {}\r\n\r\n{text}",
             text.len()
         );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut first = [0; 64];
-        stream.read_exact(&mut first).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        wait_for_metric(address, &key, held, |count| count > 0.0).await;
+        drop(socket);
+        wait_for_metric(address, &key, held, |count| count == 0.0).await;
+        assert!(metric(address, &key, cancelled).await > before, "stream: {stream}");
     }
-    let (status, _) =
-        ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "b"})).await;
+    let body = json!({"model": "smollm", "prompt": "b", "max_tokens": 1});
+    let (status, _) = ask_as(address, "/v1/completions", Some(&key), body).await;
     assert_eq!(status, 200);
 }
 
-/// The official client, where a Python with it is named; see `tests/fixtures/language/make.py`.
+#[tokio::test]
+async fn a_full_queue_is_told_when_to_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut options, key) = with_tenant(directory.path(), "crowd", |_| {});
+    options.limits = Limits { queue_max: 2, batch_requests_max: 1, ..options.limits };
+    let address = start_with(options, recorded()).await;
+    // Eight at once: one begins, two wait, and there is no room for all the others.
+    let body = json!({"model": "smollm", "prompt": [7, 8, 9], "n": 8, "max_tokens": 100, "temperature": 0});
+    let (head, answer) =
+        send(address, "POST /v1/completions", Some(&key), body.to_string().as_bytes()).await;
+    assert!(head.starts_with("http/1.1 429") && head.contains("retry-after: "), "{head}");
+    assert!(answer.contains("queue_full"), "{answer}");
+    let refused = "tributary_rejections{tenant=\"crowd\",reason=\"queue_full\"}";
+    assert_eq!(metric(address, &key, refused).await, 1.0);
+    // Those of the refused call that were taken are given up, so there is room again.
+    let body = json!({"model": "smollm", "prompt": "b", "max_tokens": 1});
+    let mut status = 429;
+    for _ in 0..2000 {
+        (status, _) = ask_as(address, "/v1/completions", Some(&key), body.clone()).await;
+        if status == 200 {
+            break;
+        }
+    }
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn each_level_answers_the_same_and_keeps_to_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let (prompt, text) = greedy_text("all", 8);
+    let shared_text = greedy_text("base", 8).1;
+    for (number, (model, compute)) in [
+        (ModelIsolation::BaseOnly, ComputeIsolation::SharedQueue),
+        (ModelIsolation::Adapter, ComputeIsolation::SharedQueue),
+        (ModelIsolation::Adapter, ComputeIsolation::DedicatedWorker),
+        (ModelIsolation::IndependentCopy, ComputeIsolation::SharedQueue),
+        (ModelIsolation::IndependentCopy, ComputeIsolation::DedicatedWorker),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("level-{number}");
+        let (options, key) = with_tenant(directory.path(), &name, |tenant| {
+            tenant.context.isolation.model = model;
+            tenant.context.isolation.compute = compute;
+        });
+        let address = start_with(options, recorded()).await;
+        let body = |model: &str| json!({"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0});
+        let (status, answer) = ask_as(address, "/v1/completions", Some(&key), body("smollm")).await;
+        assert_eq!((status, &answer["choices"][0]["text"]), (200, &json!(shared_text)), "{name}");
+        let (status, answer) = ask_as(address, "/v1/completions", Some(&key), body("all")).await;
+        if model == ModelIsolation::BaseOnly {
+            assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")));
+        } else {
+            assert_eq!((status, &answer["choices"][0]["text"]), (200, &json!(text)), "{name}");
+        }
+        let (_, models) = send(address, "GET /v1/models", Some(&key), b"").await;
+        assert_eq!(models.contains("\"all\""), model > ModelIsolation::BaseOnly, "{models}");
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_another_tenant_asked_is_not_in_the_cache() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = start(with_keys(directory.path(), TenantShare::default())).await;
+    let prompt: Vec<u32> = (5..85).collect();
+    let cached = |key: &'static str, model: &'static str| {
+        let body = json!({"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0});
+        async move {
+            let (status, answer) = ask_as(address, "/v1/completions", Some(key), body).await;
+            assert_eq!(status, 200, "{answer}");
+            answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+        }
+    };
+    let [(_, ash), (_, elm)] = KEYS;
+    assert_eq!(cached(ash, "smollm").await, 0);
+    assert_eq!(cached(ash, "smollm").await, 64, "its own prefix is found");
+    assert_eq!(cached(elm, "smollm").await, 0, "that of another tenant is not");
+    assert_eq!(cached(ash, "all").await, 0, "nor that of another adapter version");
+    assert_eq!(cached(elm, "smollm").await, 64);
+}
+
+#[tokio::test]
+async fn metrics_of_one_tenant_are_not_shown_to_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = with_keys(directory.path(), TenantShare::default());
+    let address = start_with(options, recorded()).await;
+    for (_, key) in KEYS {
+        let body = json!({"model": "smollm", "prompt": "a", "max_tokens": 3, "temperature": 0});
+        ask_as(address, "/v1/completions", Some(key), body).await;
+    }
+    let (head, _) = send(address, "GET /metrics", None, b"").await;
+    assert!(head.starts_with("http/1.1 401"), "{head}");
+    let key = KEYS[0].1;
+    let tokens = "tributary_tokens{tenant=\"ash\",kind=\"answer\"}";
+    assert!(metric(address, key, tokens).await >= 3.0);
+    let (_, body) = send(address, "GET /metrics", Some(key), b"").await;
+    for name in ["queue_seconds", "first_token_seconds", "cache_blocks_held"] {
+        assert!(body.contains(&format!("tributary_{name}{{tenant=\"ash\"")), "{name}: {body}");
+    }
+    assert!(body.contains("tenant=\"ash\"") && !body.contains("elm"), "{body}");
+}
+
+/// Values that have surprised parsers before.
+fn odd_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-3_i64..9).prop_map(Value::from),
+        Just(json!(u64::MAX)),
+        Just(json!(i64::MIN)),
+        Just(json!(1e300)),
+        (-2.0..2.0_f64).prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        Just(json!("smollm")),
+        Just(json!([])),
+        Just(json!([[]])),
+        Just(json!({})),
+        prop::collection::vec(0_i64..300, 0..6).prop_map(Value::from),
+        Just(json!(["a", "b"])),
+        Just(json!([{"role": "user", "content": "hi"}])),
+        Just(json!([{"role": "", "content": [{"type": "image"}]}])),
+        Just(json!([{"role": "\u{0}", "content": "}}{%"}])),
+    ]
+}
+
+/// A request with some keys as they should be and some as they should not.
+fn odd_request() -> impl Strategy<Value = Value> {
+    const KEYS: [&str; 16] = [
+        "model",
+        "prompt",
+        "input",
+        "messages",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "n",
+        "stream",
+        "stream_options",
+        "encoding_format",
+        "tools",
+    ];
+    let odd = prop::collection::btree_map(prop::sample::select(&KEYS[..]), odd_value(), 0..5);
+    let chosen = prop::sample::select(&["prompt", "input", "messages"][..]);
+    (chosen, odd).prop_map(|(kind, odd)| {
+        let content = if kind == "messages" {
+            json!([{"role": "user", "content": "Hello!"}])
+        } else {
+            json!("Hello!")
+        };
+        let mut request = json!({"model": "smollm", kind: content});
+        if kind != "input" {
+            request["max_tokens"] = 2.into();
+        }
+        for (key, value) in odd {
+            request[key] = value;
+        }
+        request
+    })
+}
+
+#[test]
+fn no_request_harms_the_agent() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = runtime.block_on(start(options()));
+    let paths =
+        prop::sample::select(&["/v1/completions", "/v1/chat/completions", "/v1/embeddings"][..]);
+    proptest!(ProptestConfig::with_cases(300), |(path in paths, request in odd_request())| {
+        let body = request.to_string();
+        let path = format!("POST {path}");
+        let (head, answer) = runtime.block_on(send(address, &path, None, body.as_bytes()));
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        prop_assert!([200, 400, 404].contains(&status), "{path} {body}: {answer}");
+        if status != 200 {
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            prop_assert!(!answer["error"]["message"].as_str().unwrap().is_empty());
+        }
+    });
+    let body = json!({"model": "smollm", "prompt": "a", "max_tokens": 1});
+    let (status, _) = runtime.block_on(ask(address, "/v1/completions", body));
+    assert_eq!(status, 200);
+}
+
+/// The official client: a Python that has it (`TRIBUTARY_OPENAI_PYTHON`), or a virtual environment
+/// that is made where Python and the package index are to be had.
 #[tokio::test]
 async fn the_official_client_works() {
-    let Ok(python) = std::env::var("TRIBUTARY_OPENAI_PYTHON") else {
-        println!("skipped: TRIBUTARY_OPENAI_PYTHON names no Python with the openai package");
-        return;
-    };
     let directory = tempfile::tempdir().unwrap();
+    let python = match std::env::var("TRIBUTARY_OPENAI_PYTHON") {
+        Ok(python) => python.into(),
+        Err(_) => match python_with_client(directory.path()).await {
+            Ok(python) => python,
+            Err(reason) => {
+                println!("skipped: {reason}");
+                return;
+            }
+        },
+    };
     let address = start(with_keys(directory.path(), TenantShare::default())).await;
     let outcome = tokio::process::Command::new(python)
         .arg(fixture("openai_client.py"))
@@ -296,4 +572,27 @@ async fn the_official_client_works() {
         .await
         .unwrap();
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+}
+
+/// Makes a virtual environment with the pinned client, or says why there is none.
+async fn python_with_client(directory: &Path) -> Result<std::path::PathBuf, String> {
+    let requirements = std::fs::read_to_string(fixture("requirements.txt")).unwrap();
+    let client = requirements.lines().find(|line| line.starts_with("openai==")).unwrap();
+    let environment = directory.join("environment");
+    let python = environment.join("bin/python");
+    let make = ["-m".into(), "venv".into(), environment.clone().into_os_string()];
+    let install = ["-m", "pip", "install", "--quiet", "--retries", "0", "--timeout", "5", client];
+    let steps = [
+        ("python3".into(), make.to_vec()),
+        (python.clone().into_os_string(), install.map(Into::into).to_vec()),
+    ];
+    for (program, arguments) in steps {
+        let output = tokio::process::Command::new(&program).args(arguments).output().await;
+        let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(text.lines().last().unwrap_or("no reason given").to_owned());
+        }
+    }
+    Ok(python)
 }

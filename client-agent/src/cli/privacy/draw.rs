@@ -268,7 +268,7 @@ fn figure(epsilon: f64) -> String {
 #[cfg(test)]
 mod tests {
     use tributary_privacy::{
-        ledger::{Budget, DebitRequest, Ledger, MemoryLedgerStore, ReleaseKind},
+        ledger::{Budget, DebitRequest, Ledger, MemoryChainStore, ReleaseKind},
         mechanism::PrivacyEvent,
     };
     use tributary_protocol::{
@@ -292,7 +292,7 @@ mod tests {
             [datasets.fashion-mnist]\nepsilon_max = 2.0\ndelta = 1e-6\nunits = [\"record\"]\n\
             families = [\"mlp\"]\nnoise_multiplier_min = 0.5\n";
         let policy = Policy::parse(text, &Site::new("/site")).unwrap();
-        let mut ledger = Ledger::open(MemoryLedgerStore::new(), "ash").unwrap();
+        let mut ledger = Ledger::open(MemoryChainStore::new(), "ash").unwrap();
         for round in 1..=12 {
             let request = DebitRequest {
                 dataset: "adult".to_owned(),
@@ -302,6 +302,7 @@ mod tests {
                 kind: ReleaseKind::Update,
                 unit: "record".to_owned(),
                 events: vec![PrivacyEvent::Gaussian { noise_multiplier: 8.0, count: 1 }],
+                run: None,
                 release: [round as u8; 32],
             };
             let budget = Budget { epsilon_max: 4.0, delta: 1e-5, window_days: Some(365) };

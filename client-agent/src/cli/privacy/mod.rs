@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::json;
-use tributary_privacy::ledger::{Ledger, MemoryLedgerStore};
+use tributary_privacy::ledger::{Ledger, MemoryChainStore};
 use tributary_protocol::{receipt::Receipt, transport::process};
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) fn execute(command: &PrivacyCommand) -> Result<ExitCode, CliError> {
 /// A verified copy of a site's ledger.
 pub(super) struct Copy {
     /// The ledger.
-    pub(super) ledger: Ledger<MemoryLedgerStore>,
+    pub(super) ledger: Ledger<MemoryChainStore>,
     /// Whether the file ends in an unfinished record.
     pub(super) torn: bool,
     receipts: ReceiptFile,
@@ -45,7 +45,7 @@ impl Copy {
         let path = site.ledger();
         let bytes = if path.exists() { read_bytes(&path)? } else { Vec::new() };
         let length = bytes.len();
-        let store = MemoryLedgerStore::with_bytes(bytes);
+        let store = MemoryChainStore::with_bytes(bytes);
         let ledger = Ledger::open(store.clone(), tenant.as_str())?;
         let receipts = ReceiptFile::new(site.receipt(), tenant, &identity.authority);
         Ok(Self { ledger, torn: store.bytes().len() != length, receipts })

@@ -1,7 +1,11 @@
 //! Keys and values of past tokens, in blocks.
 
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
 use super::blocks::BlockId;
-use crate::model::decoder::{DecoderConfig, dot};
+use crate::model::decoder::DecoderConfig;
 
 /// Storage of all blocks: per layer `[blocks, kv_heads, block_tokens, head_dim]`.
 pub(super) struct KvCache {
@@ -70,13 +74,60 @@ impl KvCache {
         scores: &mut Vec<f32>,
         answer: &mut [f32],
     ) {
-        let layer = &self.layers[layer];
-        let scale = (self.head_dim as f32).sqrt().recip();
+        let attend = Attend {
+            cache: self,
+            layer: &self.layers[layer],
+            head,
+            table,
+            position,
+            query,
+            scores,
+            answer,
+        };
+        Arch::new().dispatch(attend);
+    }
+
+    /// Where the tokens up to and with `position` lie, block by block.
+    fn runs(
+        &self,
+        head: usize,
+        table: &[BlockId],
+        position: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let blocks = table.iter().zip((0..=position).step_by(self.block_tokens));
+        blocks.map(move |(&block, first)| {
+            let count = (position + 1 - first).min(self.block_tokens);
+            let start = self.slot(block, head, 0);
+            start..start + count * self.head_dim
+        })
+    }
+}
+
+/// One head of one row, with the widest registers that the machine has.
+struct Attend<'a> {
+    cache: &'a KvCache,
+    layer: &'a LayerCache,
+    head: usize,
+    table: &'a [BlockId],
+    position: usize,
+    query: &'a [f32],
+    scores: &'a mut Vec<f32>,
+    answer: &'a mut [f32],
+}
+
+impl WithSimd for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { cache, layer, head, table, position, query, scores, answer } = self;
+        let scale = (cache.head_dim as f32).sqrt().recip();
         scores.clear();
-        self.for_each_run(head, table, position, |run| {
-            let keys = layer.keys[run].chunks_exact(self.head_dim);
-            scores.extend(keys.map(|key| dot(query, key) * scale));
-        });
+        for run in cache.runs(head, table, position) {
+            for key in layer.keys[run].chunks_exact(cache.head_dim) {
+                scores.push(dot(simd, query, key) * scale);
+            }
+        }
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut total = 0.0;
         for score in scores.iter_mut() {
@@ -84,33 +135,41 @@ impl KvCache {
             total += *score;
         }
         answer.fill(0.0);
-        let mut token = 0;
-        self.for_each_run(head, table, position, |run| {
-            for value in layer.values[run].chunks_exact(self.head_dim) {
-                let weight = scores[token] / total;
-                token += 1;
-                for (sum, value) in answer.iter_mut().zip(value) {
-                    *sum += weight * value;
-                }
+        let mut weights = scores.iter().map(|score| score / total);
+        for run in cache.runs(head, table, position) {
+            for value in layer.values[run].chunks_exact(cache.head_dim) {
+                add_scaled(simd, answer, weights.next().unwrap_or(0.0), value);
             }
-        });
-    }
-
-    fn for_each_run(
-        &self,
-        head: usize,
-        table: &[BlockId],
-        position: usize,
-        mut f: impl FnMut(std::ops::Range<usize>),
-    ) {
-        for (index, &block) in table.iter().enumerate() {
-            let first = index * self.block_tokens;
-            if first > position {
-                break;
-            }
-            let count = (position + 1 - first).min(self.block_tokens);
-            let start = self.slot(block, head, 0);
-            f(start..start + count * self.head_dim);
         }
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd>(simd: S, left: &[f32], right: &[f32]) -> f32 {
+    let (left, left_tail) = S::as_simd_f32s(left);
+    let (right, right_tail) = S::as_simd_f32s(right);
+    let mut sum = simd.splat_f32s(0.0);
+    for (left, right) in left.iter().zip(right) {
+        sum = simd.mul_add_e_f32s(*left, *right, sum);
+    }
+    if !left_tail.is_empty() {
+        let (left, right) = (simd.partial_load_f32s(left_tail), simd.partial_load_f32s(right_tail));
+        sum = simd.mul_add_e_f32s(left, right, sum);
+    }
+    simd.reduce_sum_f32s(sum)
+}
+
+/// `sums += weight · values`.
+#[inline(always)]
+fn add_scaled<S: Simd>(simd: S, sums: &mut [f32], weight: f32, values: &[f32]) {
+    let (sums, sums_tail) = S::as_mut_simd_f32s(sums);
+    let (values, values_tail) = S::as_simd_f32s(values);
+    let weight = simd.splat_f32s(weight);
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = simd.mul_add_e_f32s(weight, *value, *sum);
+    }
+    if !sums_tail.is_empty() {
+        let (sum, value) = (simd.partial_load_f32s(sums_tail), simd.partial_load_f32s(values_tail));
+        simd.partial_store_f32s(sums_tail, simd.mul_add_e_f32s(weight, value, sum));
     }
 }

@@ -3,12 +3,13 @@
 //! [`Scheduler`] is a value stepped by hand: requests go in with the time, each step runs one batch
 //! of rows through the decoder, events come out. Rows of different tenants and adapters share the
 //! batch; blocks of the cache are shared only within one tenant, base and adapter version.
-//! [`Generator`] drives it on a thread of its own.
+//! [`Generator`] drives it on a thread of its own, or in a process of its own.
 
 mod blocks;
 mod cache;
 mod fair;
 mod pass;
+mod process;
 mod request;
 mod sampling;
 mod scheduler;
@@ -17,6 +18,7 @@ mod worker;
 
 pub use self::{
     blocks::{BlockId, BlockPool},
+    process::{FromProcess, ProcessError, Program, Ready, Submission, ToProcess},
     request::{
         Event, FinishReason, Finished, GenerationRequest, Input, Limits, Output, Refusal,
         RequestId, TenantShare, Work,

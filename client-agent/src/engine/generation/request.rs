@@ -1,5 +1,6 @@
-use std::{num::NonZeroU32, sync::Arc};
+use std::{borrow::Cow, num::NonZeroU32, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tributary_protocol::{id::TenantId, time::Timestamp};
 
@@ -7,11 +8,11 @@ use super::Sampling;
 use crate::model::decoder::DecoderAdapter;
 
 /// Names a request within one scheduler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// Bounds of a scheduler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of cached keys and values.
     pub cache_bytes: usize,
@@ -44,7 +45,7 @@ impl Default for Limits {
 }
 
 /// What a tenant may have of the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantShare {
     /// Share of the rows in proportion to those of other tenants that wait.
     pub weight: NonZeroU32,
@@ -87,7 +88,8 @@ pub struct GenerationRequest {
 }
 
 /// What is wanted of a prompt.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Work {
     /// Text that goes on from it.
     Generate {
@@ -105,7 +107,8 @@ pub enum Work {
 }
 
 /// Why a request is not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Refusal {
     /// Too many of the tenant's requests wait.
@@ -157,9 +160,9 @@ pub enum Refusal {
     #[error("`{name}` must be {range}")]
     Sampling {
         /// Which.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// What would work.
-        range: &'static str,
+        range: Cow<'static, str>,
     },
     /// The deadline has passed.
     #[error("the deadline has passed already")]
@@ -167,6 +170,22 @@ pub enum Refusal {
     /// The engine stops.
     #[error("the engine is stopping and takes no new requests")]
     Draining,
+}
+
+impl Refusal {
+    /// The name of the reason in metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue_full",
+            Self::Quota { .. } => "quota",
+            Self::AboveQuota { .. } => "above_quota",
+            Self::TooLong { .. } => "too_long",
+            Self::EmptyPrompt | Self::Token { .. } | Self::Sampling { .. } => "invalid",
+            Self::Late => "deadline",
+            Self::Draining => "stopping",
+        }
+    }
 }
 
 /// Something that happened to a request.
@@ -179,7 +198,8 @@ pub struct Output {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// The answer goes on.
     Text(String),
@@ -189,8 +209,32 @@ pub enum Event {
     Finished(Finished),
 }
 
+impl Event {
+    /// The end of a request that nobody works on any more.
+    #[must_use]
+    pub const fn failed() -> Self {
+        Self::Finished(Finished::without_work(FinishReason::Failed))
+    }
+}
+
+impl Finished {
+    /// The end of a request of whose work nothing is known.
+    #[must_use]
+    pub const fn without_work(reason: FinishReason) -> Self {
+        Self {
+            reason,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            answer: Vec::new(),
+            queued_ms: 0,
+            first_token_ms: 0,
+            total_ms: 0,
+        }
+    }
+}
+
 /// How a request ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// Why.
     pub reason: FinishReason,
@@ -209,7 +253,8 @@ pub struct Finished {
 }
 
 /// Why a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// An end token or a stop string, or an embedding that is done.
     Stop,

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use serde::{Deserialize, Serialize};
 
 /// How tokens are drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the most probable token.
     pub temperature: f32,
@@ -146,6 +147,7 @@ fn most_probable(logits: &[f32]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde::Deserialize;
 
     use super::*;
@@ -196,6 +198,102 @@ mod tests {
         let share = drawn.iter().sum::<u32>() as f32 / 4000.0;
         assert!((share - 0.75).abs() < 0.03, "{share}");
         assert_eq!(Sampler::new(Sampling::greedy()).next(&mut [1.0, 5.0, 5.0], &[]), 1);
+    }
+
+    /// The kept tokens by a slow and plain reading of the rules.
+    fn kept_plainly(logits: &[f32], sampling: Sampling) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|&left, &right| {
+            logits[right as usize].total_cmp(&logits[left as usize]).then(left.cmp(&right))
+        });
+        if sampling.top_k > 0 {
+            order.truncate(sampling.top_k as usize);
+        }
+        let weight = |&token: &u32| {
+            (f64::from(logits[token as usize] - logits[order[0] as usize])
+                / f64::from(sampling.temperature))
+            .exp()
+        };
+        let total: f64 = order.iter().map(weight).sum();
+        let (mut sum, mut kept) = (0.0, Vec::new());
+        for token in &order {
+            // Rounding decides only within a hair of the bound.
+            if !kept.is_empty() && sum >= f64::from(sampling.top_p) * total - 1e-4 * total {
+                break;
+            }
+            kept.push(*token);
+            sum += weight(token);
+        }
+        kept
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_are_drawn_from_those_that_the_rules_keep(
+            logits in prop::collection::vec(-8.0..8.0_f32, 1..40),
+            temperature in 0.05..3.0_f32, top_k in 0_u32..50, top_p in 0.05..0.999_f32, seed: u64,
+        ) {
+            let sampling = Sampling { temperature, top_k, top_p, repetition_penalty: 1.0, seed };
+            let kept = Sampler::new(sampling).kept(&logits);
+            let total: f32 = kept.iter().map(|(_, probability)| probability).sum();
+            prop_assert!((total - 1.0).abs() < 1e-4, "{total}");
+            prop_assert!(kept.windows(2).all(|pair| pair[0].1 >= pair[1].1));
+            let plain = kept_plainly(&logits, sampling);
+            // The plain reading may stop one token early within its margin, never late.
+            prop_assert!(kept.len() >= plain.len(), "{kept:?} {plain:?}");
+            for (token, (found, _)) in plain.iter().zip(&kept) {
+                prop_assert_eq!(token, found);
+            }
+            let loose = Sampling { top_p: (top_p + 2e-4).min(1.0), ..sampling };
+            prop_assert!(kept.len() <= kept_plainly(&logits, loose).len() + 1);
+            let drawn = Sampler::new(sampling).next(&mut logits.clone(), &[]);
+            prop_assert!(kept.iter().any(|&(token, _)| token == drawn));
+        }
+
+        #[test]
+        fn seeds_repeat_draws_whatever_the_settings(
+            logits in prop::collection::vec(-8.0..8.0_f32, 1..40),
+            temperature in 0.0..3.0_f32, top_k in 0_u32..50, top_p in 0.05..1.0_f32,
+            repetition_penalty in 0.5..2.0_f32, seed: u64,
+        ) {
+            let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed };
+            let draw = || {
+                let (mut sampler, mut seen) = (Sampler::new(sampling), Vec::new());
+                for _ in 0..20 {
+                    let token = sampler.next(&mut logits.clone(), &seen);
+                    seen.push(token);
+                }
+                seen
+            };
+            prop_assert_eq!(draw(), draw());
+        }
+
+        #[test]
+        fn a_penalty_makes_only_seen_tokens_less_likely(
+            logits in prop::collection::vec(-8.0..8.0_f32, 2..40),
+            seen in prop::collection::vec(0_u32..60, 0..10), penalty in 1.0..3.0_f32,
+        ) {
+            let sampling = Sampling { repetition_penalty: penalty, ..Sampling::default() };
+            let mut changed = logits.clone();
+            Sampler::new(sampling).penalise(&mut changed, &seen);
+            for (token, (before, after)) in (0_u32..).zip(logits.iter().zip(&changed)) {
+                prop_assert!(after <= before);
+                prop_assert!(seen.contains(&token) || after == before);
+            }
+        }
+
+        #[test]
+        fn the_coldest_draw_is_the_most_probable_token(
+            logits in prop::collection::vec(-8.0..8.0_f32, 1..40), seed: u64,
+        ) {
+            let greedy = Sampler::new(Sampling::greedy()).next(&mut logits.clone(), &[]);
+            for sampling in [
+                Sampling { top_k: 1, seed, ..Sampling::default() },
+                Sampling { top_p: f32::MIN_POSITIVE, seed, ..Sampling::default() },
+            ] {
+                prop_assert_eq!(Sampler::new(sampling).next(&mut logits.clone(), &[]), greedy);
+            }
+        }
     }
 
     #[test]

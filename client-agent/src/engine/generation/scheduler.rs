@@ -119,10 +119,11 @@ impl Scheduler {
         (self.pool.total() - self.pool.available(), self.pool.total())
     }
 
-    /// Blocks that each tenant with requests holds.
-    pub fn cache_use_of_tenants(&self) -> impl Iterator<Item = (&TenantId, usize)> {
+    /// Requests that each tenant has, and blocks that they hold.
+    pub fn held_by_tenants(&self) -> impl Iterator<Item = (&TenantId, usize, usize)> {
         self.lanes.iter().map(|(tenant, lane)| {
-            (tenant, lane.sequences.iter().map(|sequence| sequence.table.len()).sum())
+            let blocks = lane.sequences.iter().map(|sequence| sequence.table.len()).sum();
+            (tenant, lane.sequences.len(), blocks)
         })
     }
 
@@ -191,7 +192,7 @@ impl Scheduler {
         if let Work::Generate { tokens_max, sampling, .. } = &request.work {
             tokens = tokens.saturating_add((*tokens_max).max(1));
             if let Some((name, range)) = sampling.mistake() {
-                return Err(Refusal::Sampling { name, range });
+                return Err(Refusal::Sampling { name: name.into(), range: range.into() });
             }
         }
         let tokens_max = self.context_max();

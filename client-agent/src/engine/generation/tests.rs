@@ -296,7 +296,8 @@ fn refusals_are_named() {
     if let Work::Generate { sampling, .. } = &mut hot.work {
         sampling.temperature = f32::INFINITY;
     }
-    assert!(matches!(refused(&mut scheduler, hot), Refusal::Sampling { name: "temperature", .. }));
+    let refusal = refused(&mut scheduler, hot);
+    assert!(matches!(&refusal, Refusal::Sampling { name, .. } if name == "temperature"));
     let late = GenerationRequest { deadline: Some(Timestamp(0)), ..greedy(0, "ash", &[1], 1) };
     assert_eq!(refused(&mut scheduler, late), Refusal::Late);
     for id in 0..2 {
@@ -385,7 +386,7 @@ fn stop_strings_and_end_tokens_end_an_answer() {
 async fn the_thread_answers_cancels_and_drains() {
     let model = load("smollm");
     let generator =
-        Generator::start(model.scheduler(limits(200), HashMap::new())).expect("a thread");
+        Generator::start(model.scheduler(limits(200), HashMap::new()), None).expect("a thread");
     let case = &expected("smollm").base[2];
     let mut gone = generator.submit(greedy(0, "ash", &case.prompt, 300)).await.unwrap();
     assert!(matches!(gone.event().await, Event::Text(_)));

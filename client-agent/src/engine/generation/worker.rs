@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     },
@@ -31,7 +30,7 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 pub struct Generator {
     commands: Sender<Command>,
     next: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: JoinHandle<()>,
 }
 
 /// A request that was taken. Dropping it cancels what is left of it.
@@ -54,29 +53,47 @@ pub enum SubmitError {
     Stopped,
 }
 
+/// What a generator asks of its thread.
 #[derive(Debug)]
-enum Command {
+pub(super) enum Command {
+    /// Take a request.
     Submit {
         request: Box<GenerationRequest>,
         taken: oneshot::Sender<Result<(), Refusal>>,
         events: UnboundedSender<Event>,
     },
+    /// Whoever asked is gone.
     Cancel(RequestId),
+    /// Take nothing new, and say when everything has ended.
     Drain(oneshot::Sender<()>),
 }
 
 impl Generator {
     /// Starts the thread.
     ///
+    /// - `pool`: compute threads of its own; without them it uses the process's
+    ///
     /// # Errors
     /// The operating system's, if it has no thread to give.
-    pub fn start(scheduler: Scheduler) -> std::io::Result<Self> {
+    pub fn start(scheduler: Scheduler, pool: Option<rayon::ThreadPool>) -> std::io::Result<Self> {
+        Self::with_thread("generation", |commands| {
+            let worker =
+                Worker { scheduler, commands, clients: HashMap::new(), drained: Vec::new() };
+            move || match pool {
+                Some(pool) => pool.install(|| worker.run()),
+                None => worker.run(),
+            }
+        })
+    }
+
+    /// Starts a thread that carries out commands.
+    pub(super) fn with_thread<W: FnOnce() + Send + 'static>(
+        name: &str,
+        work: impl FnOnce(Receiver<Command>) -> W,
+    ) -> std::io::Result<Self> {
         let (commands, received) = channel();
-        let worker =
-            Worker { scheduler, commands: received, clients: HashMap::new(), drained: Vec::new() };
-        let thread =
-            std::thread::Builder::new().name("generation".to_owned()).spawn(|| worker.run())?;
-        Ok(Self { commands, next: AtomicU64::new(0), thread: Mutex::new(Some(thread)) })
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work(received))?;
+        Ok(Self { commands, next: AtomicU64::new(0), thread })
     }
 
     /// Hands a request in; its id is replaced by a fresh one.
@@ -97,20 +114,22 @@ impl Generator {
         Ok(ticket)
     }
 
-    /// Refuses new requests and waits until those that were taken have ended.
-    pub async fn drain(&self) {
+    /// Refuses new requests from now on; resolves once those that were taken have ended.
+    pub fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
         let (done, waiting) = oneshot::channel();
-        if self.commands.send(Command::Drain(done)).is_ok() {
-            // An error means that the thread is gone, and all requests with it.
-            let _ = waiting.await;
+        let sent = self.commands.send(Command::Drain(done)).is_ok();
+        async move {
+            if sent {
+                // An error means that the thread is gone, and all requests with it.
+                let _ = waiting.await;
+            }
         }
     }
 
     /// Whether the thread still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        !self.thread.is_finished()
     }
 }
 
@@ -119,25 +138,13 @@ impl Ticket {
     ///
     /// The last one is [`Event::Finished`]; a thread that is gone counts as failed.
     pub fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
-        self.events.poll_recv(context).map(|event| event.unwrap_or_else(failed))
+        self.events.poll_recv(context).map(|event| event.unwrap_or_else(Event::failed))
     }
 
     /// The next event.
     pub async fn event(&mut self) -> Event {
-        self.events.recv().await.unwrap_or_else(failed)
+        self.events.recv().await.unwrap_or_else(Event::failed)
     }
-}
-
-fn failed() -> Event {
-    Event::Finished(Finished {
-        reason: FinishReason::Failed,
-        prompt_tokens: 0,
-        cached_tokens: 0,
-        answer: Vec::new(),
-        queued_ms: 0,
-        first_token_ms: 0,
-        total_ms: 0,
-    })
 }
 
 impl Drop for Ticket {
@@ -171,7 +178,7 @@ impl Worker {
                 }
             };
             self.hand_out();
-            self.report_cache();
+            self.report();
         }
     }
 
@@ -209,12 +216,11 @@ impl Worker {
             Command::Submit { request, taken, events } => {
                 let (id, tenant) = (request.id, request.tenant.clone());
                 let outcome = self.scheduler.handle(now, Input::Submit(request));
-                if outcome.is_ok() {
-                    self.clients.insert(id, Client { tenant, events });
-                } else {
-                    let labels =
-                        [("tenant", tenant.to_string()), ("outcome", "refused".to_owned())];
-                    metrics::counter!("tributary_requests", &labels).increment(1);
+                match &outcome {
+                    Ok(()) => {
+                        self.clients.insert(id, Client { tenant, events });
+                    }
+                    Err(refusal) => count_refusal(&tenant, refusal),
                 }
                 // Whoever asked may have gone; the ticket's cancellation follows.
                 let _ = taken.send(outcome);
@@ -251,18 +257,23 @@ impl Worker {
         }
     }
 
-    fn report_cache(&self) {
-        let (used, total) = self.scheduler.cache_use();
-        metrics::gauge!("tributary_cache_blocks_used").set(used as f64);
-        metrics::gauge!("tributary_cache_blocks").set(total as f64);
-        for (tenant, blocks) in self.scheduler.cache_use_of_tenants() {
+    fn report(&self) {
+        for (tenant, requests, blocks) in self.scheduler.held_by_tenants() {
             let labels = [("tenant", tenant.to_string())];
+            metrics::gauge!("tributary_requests_held", &labels).set(requests as f64);
             metrics::gauge!("tributary_cache_blocks_held", &labels).set(blocks as f64);
         }
     }
 }
 
-fn count(tenant: &TenantId, finished: &Finished) {
+/// Counts a request that was not taken.
+pub(super) fn count_refusal(tenant: &TenantId, refusal: &Refusal) {
+    let labels = [("tenant", tenant.to_string()), ("reason", refusal.reason().to_owned())];
+    metrics::counter!("tributary_rejections", &labels).increment(1);
+}
+
+/// Counts a request that has ended.
+pub(super) fn count(tenant: &TenantId, finished: &Finished) {
     let outcome = match finished.reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",

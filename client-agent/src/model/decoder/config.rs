@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use thiserror::Error;
+use tributary_protocol::model::{DecoderSpec, RopeScalingSpec};
 
 use super::rope::RopeScaling;
 
@@ -183,6 +184,42 @@ impl DecoderConfig {
             output_bias: !qwen && file.attention_bias,
             mlp_bias: !qwen && file.mlp_bias,
         })
+    }
+
+    /// The configuration of a job's model, whose sizes were checked.
+    #[must_use]
+    pub fn of_spec(spec: &DecoderSpec) -> Self {
+        Self {
+            vocab_size: spec.vocab_size as usize,
+            hidden_size: spec.hidden_size as usize,
+            intermediate_size: spec.intermediate_size as usize,
+            num_layers: spec.num_layers as usize,
+            num_heads: spec.num_heads as usize,
+            num_kv_heads: spec.kv_heads(),
+            head_dim: spec.head_width(),
+            context_max: spec.context_max as usize,
+            rms_norm_eps: spec.rms_norm_eps,
+            rope_theta: spec.rope_theta,
+            rope_scaling: match spec.rope_scaling {
+                None => RopeScaling::None,
+                Some(RopeScalingSpec::Linear { factor }) => RopeScaling::Linear { factor },
+                Some(RopeScalingSpec::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                }) => RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                },
+            },
+            tied: spec.tied,
+            qkv_bias: spec.qkv_bias,
+            output_bias: spec.output_bias,
+            mlp_bias: spec.mlp_bias,
+        }
     }
 
     /// Width of all query heads together.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 
 use super::{Decoder, DecoderAdapter, DecoderConfig, Linear, Pass, Rope, Site};
 use crate::model::{
     Tape,
+    attention::{attend, causal_mask},
     layer::{Recording, Spans, embedding, linear},
 };
 
@@ -83,13 +84,6 @@ impl<'a> Dense<'a> {
         let hidden = decoder.hidden(self)?;
         linear(&hidden, decoder.head(), None, false, None)
     }
-
-    /// `[n, time, heads · d]` to `[n, heads, time, d]`.
-    fn heads(&self, rows: &Tensor) -> Result<Tensor> {
-        let (examples, time, width) = rows.dims3()?;
-        let heads = width / self.config.head_dim;
-        rows.reshape((examples, time, heads, self.config.head_dim))?.transpose(1, 2)?.contiguous()
-    }
 }
 
 impl Pass for Dense<'_> {
@@ -121,27 +115,8 @@ impl Pass for Dense<'_> {
         value: &Tensor,
     ) -> Result<Tensor> {
         let (query, key) = (rope.turn(query)?, rope.turn(key)?);
-        let (examples, time, width) = query.dims3()?;
-        let group = self.config.num_heads / self.config.num_kv_heads;
-        // Each key and value head serves `group` neighbouring query heads.
-        let shared = |rows: &Tensor| -> Result<Tensor> {
-            let heads = self.heads(rows)?;
-            let (examples, count, time, dim) = heads.dims4()?;
-            let shape = (examples, count, group, time, dim);
-            heads.unsqueeze(2)?.broadcast_as(shape)?.reshape((examples, count * group, time, dim))
-        };
-        let (key, value) = (shared(&key)?, shared(value)?);
-        let scale = (self.config.head_dim as f64).sqrt().recip();
-        let scores = (self.heads(&query)?.matmul(&key.transpose(2, 3)?.contiguous()?)? * scale)?;
-        let future: Vec<f32> = (0..time)
-            .flat_map(|at| {
-                (0..time).map(move |other| if other > at { f32::NEG_INFINITY } else { 0.0 })
-            })
-            .collect();
-        let future = Tensor::from_vec(future, (time, time), query.device())?;
-        let weights = candle_nn::ops::softmax(&scores.broadcast_add(&future)?, D::Minus1)?;
-        let mixed = weights.matmul(&value.contiguous()?)?;
-        mixed.transpose(1, 2)?.reshape((examples, time, width))
+        let mask = causal_mask(query.dim(1)?)?;
+        attend([&query, &key, value], self.config.head_dim, &mask)
     }
 
     fn gate(&mut self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {

@@ -12,21 +12,20 @@ mod product;
 mod rope;
 #[cfg(test)]
 pub(crate) mod tests;
+mod training;
 
 use std::{collections::HashMap, fmt};
 
 use candle_core::{Device, Result, Tensor};
 
+pub(super) use self::training::logits;
 pub use self::{
-    adapter::{AdapterFolderError, DecoderAdapter, LowRankFactors},
+    adapter::{DecoderAdapter, LowRankFactors},
     config::{DecoderConfig, DecoderConfigError},
     dense::{Dense, DenseAdapter},
     rope::{Rope, RopeScaling},
 };
-pub(crate) use self::{
-    product::{dot, product},
-    rope::turn_head,
-};
+pub(crate) use self::{product::product, rope::turn_head};
 use super::layer::rms_norm;
 
 /// Parameters by the name that checkpoints use, row-major.
@@ -58,6 +57,17 @@ pub struct Site {
     pub layer: usize,
     /// Which of its layers.
     pub projection: Projection,
+}
+
+/// One normalisation of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormSite {
+    /// Before a block's attention.
+    Attention(usize),
+    /// Before a block's SwiGLU layer.
+    Mlp(usize),
+    /// Before the head.
+    Last,
 }
 
 /// A linear layer's parameters.
@@ -100,6 +110,14 @@ pub trait Pass {
     /// # Errors
     /// The tensor library's.
     fn embed(&mut self, table: &Tensor) -> Result<Tensor>;
+
+    /// Normalises rows by their root mean square.
+    ///
+    /// # Errors
+    /// The tensor library's.
+    fn norm(&mut self, _site: NormSite, scale: &Tensor, eps: f64, rows: &Tensor) -> Result<Tensor> {
+        rms_norm(rows, scale, eps, None)
+    }
 
     /// Applies a linear layer, with whatever adapters the pass has for its site.
     ///
@@ -152,6 +170,16 @@ impl Projection {
 impl fmt::Display for Site {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "model.layers.{}.{}", self.layer, self.projection.path())
+    }
+}
+
+impl fmt::Display for NormSite {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attention(layer) => write!(formatter, "model.layers.{layer}.input_layernorm"),
+            Self::Mlp(layer) => write!(formatter, "model.layers.{layer}.post_attention_layernorm"),
+            Self::Last => formatter.write_str("model.norm"),
+        }
     }
 }
 
@@ -226,21 +254,25 @@ impl Decoder {
             let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
             tensors.insert(name, tensor);
         }
-        let mut take = |name: &str| tensors.remove(name);
+        Ok(Self::of(config, |name| tensors.remove(name)))
+    }
+
+    /// Builds a decoder from tensors that have the names and shapes of [`DecoderConfig::tensors`].
+    pub(super) fn of(config: DecoderConfig, mut take: impl FnMut(&str) -> Option<Tensor>) -> Self {
         let mut blocks = Vec::with_capacity(config.num_layers);
         for layer in 0..config.num_layers {
             blocks.push(Block::take(layer, &mut take).expect("the names are the configuration's"));
         }
         let embedding = take("model.embed_tokens.weight");
         let norm = take("model.norm.weight");
-        Ok(Self {
+        Self {
             rope: Rope::new(&config),
             embedding: embedding.expect("the names are the configuration's"),
             blocks,
             norm: norm.expect("the names are the configuration's"),
             head: take("lm_head.weight"),
             config,
-        })
+        }
     }
 
     /// The shape.
@@ -258,21 +290,22 @@ impl Decoder {
         let mut hidden = pass.embed(&self.embedding)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let site = |projection| Site { layer, projection };
-            let rows = rms_norm(&hidden, &block.attention_norm, eps, None)?;
+            let rows =
+                pass.norm(NormSite::Attention(layer), &block.attention_norm, eps, &hidden)?;
             let query = pass.linear(site(Projection::Query), &block.query, &rows)?;
             let key = pass.linear(site(Projection::Key), &block.key, &rows)?;
             let value = pass.linear(site(Projection::Value), &block.value, &rows)?;
             let mixed = pass.attend(layer, &self.rope, &query, &key, &value)?;
             let mixed = pass.linear(site(Projection::Output), &block.output, &mixed)?;
             hidden = (hidden + mixed)?;
-            let rows = rms_norm(&hidden, &block.mlp_norm, eps, None)?;
+            let rows = pass.norm(NormSite::Mlp(layer), &block.mlp_norm, eps, &hidden)?;
             let gate = pass.linear(site(Projection::Gate), &block.gate, &rows)?;
             let up = pass.linear(site(Projection::Up), &block.up, &rows)?;
             let gated = pass.gate(&gate, &up)?;
             let down = pass.linear(site(Projection::Down), &block.down, &gated)?;
             hidden = (hidden + down)?;
         }
-        rms_norm(&hidden, &self.norm, eps, None)
+        pass.norm(NormSite::Last, &self.norm, eps, &hidden)
     }
 
     /// The head's weight, `[vocabulary, hidden]`.

@@ -176,21 +176,6 @@ fn dots<S: Simd, const R: usize, const C: usize>(
     }
 }
 
-/// Inner product with a fixed order of its own, for slices too short to be worth dispatching.
-pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut lanes = [0.0_f32; LANES];
-    let (heads_left, tail_left) = left.as_chunks::<LANES>();
-    let (heads_right, tail_right) = right.as_chunks::<LANES>();
-    for (left, right) in heads_left.iter().zip(heads_right) {
-        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
-            *lane += left * right;
-        }
-    }
-    let tail: f32 = tail_left.iter().zip(tail_right).map(|(left, right)| left * right).sum();
-    lanes.iter().sum::<f32>() + tail
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

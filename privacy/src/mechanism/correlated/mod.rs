@@ -89,6 +89,12 @@ impl CorrelatedGradientSum {
         }
     }
 
+    /// The noise multiplier of the one Gaussian release that costs as much as the whole run.
+    #[must_use]
+    pub fn run_multiplier(&self) -> f64 {
+        self.sums.noise_multiplier() / self.matrix.sensitivity(&self.schedule)
+    }
+
     /// The clipping norm, the slack and the dimension, as for independent noise.
     #[must_use]
     pub const fn sums(&self) -> &NoisyGradientSum {

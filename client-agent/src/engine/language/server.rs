@@ -1,0 +1,278 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use tributary_protocol::{
+    id::{Digest, TenantId},
+    isolation::{ComputeIsolation, Isolation, ModelIsolation},
+};
+
+use super::{LanguageError, LanguageModel, LanguageOptions, ProcessOptions, TenantOptions};
+use crate::{
+    engine::generation::{Generator, Limits, Program, Ready, Scheduler, TenantShare},
+    model::{
+        checkpoint::{Checkpoint, GenerationDefaults},
+        decoder::{Decoder, DecoderAdapter},
+    },
+    text::{ChatTemplate, Tokenizer},
+};
+
+/// The hidden command that a dedicated process runs.
+pub const PROCESS_COMMAND: &str = "engine-process";
+
+/// The language models of an agent: one that tenants share, and those of tenants kept apart.
+pub struct LanguageServer {
+    shared: Arc<LanguageModel>,
+    dedicated: BTreeMap<TenantId, Arc<LanguageModel>>,
+}
+
+/// What is read from folders.
+#[derive(Clone)]
+struct Loaded {
+    name: String,
+    base: Digest,
+    decoder: Arc<Decoder>,
+    tokenizer: Arc<Tokenizer>,
+    chat_template: Option<Arc<ChatTemplate>>,
+    generation: GenerationDefaults,
+    adapters: BTreeMap<String, Arc<DecoderAdapter>>,
+}
+
+impl LanguageServer {
+    /// Loads everything and starts the engines.
+    ///
+    /// # Errors
+    /// [`LanguageError`] naming what cannot be used.
+    pub fn start(options: LanguageOptions) -> Result<Self, LanguageError> {
+        let loaded = Loaded::read(&options.model, options.name.clone(), &options.adapters)?;
+        for tenant in &options.tenants {
+            let unknown = |name: &&String| !options.adapters.contains_key(*name);
+            if let Some(name) = tenant.context.adapters.iter().flatten().find(unknown) {
+                let (tenant, name) = (tenant.context.id.clone(), name.clone());
+                return Err(LanguageError::UnknownAdapter { tenant, name });
+            }
+        }
+        let (apart, together): (Vec<TenantOptions>, Vec<TenantOptions>) =
+            options.tenants.iter().cloned().partition(is_apart);
+        let shares = together.into_iter().map(|tenant| (tenant.context.id, tenant.context.share));
+        let start = Start { options: &options, loaded: &loaded };
+        let shared = start.queue(&loaded, options.limits, shares.collect(), None)?;
+        let mut dedicated = BTreeMap::new();
+        for tenant in apart {
+            let id = tenant.context.id.clone();
+            let model = start.dedicated(tenant)?;
+            tracing::info!(tenant = %id, context_max = model.context_max, "served apart");
+            dedicated.insert(id, Arc::new(model));
+        }
+        Ok(Self { shared: Arc::new(shared), dedicated })
+    }
+
+    /// The model that answers a tenant.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantId) -> &Arc<LanguageModel> {
+        self.dedicated.get(tenant).unwrap_or(&self.shared)
+    }
+
+    /// The model of tenants that share.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<LanguageModel> {
+        &self.shared
+    }
+
+    /// Refuses new requests and waits until those that were taken have ended.
+    pub async fn drain(&self) {
+        // All refuse from now on; waiting for one after the other loses nothing.
+        let models = || std::iter::once(&self.shared).chain(self.dedicated.values());
+        let waits: Vec<_> = models().map(|model| model.generator.drain()).collect();
+        for drained in waits {
+            drained.await;
+        }
+    }
+}
+
+/// Whether a tenant has a queue of its own. An independent copy cannot share batches.
+fn is_apart(tenant: &TenantOptions) -> bool {
+    let Isolation { model, compute, .. } = tenant.context.isolation;
+    model == ModelIsolation::IndependentCopy || compute > ComputeIsolation::SharedQueue
+}
+
+struct Start<'a> {
+    options: &'a LanguageOptions,
+    loaded: &'a Loaded,
+}
+
+impl Start<'_> {
+    fn dedicated(&self, tenant: TenantOptions) -> Result<LanguageModel, LanguageError> {
+        let Isolation { model, compute, .. } = tenant.context.isolation;
+        let own = |name: &String| tenant.context.may_use(name);
+        let loaded = if model == ModelIsolation::IndependentCopy {
+            let folder = tenant.model.as_ref().unwrap_or(&self.options.model);
+            let mut adapters = self.options.adapters.clone();
+            adapters.retain(|name, _| own(name));
+            Loaded::read(folder, self.options.name.clone(), &adapters)?
+        } else {
+            let mut loaded = self.loaded.clone();
+            loaded.adapters.retain(|name, _| own(name));
+            loaded
+        };
+        let cache_bytes = tenant.cache_bytes.unwrap_or(self.options.limits.cache_bytes);
+        let limits = Limits { cache_bytes, ..self.options.limits };
+        if compute == ComputeIsolation::DedicatedDevice {
+            return self.process(tenant, loaded, limits);
+        }
+        let shares = HashMap::from([(tenant.context.id.clone(), tenant.context.share)]);
+        let threads = (compute == ComputeIsolation::DedicatedWorker).then_some(tenant.threads);
+        self.queue(&loaded, limits, shares, threads)
+    }
+
+    /// A queue over what is loaded.
+    ///
+    /// - `threads`: of compute threads of its own; without it, it uses the process's
+    fn queue(
+        &self,
+        loaded: &Loaded,
+        limits: Limits,
+        shares: HashMap<TenantId, TenantShare>,
+        threads: Option<usize>,
+    ) -> Result<LanguageModel, LanguageError> {
+        let Loaded { name, base, decoder, tokenizer, chat_template, generation, adapters } =
+            loaded.clone();
+        let scheduler = Scheduler::new(decoder, tokenizer.clone(), base, limits, shares);
+        let context_max = scheduler.context_max();
+        if context_max == 0 {
+            return Err(LanguageError::Cache { bytes: limits.cache_bytes });
+        }
+        let pool = match threads {
+            Some(threads) => Some(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?),
+            None => None,
+        };
+        let generator = Generator::start(scheduler, pool).map_err(LanguageError::Thread)?;
+        let answer_timeout_ms = self.options.answer_timeout_ms;
+        Ok(LanguageModel {
+            name,
+            base,
+            tokenizer,
+            chat_template,
+            generation,
+            generator,
+            answer_timeout_ms,
+            context_max,
+            adapters,
+        })
+    }
+
+    /// A process of its own, which reads weights and adapters itself.
+    fn process(
+        &self,
+        tenant: TenantOptions,
+        loaded: Loaded,
+        limits: Limits,
+    ) -> Result<LanguageModel, LanguageError> {
+        let TenantOptions { context, model, threads, .. } = tenant;
+        let copy = context.isolation.model == ModelIsolation::IndependentCopy;
+        let folder = model.filter(|_| copy).unwrap_or_else(|| self.options.model.clone());
+        let id = context.id.clone();
+        let adapters = loaded.adapters.keys().map(|name| self.options.adapters[name].clone());
+        let options = ProcessOptions {
+            adapters: adapters.collect(),
+            model: folder,
+            tenant: context,
+            limits,
+            threads,
+        };
+        let program = Program {
+            path: self.options.program.clone(),
+            arguments: vec![PROCESS_COMMAND.to_owned()],
+            greeting: serde_json::to_string(&options).expect("options have only text keys"),
+            tenant: id.clone(),
+        };
+        let (generator, ready) = Generator::start_process(program)
+            .map_err(|source| LanguageError::Process { tenant: id, source })?;
+        let Loaded { name, base, tokenizer, chat_template, generation, adapters, .. } = loaded;
+        debug_assert_eq!(ready.base, base, "both read the same folder");
+        let answer_timeout_ms = self.options.answer_timeout_ms;
+        Ok(LanguageModel {
+            name,
+            base,
+            tokenizer,
+            chat_template,
+            generation,
+            generator,
+            answer_timeout_ms,
+            context_max: ready.context_max,
+            adapters,
+        })
+    }
+}
+
+/// The engine of a dedicated process.
+pub struct LanguageProcess {
+    /// Answers requests.
+    pub generator: Generator,
+    /// What the agent is told of it.
+    pub ready: Ready,
+    /// Its adapters by their digests.
+    pub adapters: HashMap<Digest, Arc<DecoderAdapter>>,
+}
+
+impl LanguageProcess {
+    /// Loads everything and starts the engine.
+    ///
+    /// # Errors
+    /// [`LanguageError`] naming what cannot be used.
+    pub fn start(options: &ProcessOptions) -> Result<Self, LanguageError> {
+        let ProcessOptions { tenant, model, adapters, limits, threads: _ } = options;
+        let Checkpoint { digest: base, decoder, tokenizer, .. } = Checkpoint::open(model)?;
+        let mut by_digest = HashMap::new();
+        for folder in adapters {
+            let adapter =
+                DecoderAdapter::open(folder, decoder.config(), base).map_err(|source| {
+                    LanguageError::Adapter { name: folder.display().to_string(), source }
+                })?;
+            by_digest.insert(adapter.digest(), Arc::new(adapter));
+        }
+        let shares = HashMap::from([(tenant.id.clone(), tenant.share)]);
+        let (decoder, tokenizer) = (Arc::new(decoder), Arc::new(tokenizer));
+        let scheduler = Scheduler::new(decoder, tokenizer, base, *limits, shares);
+        let context_max = scheduler.context_max();
+        if context_max == 0 {
+            return Err(LanguageError::Cache { bytes: limits.cache_bytes });
+        }
+        let generator = Generator::start(scheduler, None).map_err(LanguageError::Thread)?;
+        Ok(Self { generator, ready: Ready { base, context_max }, adapters: by_digest })
+    }
+}
+
+impl Loaded {
+    fn read(
+        folder: &std::path::Path,
+        name: String,
+        folders: &BTreeMap<String, PathBuf>,
+    ) -> Result<Self, LanguageError> {
+        let Checkpoint { digest, decoder, tokenizer, chat_template, generation } =
+            Checkpoint::open(folder)?;
+        let mut adapters = BTreeMap::new();
+        for (adapter, folder) in folders {
+            if *adapter == name {
+                return Err(LanguageError::Name { name });
+            }
+            match DecoderAdapter::open(folder, decoder.config(), digest) {
+                Ok(found) => adapters.insert(adapter.clone(), Arc::new(found)),
+                Err(source) => {
+                    return Err(LanguageError::Adapter { name: adapter.clone(), source });
+                }
+            };
+        }
+        Ok(Self {
+            name,
+            base: digest,
+            decoder: Arc::new(decoder),
+            tokenizer: Arc::new(tokenizer),
+            chat_template: chat_template.map(Arc::new),
+            generation,
+            adapters,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! Replaces the coordinator's own certificate while it runs: connections and rounds go on, new
+//! connections see the new one.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{error, info};
+use tributary_protocol::{
+    time::Timestamp,
+    transport::{
+        TransportError,
+        endpoint::{self, Listening},
+        process, tls,
+    },
+};
+
+use super::{CoreError, CoreHandle};
+use crate::{
+    config::{ConfigError, Folder},
+    tenants::authority::{self, Authority, AuthorityError},
+};
+
+/// How often the certificate's age is looked at.
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Says why the certificate stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotationError {
+    /// The folder cannot be read or written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The certificate cannot be made or read.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Certificate and key do not go together.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The coordinator stops.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}
+
+/// Renews the folder's certificate if two thirds of its time are over; returns whether it was.
+///
+/// # Errors
+/// [`RotationError`]; the certificate before is then still there.
+pub fn renew_if_due(
+    folder: &Folder,
+    authority: &Authority,
+    now: Timestamp,
+) -> Result<bool, RotationError> {
+    let pair = folder.server()?;
+    // One that came from elsewhere is renewed elsewhere, and read again at SIGHUP.
+    if now < authority::renewal_due(&pair)? || !authority.issued(&pair)? {
+        return Ok(false);
+    }
+    let renewed = authority.renew_server(&pair, now)?;
+    folder.replace_server_certificate(&renewed.certificate)?;
+    info!("the coordinator's own certificate was renewed");
+    Ok(true)
+}
+
+/// Looks after the certificate of a running coordinator.
+pub struct Rotation {
+    /// Holds certificate and key.
+    pub folder: Folder,
+    /// Shows the certificate to agents.
+    pub quic: quinn::Endpoint,
+    /// Signs receipts with it.
+    pub core: CoreHandle,
+    /// How the endpoint was opened.
+    pub listening: Listening,
+}
+
+impl Rotation {
+    /// Renews the certificate in time, and reads it again whenever `hangups` says so; until the
+    /// coordinator stops.
+    pub async fn run(self, mut hangups: mpsc::Receiver<()>) {
+        let mut hourly = tokio::time::interval(INTERVAL);
+        hourly.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let asked = tokio::select! {
+                heard = hangups.recv() => heard.is_some(),
+                _ = hourly.tick() => false,
+            };
+            match self.turn(asked).await {
+                Ok(()) => {}
+                Err(RotationError::Core(_)) => return,
+                Err(error) => error!(%error, "the coordinator's own certificate stays"),
+            }
+        }
+    }
+
+    async fn turn(&self, asked: bool) -> Result<(), RotationError> {
+        let authority = self.folder.authority()?;
+        if !renew_if_due(&self.folder, &authority, process::now())? && !asked {
+            return Ok(());
+        }
+        let identity = authority::server_identity(&self.folder.server()?, &authority)?;
+        let tls = tls::server(identity.clone(), authority.certificate())?;
+        let config = endpoint::server_config(tls, self.listening.idle_timeout)?;
+        self.core.call(move |core, _| core.replace_identity(identity)).await?;
+        self.quic.set_server_config(Some(config));
+        info!("new connections see the coordinator's new certificate");
+        Ok(())
+    }
+}

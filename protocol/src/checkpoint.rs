@@ -1,0 +1,513 @@
+//! Model folders as the Hugging Face hub has them, as the start of a job: what the model is, and its
+//! parameters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::model::{DecoderSpec, EncoderSpec, ModelSpec, RopeScalingSpec};
+
+/// Says why a folder is not a model that a job can start from.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not the JSON that it should be.
+    #[error("{} cannot be used", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A family or feature that jobs do not train.
+    #[error("{}: `{key}` = {found} is not supported; {known} is", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it says.
+        found: String,
+        /// What would work.
+        known: &'static str,
+    },
+    /// An index names a file outside the folder.
+    #[error("{} names the file {name:?}; shards lie in the same folder", path.display())]
+    ShardName {
+        /// The index.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A file of weights is damaged.
+    #[error("{} is not a readable safetensors file", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor is of another type or shape.
+    #[error("{}: tensor {tensor:?} is {found}; the model needs {expected}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What it is.
+        found: String,
+        /// What would work.
+        expected: String,
+    },
+    /// A tensor that the model does not have.
+    #[error("{} has the tensor {tensor:?}, which the model does not have", path.display())]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A parameter is in no file.
+    #[error("{} has no tensor {tensor:?}", directory.display())]
+    Missing {
+        /// The folder.
+        directory: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    architectures: Vec<String>,
+    vocab_size: u32,
+    hidden_size: u32,
+    intermediate_size: u32,
+    num_hidden_layers: u32,
+    num_attention_heads: u32,
+    max_position_embeddings: u32,
+    hidden_act: Option<String>,
+    quantization_config: Option<serde_json::Value>,
+    // Decoders.
+    num_key_value_heads: Option<u32>,
+    head_dim: Option<u32>,
+    rms_norm_eps: Option<f64>,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Rope>,
+    rope_parameters: Option<Rope>,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default)]
+    use_sliding_window: bool,
+    // Encoders.
+    type_vocab_size: Option<u32>,
+    layer_norm_eps: Option<f64>,
+    #[serde(default)]
+    id2label: BTreeMap<String, String>,
+    position_embedding_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Rope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Reads what the model of a folder is: a Llama, Qwen2 or SmolLM decoder, or a BERT classifier.
+///
+/// # Errors
+/// [`CheckpointError`] naming the key; the sizes themselves are checked with the job.
+pub fn read_spec(directory: &Path) -> Result<ModelSpec, CheckpointError> {
+    let path = directory.join("config.json");
+    let config: Config = json(&path)?;
+    let architecture = config.architectures.first().map_or("", String::as_str);
+    let unsupported = |key, found: String, known| {
+        Err(CheckpointError::Unsupported { path: path.clone(), key, found, known })
+    };
+    if config.quantization_config.as_ref().is_some_and(|value| !value.is_null()) {
+        let found = "a quantised checkpoint".to_owned();
+        return unsupported("quantization_config", found, "F32, F16 or BF16 weights");
+    }
+    let act = config.hidden_act.clone().unwrap_or_default();
+    match architecture {
+        "LlamaForCausalLM" | "Qwen2ForCausalLM" if !["", "silu"].contains(&act.as_str()) => {
+            unsupported("hidden_act", act, "silu")
+        }
+        "LlamaForCausalLM" | "Qwen2ForCausalLM" if config.use_sliding_window => {
+            unsupported("use_sliding_window", "true".to_owned(), "false")
+        }
+        "LlamaForCausalLM" => decoder(&config, false, &path).map(ModelSpec::Decoder),
+        "Qwen2ForCausalLM" => decoder(&config, true, &path).map(ModelSpec::Decoder),
+        "BertForSequenceClassification" if !["", "gelu"].contains(&act.as_str()) => {
+            unsupported("hidden_act", act, "gelu")
+        }
+        "BertForSequenceClassification" => match config.position_embedding_type.as_deref() {
+            None | Some("absolute") => Ok(ModelSpec::Encoder(encoder(&config))),
+            Some(other) => unsupported("position_embedding_type", other.to_owned(), "absolute"),
+        },
+        _ => unsupported(
+            "architectures",
+            format!("{:?}", config.architectures),
+            "LlamaForCausalLM, Qwen2ForCausalLM or BertForSequenceClassification",
+        ),
+    }
+}
+
+fn encoder(config: &Config) -> EncoderSpec {
+    EncoderSpec {
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_layers: config.num_hidden_layers,
+        num_heads: config.num_attention_heads,
+        positions: config.max_position_embeddings,
+        segments: config.type_vocab_size.unwrap_or(2),
+        layer_norm_eps: config.layer_norm_eps.unwrap_or(1e-12),
+        // Without names there are two classes.
+        classes: if config.id2label.is_empty() { 2 } else { config.id2label.len() as u32 },
+    }
+}
+
+fn decoder(config: &Config, qwen: bool, path: &Path) -> Result<DecoderSpec, CheckpointError> {
+    let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
+    let number = |value: Option<f64>| value.unwrap_or(f64::NAN);
+    let rope_scaling = match rope.and_then(|rope| Some((rope, rope.rope_type.as_deref()?))) {
+        None | Some((_, "default")) => None,
+        Some((rope, "linear")) => Some(RopeScalingSpec::Linear { factor: number(rope.factor) }),
+        Some((rope, "llama3")) => Some(RopeScalingSpec::Llama3 {
+            factor: number(rope.factor),
+            low_freq_factor: number(rope.low_freq_factor),
+            high_freq_factor: number(rope.high_freq_factor),
+            original_context: rope
+                .original_max_position_embeddings
+                .unwrap_or(config.max_position_embeddings)
+                .into(),
+        }),
+        Some((_, other)) => {
+            return Err(CheckpointError::Unsupported {
+                path: path.to_owned(),
+                key: "rope_scaling.rope_type",
+                found: other.to_owned(),
+                known: "default, linear or llama3",
+            });
+        }
+    };
+    let theta = config.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+    Ok(DecoderSpec {
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_layers: config.num_hidden_layers,
+        num_heads: config.num_attention_heads,
+        num_kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        context_max: config.max_position_embeddings,
+        rms_norm_eps: config.rms_norm_eps.unwrap_or(1e-6),
+        rope_theta: theta.or(config.rope_theta).unwrap_or(10_000.0),
+        rope_scaling,
+        tied: config.tie_word_embeddings,
+        qkv_bias: qwen || config.attention_bias,
+        output_bias: !qwen && config.attention_bias,
+        mlp_bias: !qwen && config.mlp_bias,
+    })
+}
+
+/// What `config.json` of a folder with this model says; nothing for families without such folders.
+#[must_use]
+pub fn config(spec: &ModelSpec) -> Option<serde_json::Value> {
+    match spec {
+        ModelSpec::Mlp(_) | ModelSpec::Cnn(_) => None,
+        ModelSpec::Encoder(encoder) => Some(serde_json::json!({
+            "architectures": ["BertForSequenceClassification"],
+            "model_type": "bert",
+            "vocab_size": encoder.vocab_size,
+            "hidden_size": encoder.hidden_size,
+            "intermediate_size": encoder.intermediate_size,
+            "num_hidden_layers": encoder.num_layers,
+            "num_attention_heads": encoder.num_heads,
+            "max_position_embeddings": encoder.positions,
+            "type_vocab_size": encoder.segments,
+            "layer_norm_eps": encoder.layer_norm_eps,
+            "hidden_act": "gelu",
+            "id2label": (0..encoder.classes)
+                .map(|class| (class.to_string(), format!("LABEL_{class}")))
+                .collect::<BTreeMap<_, _>>(),
+        })),
+        ModelSpec::Decoder(decoder) => {
+            // The layout with biases in queries, keys and values only is Qwen2's.
+            let qwen = decoder.qkv_bias && !decoder.output_bias;
+            let rope = decoder.rope_scaling.map(|scaling| match scaling {
+                RopeScalingSpec::Linear { factor } => {
+                    serde_json::json!({"rope_type": "linear", "factor": factor})
+                }
+                RopeScalingSpec::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                } => serde_json::json!({
+                    "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
+                    "high_freq_factor": high_freq_factor,
+                    "original_max_position_embeddings": original_context as u64,
+                }),
+            });
+            Some(serde_json::json!({
+                "architectures": [if qwen { "Qwen2ForCausalLM" } else { "LlamaForCausalLM" }],
+                "model_type": if qwen { "qwen2" } else { "llama" },
+                "vocab_size": decoder.vocab_size,
+                "hidden_size": decoder.hidden_size,
+                "intermediate_size": decoder.intermediate_size,
+                "num_hidden_layers": decoder.num_layers,
+                "num_attention_heads": decoder.num_heads,
+                "num_key_value_heads": decoder.kv_heads(),
+                "head_dim": decoder.head_width(),
+                "max_position_embeddings": decoder.context_max,
+                "rms_norm_eps": decoder.rms_norm_eps,
+                "rope_theta": decoder.rope_theta,
+                "rope_scaling": rope,
+                "tie_word_embeddings": decoder.tied,
+                "attention_bias": decoder.output_bias,
+                "mlp_bias": decoder.mlp_bias,
+                "hidden_act": "silu",
+            }))
+        }
+    }
+}
+
+/// Reads the flat parameters of a model from a folder, in the order of [`ModelSpec::tensors`]; F16
+/// and BF16 become F32, and shards are read one at a time.
+///
+/// The classification head of an encoder may be absent, as in a model that was only pretrained.
+///
+/// - `spec`: was checked
+/// - `start`: the parameters that a new model would have, which stay where the folder has no head
+///
+/// # Errors
+/// [`CheckpointError`] naming file and tensor.
+pub fn read_parameters(
+    directory: &Path,
+    spec: &ModelSpec,
+    start: Vec<f32>,
+) -> Result<Vec<f32>, CheckpointError> {
+    let mut wanted: HashMap<String, (Vec<usize>, std::ops::Range<usize>)> = spec
+        .tensors()
+        .into_iter()
+        .zip(spec.spans())
+        .map(|(tensor, (name, span))| (name, (tensor.shape, span)))
+        .collect();
+    let mut parameters = start;
+    for path in files(directory)? {
+        let bytes = read(&path)?;
+        let failed = |source| CheckpointError::Safetensors { path: path.clone(), source };
+        for (tensor, view) in SafeTensors::deserialize(&bytes).map_err(failed)?.tensors() {
+            let Some((shape, span)) = wanted.remove(&tensor) else {
+                if is_derived(spec, &tensor) {
+                    continue;
+                }
+                return Err(CheckpointError::Unexpected { path, tensor });
+            };
+            let describe = |kind: &str, shape: &[usize]| format!("{kind} of shape {shape:?}");
+            let wrong = || CheckpointError::Tensor {
+                path: path.clone(),
+                tensor: tensor.clone(),
+                found: describe(&format!("{:?}", view.dtype()), view.shape()),
+                expected: describe("F32, F16 or BF16", &shape),
+            };
+            if view.shape() != shape {
+                return Err(wrong());
+            }
+            let values = floats(view.dtype(), view.data()).ok_or_else(wrong)?;
+            parameters[span].copy_from_slice(&values);
+        }
+    }
+    let head =
+        |name: &str| matches!(spec, ModelSpec::Encoder(_)) && name.starts_with("classifier.");
+    match wanted.into_keys().filter(|name| !head(name)).min() {
+        Some(tensor) => Err(CheckpointError::Missing { directory: directory.to_owned(), tensor }),
+        None => Ok(parameters),
+    }
+}
+
+/// Old exports hold rotary frequencies, positions, and a copy of a tied head.
+fn is_derived(spec: &ModelSpec, tensor: &str) -> bool {
+    let tied = matches!(spec, ModelSpec::Decoder(decoder) if decoder.tied);
+    tensor.ends_with("rotary_emb.inv_freq")
+        || tensor.ends_with("embeddings.position_ids")
+        || (tied && tensor == "lm_head.weight")
+}
+
+fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+    let halves = || data.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+    Some(match dtype {
+        Dtype::F32 => {
+            data.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect()
+        }
+        Dtype::BF16 => halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
+        Dtype::F16 => halves().map(half).collect(),
+        _ => return None,
+    })
+}
+
+/// A number of IEEE 754 binary16.
+fn half(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 0 { 1.0 } else { -1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
+    sign * match exponent {
+        0 => fraction * 2.0_f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1024.0 + fraction) * 2.0_f32.powi(exponent - 25),
+    }
+}
+
+/// The files with weights, in the order of their names.
+fn files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let path = directory.join("model.safetensors.index.json");
+    if !path.exists() {
+        return Ok(vec![directory.join("model.safetensors")]);
+    }
+    let index: Index = json(&path)?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    let outside =
+        |name: &&String| Path::new(name).file_name().is_none_or(|file| file != name.as_str());
+    match names.iter().find(outside) {
+        Some(name) => Err(CheckpointError::ShardName { name: name.clone(), path }),
+        None => Ok(names.into_iter().map(|name| directory.join(name)).collect()),
+    }
+}
+
+fn json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, CheckpointError> {
+    let text = read(path)?;
+    serde_json::from_slice(&text)
+        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    fs::read(path).map_err(|source| CheckpointError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../client-agent/tests/fixtures/language")
+            .join(name)
+    }
+
+    #[test]
+    fn folders_of_every_family_are_read_single_or_in_shards() {
+        for (name, family) in
+            [("llama", "decoder"), ("qwen2", "decoder"), ("smollm", "decoder"), ("bert", "encoder")]
+        {
+            let spec = read_spec(&fixture(name)).expect("known");
+            spec.validate().expect("valid");
+            assert_eq!(spec.family(), family);
+            let start = vec![f32::NAN; spec.num_parameters()];
+            let parameters = read_parameters(&fixture(name), &spec, start).expect("whole");
+            assert!(parameters.iter().all(|value| value.is_finite()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_written_configuration_is_read_as_the_same_model() {
+        for name in ["llama", "qwen2", "smollm", "bert"] {
+            let spec = read_spec(&fixture(name)).expect("known");
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let text = config(&spec).expect("a folder's family").to_string();
+            fs::write(directory.path().join("config.json"), text).expect("writes");
+            let again = read_spec(directory.path()).expect("known");
+            // A folder may leave open what follows from the rest.
+            let (again, spec) = match (again, spec) {
+                (ModelSpec::Decoder(again), ModelSpec::Decoder(mut spec)) => {
+                    spec.num_kv_heads = Some(spec.kv_heads() as u32);
+                    spec.head_dim = Some(spec.head_width() as u32);
+                    (ModelSpec::Decoder(again), ModelSpec::Decoder(spec))
+                }
+                pair => pair,
+            };
+            assert_eq!(again, spec);
+        }
+    }
+
+    #[test]
+    fn folders_that_cannot_be_used_are_named() {
+        let config = fs::read_to_string(fixture("qwen2/config.json")).expect("reads");
+        for (from, to, wanted) in [
+            ("Qwen2ForCausalLM", "GPT2LMHeadModel", "architectures"),
+            ("\"silu\"", "\"gelu\"", "hidden_act"),
+            ("{", "[", "config.json"),
+            ("\"vocab_size\"", "\"vocabulary\"", "config.json"),
+        ] {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let text = config.replacen(from, to, 1);
+            fs::write(directory.path().join("config.json"), text).expect("writes");
+            let error = read_spec(directory.path()).expect_err(wanted).to_string();
+            assert!(error.contains(wanted), "{wanted}: {error}");
+        }
+        let (llama, qwen) = (fixture("llama"), fixture("qwen2"));
+        let spec = read_spec(&llama).expect("known");
+        let start = || vec![0.0; spec.num_parameters()];
+        let error = read_parameters(&qwen, &spec, start()).expect_err("another model").to_string();
+        assert!(
+            error.contains("which the model does not have") || error.contains("needs"),
+            "{error}"
+        );
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let error =
+            read_parameters(directory.path(), &spec, start()).expect_err("empty").to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+        let index = br#"{"weight_map": {"a": "../secret"}}"#;
+        fs::write(directory.path().join("model.safetensors.index.json"), index).expect("writes");
+        let error = read_parameters(directory.path(), &spec, start()).expect_err("outside");
+        assert!(matches!(error, CheckpointError::ShardName { .. }), "{error}");
+    }
+
+    #[test]
+    fn half_precision_numbers_are_exact() {
+        for (bits, value) in [
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x3555, 0.333_251_95),
+            (0x0001, 5.960_464_5e-8),
+            (0x7bff, 65504.0),
+            (0x7c00, f32::INFINITY),
+        ] {
+            assert_eq!(half(bits), value);
+        }
+        assert!(half(0x7e00).is_nan());
+    }
+}
