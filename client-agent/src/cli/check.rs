@@ -112,7 +112,11 @@ fn identity(site: &Site) -> Finding {
             let who = &identity.coordinator;
             let ok = !identity.is_expired(now);
             if let Err(error) = tls::agent(identity.tls.clone(), &identity.authority) {
-                let detail = format!("key and certificate do not fit: {}", chain(&error));
+                let detail = format!(
+                    "key.pem and certificate.pem do not fit together ({}); restore them, or enrol \
+                     again with a new token",
+                    chain(&error)
+                );
                 return Finding { what: what.to_owned(), ok: false, detail };
             }
             let detail = if ok {
