@@ -109,7 +109,7 @@ fn a_released_round_is_sent_again_as_it_is_and_never_debited_twice() {
     std::fs::remove_file(files.path(first.update.digest)).unwrap();
     let error = standing(&ledger, &files, &asked, &allowed, 4).unwrap_err();
     assert!(matches!(error, UpdateError::Lost { .. }), "{error}");
-    assert_eq!(error.code(), ErrorCode::TrainingFailed);
+    assert_eq!(error.code(), ErrorCode::ReleaseLost);
 }
 
 #[test]

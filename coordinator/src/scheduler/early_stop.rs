@@ -16,7 +16,7 @@ pub(super) fn reason<'a>(
 ) -> Option<String> {
     // So that larger is better.
     let sign = match rule.metric {
-        Metric::Accuracy => 1.0,
+        Metric::Accuracy | Metric::FeedbackAccuracy => 1.0,
         Metric::Loss => -1.0,
     };
     let name = rule.metric.name();
