@@ -46,7 +46,7 @@ fn every_metric_of_the_board_and_the_alerts_is_exported() {
     );
     until("the refusals", 30, || {
         let document = coordinator.get("/v1/jobs/forbidden");
-        document["waiting_for"].as_str()?.contains("beta refuses").then_some(())
+        document["waiting_for"].as_str()?.contains("alpha, beta refuse:").then_some(())
     });
     let _ = coordinator.ask(&["job", "stop", "forbidden"]);
     let text = String::from_utf8(coordinator.get_bytes("/metrics")).expect("text");

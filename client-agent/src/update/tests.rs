@@ -447,9 +447,9 @@ fn what_was_released_is_read_back_from_its_bytes() {
     for rotation in [false, true] {
         let mut asked = assignment(1, "record");
         asked.job.privacy.rotation = rotation;
-        // Almost no noise and no clipping: the update is the way of plain steps.
-        asked.job.privacy.noise_multiplier = 1e-6;
-        (asked.job.training.sampling_rate, asked.job.privacy.clipping_norm) = (1.0, 1e3);
+        // As little noise as there may be, so that two updates hardly differ.
+        asked.job.privacy.noise_multiplier = 0.01;
+        asked.job.training.sampling_rate = 1.0;
         let packed = noisy_update(&asked, round, &mut |_, _| ControlFlow::Continue(())).unwrap();
         let released = released_update(&asked, &packed).unwrap();
         asked.job.privacy.rotation = false;

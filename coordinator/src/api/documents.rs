@@ -239,10 +239,12 @@ impl MetricsDocument {
 pub struct PrivacyDocument {
     /// `record` or `tenant`.
     pub unit: PrivacyUnit,
-    /// ε of what happened: with the honest survivors that each sum really had.
-    pub epsilon: f64,
-    /// ε of the worst case that the protocol allowed in the same rounds, which agents debit.
-    pub epsilon_worst_case: f64,
+    /// ε of what happened: with the honest survivors that each sum really had; `None` if it is
+    /// beyond what can be computed.
+    pub epsilon: Option<f64>,
+    /// ε of the worst case that the protocol allowed in the same rounds, which agents debit; `None`
+    /// likewise.
+    pub epsilon_worst_case: Option<f64>,
     /// The δ of both.
     pub delta: f64,
 }

@@ -51,6 +51,7 @@ impl Bench {
             identity,
             Digest::of(ADMIN.as_bytes()),
             folder.path(),
+            process::now(),
         )
         .expect("starts empty");
         let keyring = core.keyring.clone();

@@ -205,9 +205,15 @@ fn describe(job: &JobDocument) -> String {
         .iter()
         .map(|tenant| [tenant.tenant.to_string(), tenant.state.clone(), tenant.detail.clone()]);
     let privacy = job.privacy.as_ref().map_or_else(String::new, |privacy| {
+        let written = |epsilon: Option<f64>| {
+            epsilon.map_or_else(|| "beyond what can be computed".to_owned(), |it| format!("{it:.3}"))
+        };
         format!(
-            "the sums so far: epsilon {:.3} (at most {:.3} had more dropped out) at delta {:e}, for adding or removing one {:?}\n",
-            privacy.epsilon, privacy.epsilon_worst_case, privacy.delta, privacy.unit
+            "the sums so far: epsilon {} (at most {} had more dropped out) at delta {:e}, for adding or removing one {:?}\n",
+            written(privacy.epsilon),
+            written(privacy.epsilon_worst_case),
+            privacy.delta,
+            privacy.unit
         )
         .to_lowercase()
     });

@@ -67,8 +67,9 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let metrics = driver::install_metrics().context("metrics cannot be collected")?;
 
     let blobs = BlobStore::open(folder.path())?;
+    let (store, now) = (Box::new(store), process::now());
     let mut core =
-        Core::restore(Box::new(store), blobs, authority, identity, administrator, folder.path())?;
+        Core::restore(store, blobs, authority, identity, administrator, folder.path(), now)?;
     core.certificate_days = config.agents.certificate_days;
     core.scheduler.set_pace(config.pace);
     let keyring = core.keyring.clone();

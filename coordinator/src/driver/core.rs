@@ -146,6 +146,7 @@ impl Core {
     ///
     /// - `administrator`: BLAKE3 of the folder's own access token
     /// - `folder`: where the audit log is
+    /// - `now`: what the deadlines of open rounds are counted from
     ///
     /// # Errors
     /// [`CoreError::Store`] if a record is damaged, [`CoreError::Audit`] if the audit log is;
@@ -157,6 +158,7 @@ impl Core {
         identity: Identity,
         administrator: Digest,
         folder: &Path,
+        now: Timestamp,
     ) -> Result<Self, CoreError> {
         let noted = store::load(&*store, Table::Audit)?.pop();
         let audit = AuditLog::open(folder, authority.fingerprint(), noted)?;
@@ -186,8 +188,8 @@ impl Core {
         let spending = Spending::restore(&rounds, jobs.iter().map(|job| &job.spec), &models);
         let keyring = Keyring::new(administrator, store::load(&*store, Table::Tokens)?);
         let (mut events, mut unsaved) = (VecDeque::from([start]), Batch::default());
-        give_up_lost(&mut jobs, &blobs, &mut events, &mut unsaved)?;
-        let scheduler = Scheduler::restore(tenants, jobs, models, process::now());
+        give_up_lost(&mut jobs, &blobs, &mut events, &mut unsaved, now)?;
+        let scheduler = Scheduler::restore(tenants, jobs, models, now);
         verify_files(&scheduler, &blobs)?;
         // What an interrupted `backup` left.
         backup::discard(folder).map_err(Box::new)?;
@@ -584,6 +586,7 @@ fn give_up_lost(
     blobs: &BlobStore,
     events: &mut VecDeque<AuditEvent>,
     unsaved: &mut Batch,
+    now: Timestamp,
 ) -> Result<(), CoreError> {
     for job in jobs {
         for (tenant, update) in job.awaiting_sum() {
@@ -594,7 +597,7 @@ fn give_up_lost(
                     let reason =
                         format!("the file {update} of tenant {tenant}'s update is missing");
                     warn!(job = %name, %round, %tenant, reason, "round abandoned");
-                    events.push_back(job.abandon_lost(reason, process::now(), unsaved));
+                    events.push_back(job.abandon_lost(reason, now, unsaved));
                     break;
                 }
                 Err(source) => return Err(CoreError::Update { source }),

@@ -260,7 +260,7 @@ fn measure_job(job: &Job, since: Option<Timestamp>) {
         set("tributary_job_phase_started_seconds", seconds(since));
     }
     if let Some(revealed) = &record.revealed {
-        set("tributary_job_epsilon", revealed.epsilon);
+        set("tributary_job_epsilon", revealed.epsilon.unwrap_or(f64::INFINITY));
     }
     for phase in [
         "selection",

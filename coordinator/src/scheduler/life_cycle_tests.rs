@@ -128,7 +128,7 @@ fn a_used_up_round_quota_waits_for_midnight_and_says_so() {
     let open = bench.scheduler.job(&job().name).expect("known");
     assert!(matches!(open.round().phase, Phase::Selection(_)));
     let line = bench.scheduler.waiting_for(open, NOW);
-    assert!(line.contains("alpha: the quota of 1 rounds a day"), "{line}");
+    assert!(line.contains("alpha, beta: the quota of 1 rounds a day"), "{line}");
     let mut now = NOW;
     while bench.scheduler.jobs().next().expect("one").round().phase.name() == "selection" {
         now = bench.scheduler.poll_timeout().expect("midnight comes");

@@ -442,13 +442,13 @@ impl Scheduler {
         &self.models
     }
 
-    /// Every file that a record refers to.
+    /// Every file that durable records need; of a round that committed, no update is needed.
     #[must_use]
     pub fn referenced_files(&self) -> BTreeSet<Digest> {
         let models = self.models.iter().map(|version| version.file.digest);
         let newest = self.jobs.keys().filter_map(|job| self.models.latest(job));
         let states = newest.flat_map(ModelVersion::side_files);
-        let updates = self.jobs.values().flat_map(|job| job.round().updates().into_values());
+        let updates = self.jobs.values().flat_map(|job| job.record().awaiting_sum().into_values());
         models.chain(states).chain(updates).collect()
     }
 

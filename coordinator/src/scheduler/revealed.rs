@@ -17,10 +17,11 @@ use crate::aggregation;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Revealed {
-    /// ε of what happened: with the honest survivors that every sum really had.
-    pub epsilon: f64,
-    /// ε of the worst case that the protocol allowed in the same rounds.
-    pub epsilon_worst_case: f64,
+    /// ε of what happened: with the honest survivors that every sum really had; `None` if it is
+    /// beyond what can be computed.
+    pub epsilon: Option<f64>,
+    /// ε of the worst case that the protocol allowed in the same rounds; `None` likewise.
+    pub epsilon_worst_case: Option<f64>,
     /// The δ of both.
     pub delta: f64,
     happened: Vec<PrivacyEvent>,
@@ -58,10 +59,10 @@ fn count(events: &mut Vec<PrivacyEvent>, event: PrivacyEvent) {
     }
 }
 
-/// What cannot be accounted is not shown as private.
-fn epsilon(events: &[PrivacyEvent], delta: f64) -> f64 {
+/// Finite, since no document can hold an infinity.
+fn epsilon(events: &[PrivacyEvent], delta: f64) -> Option<f64> {
     let epsilon = Delta::new(delta).and_then(|delta| accountant::epsilon(events, delta));
-    epsilon.unwrap_or(f64::INFINITY)
+    epsilon.ok().filter(|epsilon| epsilon.is_finite())
 }
 
 #[cfg(test)]
@@ -90,8 +91,18 @@ mod tests {
         for _ in 0..3 {
             revealed.add(&job, &plan, lattice, 10);
         }
-        assert!(revealed.epsilon < revealed.epsilon_worst_case, "{revealed:?}");
+        let (epsilon, worst) = (revealed.epsilon, revealed.epsilon_worst_case);
+        assert!(epsilon.expect("known") < worst.expect("known"), "{revealed:?}");
         assert_eq!((revealed.happened.len(), revealed.allowed.len()), (2, 1));
         assert_eq!(revealed.allowed[0].count(), 4);
+    }
+
+    #[test]
+    fn a_record_survives_an_epsilon_that_cannot_be_computed() {
+        let mut revealed = Revealed { epsilon: epsilon(&[], 2.0), ..Revealed::default() };
+        let text = serde_json::to_string(&revealed).expect("a document");
+        assert_eq!(serde_json::from_str::<Revealed>(&text).expect("the same"), revealed);
+        revealed.epsilon = epsilon(&[], 1e-5);
+        assert_eq!(revealed.epsilon, Some(0.0));
     }
 }

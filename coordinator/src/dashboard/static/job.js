@@ -99,6 +99,7 @@ function curves(job, width) {
 
 function spending(job, cost) {
   const planned = cost.epsilon_planned;
+  const bounded = (epsilon) => (epsilon === null ? "beyond what can be computed" : significant(epsilon));
   const tenant = (one) => h("tr", { key: one.tenant },
     h("th", { scope: "row" }, one.tenant),
     h("td", { class: "number" }, h("b", {}, significant(one.epsilon))),
@@ -111,9 +112,9 @@ function spending(job, cost) {
     h("div", { class: "panel-head" }, h("h2", { id: "privacy-title" }, "Privacy"),
       h("p", { class: "faint" }, `δ ${significant(cost.delta)}, per ${cost.unit}`)),
     h("dl", { class: "facts" },
-      fact("ε planned", planned === null ? "beyond what can be computed" : significant(planned), "Of a tenant that is in every round"),
-      job.privacy && fact("ε of the sums", significant(job.privacy.epsilon), "What the committed sums revealed, with the survivors they had"),
-      job.privacy && fact("ε allowed", significant(job.privacy.epsilon_worst_case), "The worst case in the same rounds, which agents debit")),
+      fact("ε planned", bounded(planned), "Of a tenant that is in every round"),
+      job.privacy && fact("ε of the sums", bounded(job.privacy.epsilon), "What the committed sums revealed, with the survivors they had"),
+      job.privacy && fact("ε allowed", bounded(job.privacy.epsilon_worst_case), "The worst case in the same rounds, which agents debit")),
     cost.tenants.length === 0
       ? note("empty", "Nothing spent", "No update has become part of a model yet.")
       : h("div", { class: "scroll" }, h("table", { class: "rows" },

@@ -230,8 +230,8 @@ impl World {
         let identity = authority::server_identity(&pki().server, &authority).expect("a pair");
         let blobs = BlobStore::open(self.folder.path()).expect("opens");
         let (store, administrator) = (Box::new(self.disk.clone()), Digest::of(b"token"));
-        let core =
-            Core::restore(store, blobs, authority, identity, administrator, self.folder.path());
+        let folder = self.folder.path();
+        let core = Core::restore(store, blobs, authority, identity, administrator, folder, NOW);
         self.core = Some(core.expect("everything is whole"));
         self.settle()?;
         for index in 0..self.sites.len() {
