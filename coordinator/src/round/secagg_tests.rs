@@ -278,18 +278,23 @@ impl World {
         }
     }
 
-    /// An agent's connection breaks and comes back.
+    /// An agent's connection breaks and comes back; what it had answered it answers again.
     fn reconnect(&mut self, index: usize) {
         if !self.agents[index].alive {
             return;
         }
-        self.agents[index].inbox.clear();
-        let tenant = self.agents[index].tenant.clone();
+        let agent = &mut self.agents[index];
+        let has_answered = agent.inbox.is_empty() && agent.client.is_some();
+        agent.inbox.clear();
+        let tenant = agent.tenant.clone();
         self.round.handle(self.now, Input::Connected(tenant)).expect("fits every phase");
         let configured = matches!(self.round.outputs.back(), Some(Output::Configure(..)));
         self.carry_out();
         if configured {
             self.accept(index);
+        }
+        if has_answered {
+            self.deliver(index);
         }
     }
 
@@ -311,15 +316,8 @@ impl World {
     fn crash(&mut self) {
         self.round = Round::restore(self.durable.clone(), self.now);
         self.carry_out();
-        let idle: Vec<bool> = self.agents.iter().map(|agent| agent.inbox.is_empty()).collect();
         for index in 0..COHORT {
             self.reconnect(index);
-        }
-        // Whoever had answered answers again, whoever had not still has to.
-        for index in (0..COHORT).filter(|&index| idle[index]) {
-            if self.agents[index].client.is_some() {
-                self.deliver(index);
-            }
         }
     }
 
