@@ -12,11 +12,14 @@ use tributary_privacy::{
     accountant::{self, Delta},
     clip::ClippingNorm,
     lattice::Lattice,
-    mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
+    mechanism::{
+        BandedMatrix, ClipVote, CorrelatedGradientSum, NoisyGradientSum, NoisyStatistics,
+        NoisyUpdate, ParticipationSchedule, PrivacyEvent,
+    },
 };
 use tributary_protocol::{
     id::{JobId, TenantId},
-    job::{JobSpec, PrivacyUnit},
+    job::{CorrelatedNoise, JobSpec, PrivacyUnit},
     message::LatticeSpec,
 };
 
@@ -108,35 +111,56 @@ fn round_events(job: &JobSpec, lattice: LatticeSpec) -> Option<Vec<PrivacyEvent>
     }
     let norm = ClippingNorm::new(job.privacy.clipping_norm).ok()?;
     let multiplier = job.privacy.noise_multiplier;
+    let lattice = Lattice::new(lattice.step, lattice.bits).ok()?;
     let event = match job.privacy.unit {
         PrivacyUnit::Record => {
             let sum = NoisyGradientSum::new(norm, multiplier, job.federated_dimension()).ok()?;
             sum.event(job.training.sampling_rate).with_count(job.training.local_steps.into())
         }
         PrivacyUnit::Tenant => {
-            let lattice = Lattice::new(lattice.step, lattice.bits).ok()?;
             NoisyUpdate::new(lattice, norm, multiplier, job.wire_dimension()).ok()?.event()
         }
     };
-    let vote = job.privacy.adaptive().map(|adaptive| PrivacyEvent::Gaussian {
-        noise_multiplier: adaptive.count_noise_multiplier,
-        count: 1,
-    });
+    let vote = match job.privacy.adaptive() {
+        Some(adaptive) => {
+            let multiplier_of_votes = adaptive.count_noise_multiplier;
+            Some(ClipVote::new(lattice, norm, multiplier, multiplier_of_votes).ok()?.event())
+        }
+        None => None,
+    };
     Some([event].into_iter().chain(vote).collect())
+}
+
+/// What a whole run with correlated noise costs a tenant; `None` if it cannot be said here.
+fn run_event(job: &JobSpec, correlated: CorrelatedNoise) -> Option<PrivacyEvent> {
+    let norm = ClippingNorm::new(job.privacy.clipping_norm).ok()?;
+    let matrix = BandedMatrix::new(correlated.bands).ok()?;
+    let schedule = ParticipationSchedule::cyclic(job.steps_of_run()?, correlated.groups).ok()?;
+    let (multiplier, dimension) = (job.privacy.noise_multiplier, job.federated_dimension());
+    let run = CorrelatedGradientSum::new(norm, multiplier, dimension, matrix, schedule);
+    run.ok().map(|run| run.event())
 }
 
 fn events(job: &JobSpec, lattice: LatticeSpec, releases: Releases) -> Option<Vec<PrivacyEvent>> {
     let mut events = Vec::new();
     if releases.updates > 0 {
-        let rounds = round_events(job, lattice)?;
-        let repeated = |event: &PrivacyEvent| event.with_count(event.count() * releases.updates);
-        events.extend(rounds.iter().map(repeated));
+        // A run is paid as a whole with its first round, and a new one begins after it. That an
+        // agent lost the state of one, and began anew, only its own ledger knows.
+        let (once, times) = match job.privacy.correlated {
+            Some(correlated) => (
+                vec![run_event(job, correlated)?],
+                releases.updates.div_ceil(correlated.rounds_max.max(1)),
+            ),
+            None => (round_events(job, lattice)?, releases.updates),
+        };
+        events.extend(once.iter().map(|event| event.with_count(event.count() * times)));
     }
     if let Some(spec) = &job.evaluation
         && releases.evaluations > 0
     {
-        let count = spec.metrics.len() as u64 * releases.evaluations;
-        events.push(PrivacyEvent::Gaussian { noise_multiplier: spec.noise_multiplier, count });
+        // A sum and a count for each metric.
+        let metric = NoisyStatistics::new(spec.noise_multiplier).ok()?.event(2);
+        events.push(metric.with_count(spec.metrics.len() as u64 * releases.evaluations));
     }
     Some(events)
 }
@@ -225,6 +249,20 @@ mod tests {
         let counted: BTreeMap<_, _> = spending.of(&job.name).collect();
         assert_eq!(counted[&tenant("alpha")], Releases { updates: 3, evaluations: 2 });
         assert_eq!(counted[&tenant("beta")], Releases { updates: 2, evaluations: 2 });
+    }
+
+    #[test]
+    fn a_run_with_correlated_noise_is_paid_once() {
+        let mut job = crate::scheduler::tests::job();
+        job.privacy.correlated = Some(CorrelatedNoise { bands: 4, groups: 8, rounds_max: 10 });
+        let lattice = aggregation::plan_lattice(&job).expect("fits");
+        let cache = EpsilonCache::default();
+        let epsilon = |updates| {
+            cache.epsilon(&job, lattice, Releases { updates, evaluations: 0 }).expect("computable")
+        };
+        assert_eq!(epsilon(1), epsilon(10));
+        assert!(epsilon(10) < epsilon(11));
+        assert_eq!(epsilon(11), epsilon(20));
     }
 
     #[test]
