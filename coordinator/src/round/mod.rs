@@ -24,6 +24,8 @@ mod configuration;
 mod error;
 mod event;
 mod key_exchange;
+mod phase;
+mod record;
 mod reporting;
 mod secagg;
 #[cfg(test)]
@@ -33,12 +35,8 @@ mod selection;
 mod tests;
 mod unmasking;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
 use tributary_privacy::secagg::{ClientMessage, PeerKeys};
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
@@ -54,6 +52,8 @@ pub use self::{
     error::RoundError,
     event::{Input, Output},
     key_exchange::KeyExchange,
+    phase::Phase,
+    record::RoundRecord,
     reporting::Reporting,
     secagg::{Aggregation, Request, SecaggTerms},
     selection::Selection,
@@ -67,104 +67,6 @@ pub struct Round {
     outputs: VecDeque<Output>,
     /// Who was given a ticket since this was last asked.
     given: BTreeSet<TenantId>,
-}
-
-/// The durable form of a round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoundRecord {
-    /// Number within the job.
-    pub number: RoundNumber,
-    /// The base model that the round starts from.
-    pub base: Digest,
-    /// How it is scheduled.
-    pub plan: RoundPlan,
-    /// What its sum must withstand; `None` where every update is private by itself.
-    #[serde(default)]
-    pub secagg: Option<SecaggTerms>,
-    /// Seeds the choice of the cohort.
-    pub cohort_seed: u64,
-    /// Where it stands.
-    pub phase: Phase,
-    /// Of a committed asynchronous round, what the next one goes on with.
-    #[serde(default)]
-    pub carried: Carried,
-}
-
-impl RoundRecord {
-    /// Takes out what is stored by itself, because it is large and seldom changes: the secure
-    /// aggregation whose masked updates are arriving.
-    pub fn detach(&mut self) -> Option<Arc<Aggregation>> {
-        match &mut self.phase {
-            Phase::Reporting(reporting) => reporting.detach(),
-            _ => None,
-        }
-    }
-
-    /// Puts back what [`Self::detach`] took out; false if the round needs it, and it is not this.
-    #[must_use]
-    pub fn attach(&mut self, aggregation: Option<Arc<Aggregation>>) -> bool {
-        match &mut self.phase {
-            Phase::Reporting(reporting) => reporting.attach(aggregation),
-            _ => true,
-        }
-    }
-
-    /// What is stored by itself.
-    #[must_use]
-    pub const fn detachable(&self) -> Option<&Arc<Aggregation>> {
-        match &self.phase {
-            Phase::Reporting(reporting) => reporting.detachable(),
-            _ => None,
-        }
-    }
-
-    /// The updates that it counts.
-    #[must_use]
-    pub fn updates(&self) -> BTreeMap<TenantId, Digest> {
-        match &self.phase {
-            Phase::Reporting(reporting) => reporting.reported().clone(),
-            Phase::Unmasking(unmasking) => unmasking.reported().clone(),
-            Phase::Buffering(buffering) => buffering.updates(),
-            Phase::Committed { contributors } => contributors.clone(),
-            Phase::Selection(_)
-            | Phase::Configuration(_)
-            | Phase::KeyExchange(_)
-            | Phase::Abandoned { .. } => BTreeMap::new(),
-        }
-    }
-
-    /// How many versions the base of each contributor's update lay behind; none is listed in a
-    /// synchronous round.
-    #[must_use]
-    pub const fn staleness(&self) -> &BTreeMap<TenantId, u32> {
-        &self.carried.staleness
-    }
-
-    /// The base that a tenant trains from: the round's, or that of its own ticket.
-    #[must_use]
-    pub fn base_of(&self, tenant: &TenantId) -> Digest {
-        let Phase::Buffering(buffering) = &self.phase else { return self.base };
-        buffering.ticket(tenant).map_or(self.base, |ticket| ticket.base)
-    }
-
-    /// The round under which a tenant reports: this one, or that of its own ticket.
-    #[must_use]
-    pub fn number_of(&self, tenant: &TenantId) -> RoundNumber {
-        let Phase::Buffering(buffering) = &self.phase else { return self.number };
-        buffering.round_of(tenant).unwrap_or(self.number)
-    }
-
-    /// The rounds whose uploads may still come in.
-    #[must_use]
-    pub fn open_rounds(&self) -> BTreeSet<RoundNumber> {
-        let mut rounds = match &self.phase {
-            Phase::Buffering(buffering) => buffering.rounds(),
-            _ => self.carried.tickets.values().map(|ticket| ticket.round).collect(),
-        };
-        rounds.insert(self.number);
-        rounds
-    }
 }
 
 /// What the phases need to know of their round.
@@ -187,51 +89,6 @@ impl Setting<'_> {
             now: self.now,
             step_timeout_ms: self.step_timeout_ms(),
             report_timeout_ms: self.plan.report_timeout_ms,
-        }
-    }
-}
-
-/// Where a round stands. Each phase owns only its own data; a transition consumes the old phase.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Waiting for enough tenants.
-    Selection(Selection),
-    /// Invitations are out.
-    Configuration(Configuration),
-    /// The cohort of a secure aggregation makes keys and shares its secrets.
-    KeyExchange(KeyExchange),
-    /// Tenants train and upload.
-    Reporting(Reporting),
-    /// Tenants train from different bases; their updates fill a buffer.
-    Buffering(Buffering),
-    /// The masks of the sum are removed.
-    Unmasking(Unmasking),
-    /// The aggregate of these updates is to become the next model. Final.
-    Committed {
-        /// The update of each contributor.
-        contributors: BTreeMap<TenantId, Digest>,
-    },
-    /// Given up; no update of it is ever used. Final.
-    Abandoned {
-        /// Why, for people.
-        reason: String,
-    },
-}
-
-impl Phase {
-    /// The phase's name in JSON, logs and metrics.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Selection(_) => "selection",
-            Self::Configuration(_) => "configuration",
-            Self::KeyExchange(_) => "key_exchange",
-            Self::Reporting(_) => "reporting",
-            Self::Buffering(_) => "buffering",
-            Self::Unmasking(_) => "unmasking",
-            Self::Committed { .. } => "committed",
-            Self::Abandoned { .. } => "abandoned",
         }
     }
 }
@@ -622,58 +479,6 @@ impl Round {
 
     fn persist(&mut self) {
         self.outputs.push_back(Output::Persist(Box::new(self.record.clone())));
-    }
-}
-
-impl Phase {
-    /// When the tenant's report is due, if the round still wants something of it.
-    pub(crate) fn assignment_deadline(&self, tenant: &TenantId) -> Option<Timestamp> {
-        match self {
-            Self::Configuration(configuration) => configuration.assignment_deadline(tenant),
-            Self::KeyExchange(exchange) => {
-                let asked = exchange.aggregation().request(tenant).is_some();
-                asked.then_some(exchange.deadline)
-            }
-            Self::Reporting(reporting) => reporting.assignment_deadline(tenant),
-            Self::Buffering(buffering) => buffering.ticket(tenant).map(|ticket| ticket.due),
-            Self::Unmasking(unmasking) => {
-                let awaited = unmasking.aggregation().awaited().contains(tenant);
-                awaited.then_some(unmasking.deadline)
-            }
-            Self::Selection(_) | Self::Committed { .. } | Self::Abandoned { .. } => None,
-        }
-    }
-
-    /// Everyone who was asked; once committed, the contributors. Of an asynchronous round nobody:
-    /// every tenant is told of its own ticket.
-    pub(crate) fn invited(&self) -> BTreeSet<TenantId> {
-        match self {
-            Self::Configuration(configuration) => configuration.invited().cloned().collect(),
-            Self::KeyExchange(exchange) => {
-                exchange.aggregation().members().iter().cloned().collect()
-            }
-            Self::Reporting(reporting) => reporting.invited().cloned().collect(),
-            Self::Unmasking(unmasking) => {
-                unmasking.aggregation().members().iter().cloned().collect()
-            }
-            Self::Committed { contributors } => contributors.keys().cloned().collect(),
-            Self::Selection(_) | Self::Buffering(_) | Self::Abandoned { .. } => BTreeSet::new(),
-        }
-    }
-
-    /// The secure aggregation under way, if there is one.
-    #[must_use]
-    pub fn aggregation(&self) -> Option<&Aggregation> {
-        match self {
-            Self::KeyExchange(exchange) => Some(exchange.aggregation()),
-            Self::Reporting(reporting) => reporting.aggregation(),
-            Self::Unmasking(unmasking) => Some(unmasking.aggregation()),
-            Self::Selection(_)
-            | Self::Configuration(_)
-            | Self::Buffering(_)
-            | Self::Committed { .. }
-            | Self::Abandoned { .. } => None,
-        }
     }
 }
 
