@@ -17,6 +17,7 @@ mod life_cycle;
 mod life_cycle_tests;
 mod metrics;
 mod pacing;
+mod record;
 mod resume;
 #[cfg(test)]
 mod resume_tests;
@@ -39,8 +40,9 @@ use tributary_protocol::{
 pub use self::{
     action::{Action, Commit, OfferAnswer},
     error::SchedulerError,
-    job::{AggregationRecord, Job, JobControl, JobRecord, JobState, RoundSummary},
+    job::{Job, JobControl},
     metrics::{BaseMetrics, MetricEstimate},
+    record::{AggregationRecord, JobRecord, JobState, RoundSummary},
     revealed::Revealed,
 };
 use crate::{
