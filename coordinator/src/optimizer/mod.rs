@@ -11,13 +11,7 @@ mod yogi;
 use ndarray::{Array1, ArrayView1, ArrayViewMut1, Zip};
 use tributary_protocol::job::ServerOptimizerSpec;
 
-pub use self::{
-    adagrad::Adagrad,
-    adam::Adam,
-    moments::{AdaptiveMoments, SecondMoment},
-    sgd::Sgd,
-    yogi::Yogi,
-};
+pub use self::{adagrad::Adagrad, moments::AdaptiveMoments, sgd::Sgd};
 
 /// A first-order optimizer over the flat parameters.
 pub trait ServerOptimizer {
@@ -55,20 +49,22 @@ pub fn build(spec: &ServerOptimizerSpec, moments: Vec<Array1<f64>>) -> Box<dyn S
         }
         ServerOptimizerSpec::Adam { server_learning_rate, beta1, beta2, tau } => {
             let moments = first.zip(second);
-            Box::new(AdaptiveMoments::<Adam>::new(
+            Box::new(AdaptiveMoments::new(
                 server_learning_rate,
                 [beta1, beta2],
                 tau,
                 moments,
+                adam::second_moment,
             ))
         }
         ServerOptimizerSpec::Yogi { server_learning_rate, beta1, beta2, tau } => {
             let moments = first.zip(second);
-            Box::new(AdaptiveMoments::<Yogi>::new(
+            Box::new(AdaptiveMoments::new(
                 server_learning_rate,
                 [beta1, beta2],
                 tau,
                 moments,
+                yogi::second_moment,
             ))
         }
     }
