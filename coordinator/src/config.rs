@@ -13,10 +13,7 @@ use thiserror::Error;
 
 use tributary_protocol::{
     time::Timestamp,
-    transport::{
-        endpoint::{IDLE_TIMEOUT, IDLE_TIMEOUT_MIN},
-        tls::Identity,
-    },
+    transport::endpoint::{IDLE_TIMEOUT, IDLE_TIMEOUT_MIN},
 };
 
 use crate::{
@@ -169,9 +166,10 @@ pub enum ApiTls {
     /// Plain HTTP, on a loopback address only. The default.
     #[default]
     Off,
-    /// A certificate of the coordinator's own authority, made anew at every start.
+    /// A certificate of the coordinator's own authority, made anew at every start, at SIGHUP, and after
+    /// two thirds of its time.
     Authority,
-    /// A certificate from elsewhere.
+    /// A certificate from elsewhere, read again at SIGHUP, and every hour after two thirds of its time.
     Files {
         /// PEM, leaf first.
         certificate: PathBuf,
@@ -311,19 +309,19 @@ impl Folder {
         self.pair("server")
     }
 
-    /// The API's TLS identity, or `None` for plain HTTP.
+    /// The API's certificate and key, or `None` for plain HTTP.
     ///
     /// - `address`: where it listens
     ///
     /// # Errors
     /// [`ConfigError::PlainApi`] for plain HTTP beyond loopback; else if a file is not usable.
-    pub fn api_identity(
+    pub fn api_pair(
         &self,
         tls: &ApiTls,
         address: SocketAddr,
         authority: &Authority,
         now: Timestamp,
-    ) -> Result<Option<Identity>, ConfigError> {
+    ) -> Result<Option<PemPair>, ConfigError> {
         let pair = match tls {
             ApiTls::Off if address.ip().is_loopback() => return Ok(None),
             ApiTls::Off => return Err(ConfigError::PlainApi { address }),
@@ -349,7 +347,7 @@ impl Folder {
                 PemPair { certificate: read(certificate)?, key: read(key)? }
             }
         };
-        Ok(Some(authority::identity(&pair)?))
+        Ok(Some(pair))
     }
 
     /// Reads the administrator's token.

@@ -1,6 +1,11 @@
 //! Hot rotation of certificates, at both ends.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -113,4 +118,108 @@ async fn the_coordinator_renews_its_own_certificate_without_dropping_a_connectio
     // The first connection lives on: it is answered.
     let answer = renewal(&mut before, b"garbage".to_vec()).await;
     assert!(matches!(answer, EnrollmentResponse::Refused(_)));
+}
+
+/// A connection to the HTTP API that stays open between requests.
+struct ApiConnection(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
+
+impl ApiConnection {
+    fn open(coordinator: &Coordinator, authority: &str) -> Self {
+        let authority = CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority).expect("an authority");
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let config = Arc::new(config.with_no_client_auth());
+        let name = "localhost".try_into().expect("a name");
+        let tls = rustls::ClientConnection::new(config, name).expect("a connection");
+        let address = coordinator.api().strip_prefix("https://").expect("TLS").to_owned();
+        let mut open =
+            Self(rustls::StreamOwned::new(tls, TcpStream::connect(address).expect("up")));
+        open.ask();
+        open
+    }
+
+    /// Asks something that needs no token, and reads the whole answer.
+    fn ask(&mut self) {
+        let request = b"GET /v1/sign-in HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        self.0.write_all(request).expect("the connection lives");
+        let mut answer = Vec::new();
+        let text = loop {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).expect("an answer");
+            answer.extend(byte);
+            if answer.ends_with(b"\r\n\r\n") {
+                break String::from_utf8(answer).expect("text").to_lowercase();
+            }
+        };
+        assert!(text.starts_with("http/1.1 200"), "{text}");
+        let length = text.split("content-length: ").nth(1).expect("a length");
+        let length = length.split("\r\n").next().expect("a line").parse().expect("a number");
+        self.0.read_exact(&mut vec![0; length]).expect("the body");
+    }
+
+    /// The certificate that it was shown.
+    fn shown(&self) -> Vec<u8> {
+        self.0.conn.peer_certificates().expect("a chain")[0].to_vec()
+    }
+}
+
+/// A certificate for localhost that signs itself.
+fn self_signed() -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    (params.self_signed(&key).expect("signs").pem(), key.serialize_pem())
+}
+
+fn hang_up(coordinator: &Coordinator) {
+    let process = coordinator.process().to_string();
+    let sent = std::process::Command::new("kill").args(["-HUP", &process]).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// How often the log says so.
+fn said(coordinator: &Coordinator, words: &str) -> usize {
+    coordinator.log_text().matches(words).count()
+}
+
+#[test]
+fn the_api_shows_a_new_certificate_after_sighup_and_open_connections_live_on() {
+    const NEWEST: &str = "new connections to the HTTP API see";
+    let mut coordinator = Coordinator::start();
+    let read = |coordinator: &Coordinator, name: &str| {
+        fs::read_to_string(coordinator.path(name)).expect("reads")
+    };
+    // Of the coordinator's own authority.
+    coordinator.reconfigure("[api]\ntls = \"authority\"");
+    let authority = read(&coordinator, "authority.pem");
+    let mut before = ApiConnection::open(&coordinator, &authority);
+    hang_up(&coordinator);
+    until("another certificate", 10, || (said(&coordinator, NEWEST) == 1).then_some(()));
+    let after = ApiConnection::open(&coordinator, &authority);
+    assert_ne!(after.shown(), before.shown());
+    before.ask();
+
+    // From elsewhere.
+    let (first, key) = self_signed();
+    fs::write(coordinator.path("api.pem"), &first).expect("writes");
+    fs::write(coordinator.path("api.key"), key).expect("writes");
+    let files = "[api.tls.files]\ncertificate = \"api.pem\"\nkey = \"api.key\"";
+    coordinator.reconfigure(files);
+    let mut before = ApiConnection::open(&coordinator, &first);
+    let (second, key) = self_signed();
+    fs::write(coordinator.path("api.pem"), &second).expect("writes");
+    hang_up(&coordinator);
+    until("a complaint", 10, || {
+        // The key is still the first one's.
+        (said(&coordinator, "the HTTP API's certificate stays") == 1).then_some(())
+    });
+    assert_eq!(ApiConnection::open(&coordinator, &first).shown(), before.shown());
+    fs::write(coordinator.path("api.key"), key).expect("writes");
+    hang_up(&coordinator);
+    until("the second certificate", 10, || (said(&coordinator, NEWEST) == 2).then_some(()));
+    let after = ApiConnection::open(&coordinator, &second);
+    let expected = CertificateDer::from_pem_slice(second.as_bytes()).expect("PEM");
+    assert_eq!(after.shown(), expected.to_vec());
+    before.ask();
 }

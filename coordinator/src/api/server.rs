@@ -6,7 +6,7 @@ use axum::serve::Listener;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
@@ -39,22 +39,24 @@ pub struct TlsListener {
 impl TlsListener {
     /// Starts to accept.
     ///
+    /// - `config`: what the next connection sees; those that are open keep what they saw
+    ///
     /// # Errors
     /// [`TlsListenerError`].
     pub fn new(
         listener: TcpListener,
-        config: rustls::ServerConfig,
+        config: watch::Receiver<Arc<rustls::ServerConfig>>,
     ) -> Result<Self, TlsListenerError> {
         let address = listener.local_addr()?;
         let (connections, ready) = mpsc::channel(HANDSHAKES_MAX);
-        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), connections));
+        tokio::spawn(accept(listener, config, connections));
         Ok(Self { address, ready })
     }
 }
 
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    config: watch::Receiver<Arc<rustls::ServerConfig>>,
     connections: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -68,7 +70,8 @@ async fn accept(
                 continue;
             }
         };
-        let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        let acceptor = TlsAcceptor::from(config.borrow().clone());
+        let connections = connections.clone();
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => drop(connections.send((stream, remote)).await),

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Context;
 use quinn::VarInt;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tracing::info;
 use tributary_protocol::{
     error_code::ErrorCode,
@@ -26,7 +29,7 @@ use tributary_coordinator::{
     config::Endpoints,
     driver::{
         self, Core,
-        rotation::{self, Rotation},
+        rotation::{self, ApiRotation, Rotation},
     },
     store::SledStore,
     tenants::authority,
@@ -56,8 +59,11 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let reset_secret = authority.secret("stateless reset");
     let administrator = Digest::of(folder.admin_token()?.as_bytes());
     let api_address = listen.api_listen.unwrap_or(config.listen.api);
-    let api_identity =
-        folder.api_identity(&config.api.tls, api_address, &authority, process::now())?;
+    let api_pair = folder.api_pair(&config.api.tls, api_address, &authority, process::now())?;
+    let api_tls = match &api_pair {
+        Some(pair) => Some(Arc::new(tls::https(authority::identity(pair)?)?)),
+        None => None,
+    };
     let oidc = match config.api.oidc.clone() {
         Some(oidc) => Some(Oidc::new(oidc, folder.path())?),
         None => None,
@@ -80,7 +86,7 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
     let api = TcpListener::bind(api_address)
         .await
         .with_context(|| format!("cannot listen on {api_address}"))?;
-    let scheme = if api_identity.is_some() { "https" } else { "http" };
+    let scheme = if api_tls.is_some() { "https" } else { "http" };
     let endpoints = Endpoints {
         quic: quic.local_addr()?,
         api: format!("{scheme}://{}", reachable(api.local_addr()?)),
@@ -98,15 +104,26 @@ async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> 
         epsilons: Arc::default(),
         watchers: Arc::new(Semaphore::new(api::WATCHERS_MAX)),
     });
-    match api_identity {
-        Some(identity) => {
-            let listener = TlsListener::new(api, tls::https(identity)?)?;
+    let api_rotation = match (api_tls, &api_pair) {
+        (Some(config_now), Some(pair)) => {
+            let (shown, seen) = watch::channel(config_now);
+            let listener = TlsListener::new(api, seen)?;
             tokio::spawn(async move { axum::serve(listener, router).await });
+            let (tls, due) = (config.api.tls.clone(), authority::renewal_due(pair)?);
+            Some(ApiRotation { tls, address: api_address, due, shown })
         }
-        None => drop(tokio::spawn(async move { axum::serve(api, router).await })),
-    }
-    let rotation =
-        Rotation { folder: folder.clone(), quic: quic.clone(), core: rotating, listening };
+        _ => {
+            tokio::spawn(async move { axum::serve(api, router).await });
+            None
+        }
+    };
+    let rotation = Rotation {
+        folder: folder.clone(),
+        quic: quic.clone(),
+        core: rotating,
+        listening,
+        api: api_rotation,
+    };
     tokio::spawn(rotation.run(hangup()?));
     folder.announce(&endpoints)?;
     info!(quic = %endpoints.quic, api = %endpoints.api, "serving");

@@ -1,11 +1,12 @@
 //! Replaces the coordinator's own certificate while it runs: connections and rounds go on, new
 //! connections see the new one.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
     time::Timestamp,
     transport::{
         TransportError,
@@ -16,7 +17,7 @@ use tributary_protocol::{
 
 use super::{CoreError, CoreHandle};
 use crate::{
-    config::{ConfigError, Folder},
+    config::{ApiTls, ConfigError, Folder},
     tenants::authority::{self, Authority, AuthorityError},
 };
 
@@ -71,12 +72,51 @@ pub struct Rotation {
     pub core: CoreHandle,
     /// How the endpoint was opened.
     pub listening: Listening,
+    /// The HTTP API, if it speaks TLS.
+    pub api: Option<ApiRotation>,
+}
+
+/// How the HTTP API shows another certificate.
+pub struct ApiRotation {
+    /// Where its certificate comes from.
+    pub tls: ApiTls,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When the certificate that it shows is to be renewed.
+    pub due: Timestamp,
+    /// The configuration of new connections.
+    pub shown: watch::Sender<Arc<rustls::ServerConfig>>,
+}
+
+impl ApiRotation {
+    /// Makes or reads the certificate again if it is due, or whoever runs the coordinator asks for it.
+    ///
+    /// # Errors
+    /// [`RotationError`]; new connections then see the certificate before.
+    fn turn(
+        &mut self,
+        folder: &Folder,
+        authority: &Authority,
+        asked: bool,
+        now: Timestamp,
+    ) -> Result<(), RotationError> {
+        if now < self.due && !asked {
+            return Ok(());
+        }
+        let pair = folder.api_pair(&self.tls, self.address, authority, now)?;
+        let Some(pair) = pair else { return Ok(()) };
+        self.due = authority::renewal_due(&pair)?;
+        let config = tls::https(authority::identity(&pair)?)?;
+        self.shown.send_replace(Arc::new(config));
+        info!("new connections to the HTTP API see its newest certificate");
+        Ok(())
+    }
 }
 
 impl Rotation {
     /// Renews the certificate in time, and reads it again whenever `hangups` says so; until the
     /// coordinator stops.
-    pub async fn run(self, mut hangups: mpsc::Receiver<()>) {
+    pub async fn run(mut self, mut hangups: mpsc::Receiver<()>) {
         let mut hourly = tokio::time::interval(INTERVAL);
         hourly.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -87,9 +127,17 @@ impl Rotation {
             match self.turn(asked).await {
                 Ok(()) => {}
                 Err(RotationError::Core(_)) => return,
-                Err(error) => error!(%error, "the coordinator's own certificate stays"),
+                Err(error) => said(&error, "the coordinator's own certificate stays"),
+            }
+            if let Err(error) = self.turn_api(asked) {
+                said(&error, "the HTTP API's certificate stays");
             }
         }
+    }
+
+    fn turn_api(&mut self, asked: bool) -> Result<(), RotationError> {
+        let Some(api) = &mut self.api else { return Ok(()) };
+        api.turn(&self.folder, &self.folder.authority()?, asked, process::now())
     }
 
     async fn turn(&self, asked: bool) -> Result<(), RotationError> {
@@ -105,4 +153,10 @@ impl Rotation {
         info!("new connections see the coordinator's new certificate");
         Ok(())
     }
+}
+
+/// Logs an error with its causes.
+fn said(error: &RotationError, what: &str) {
+    let Refusal { message, .. } = Refusal::from_error(ErrorCode::Internal, error);
+    error!(reason = message, "{what}");
 }
