@@ -29,6 +29,25 @@ impl FileError {
     }
 }
 
+/// What helps against a full disk, for people.
+pub const FULL_DISK: &str = "the disk is full, or a file may not grow: make room; a running agent then \
+                             goes on by itself, and nothing is debited before its bytes are stored";
+
+/// Whether an error, or a cause of it, is a disk without room.
+#[must_use]
+pub fn is_full_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::{Error, ErrorKind};
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|cause| cause.downcast_ref::<Error>())
+        .any(|error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded
+            )
+        })
+}
+
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {

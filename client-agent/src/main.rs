@@ -3,7 +3,10 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
-use tributary_agent::cli::{Arguments, execute};
+use tributary_agent::{
+    cli::{Arguments, execute},
+    durable_file::{FULL_DISK, is_full_disk},
+};
 use tributary_protocol::transport::log::{self, LogFormat};
 
 fn main() -> ExitCode {
@@ -12,6 +15,9 @@ fn main() -> ExitCode {
         Err(error) => {
             // Without standard error there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            if error.chain().any(is_full_disk) {
+                let _ = writeln!(std::io::stderr(), "hint: {FULL_DISK}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -13,6 +13,7 @@ use tributary_tests::{
     peer::{Peer, offer},
     program,
     research::ResearchPeer,
+    wait::until,
 };
 
 use crate::{credentials, job};
@@ -249,4 +250,73 @@ fn a_damaged_file_of_an_agent_is_named_with_what_helps() {
         flip(&path, at);
     }
     assert!(agent.command(&["check"]).status.success());
+}
+
+/// Lets no file of a process grow beyond this, in bytes; `None` lifts that.
+fn limit_files(process: u32, bytes: Option<u64>) {
+    let soft = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+    let limit = format!("--fsize={soft}:unlimited");
+    let set = std::process::Command::new("prlimit").args(["--pid", &process.to_string(), &limit]);
+    assert!({ set }.status().expect("prlimit runs").success());
+}
+
+#[test]
+fn a_full_disk_of_an_agent_costs_no_debit_without_bytes_and_it_goes_on_once_there_is_room() {
+    const QUIET: &[(&str, &str)] = &[("TRIBUTARY_LOG", "error")];
+    let coordinator = Coordinator::start();
+    let policy = POLICY.replace("epsilon_max = 50.0", "epsilon_max = 900.0");
+    let mut agent = Agent::enroll(&coordinator, "alpha", &policy);
+    agent.run_on_limited_disk(QUIET);
+    coordinator.submit(&job("points", 20, 1));
+    coordinator.finish("points", 120);
+    // No file may grow past what the ledger has now: the next debit does not fit, and all else does.
+    let ledger = || fs::metadata(agent.path("ledger.jsonl")).expect("a ledger").len();
+    let full = ledger() + 40;
+    limit_files(agent.process(), Some(full));
+    coordinator.submit(&job("more", 2, 1));
+    until("the agent to complain", 60, || {
+        agent.log_text().contains("the disk is full").then_some(())
+    });
+    let shown = agent.ledger();
+    assert_eq!(
+        shown["entries"].as_array().expect("a list").len(),
+        20,
+        "nothing was debited: {shown}"
+    );
+    assert_eq!(coordinator.get("/v1/jobs/more")["rounds_committed"], 0);
+    assert!(ledger() <= full);
+    limit_files(agent.process(), None);
+    coordinator.finish("more", 60);
+    let shown = agent.ledger();
+    let debited: Vec<_> = shown["entries"].as_array().expect("a list").iter().collect();
+    let committed = coordinator.get("/v1/jobs/more/rounds");
+    let committed: Vec<_> = committed
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|round| round["contributors"]["alpha"].as_str())
+        .collect();
+    assert_eq!((debited.len(), committed.len()), (22, 2), "one debit for each release: {shown}");
+    assert!(agent.command(&["privacy", "verify"]).status.success());
+}
+
+#[test]
+fn an_agent_without_room_for_a_model_waits_for_room_and_spends_nothing() {
+    let coordinator = Coordinator::start();
+    let mut agent = Agent::enroll(&coordinator, "alpha", POLICY);
+    agent.run_on_limited_disk(&[("TRIBUTARY_LOG", "warn")]);
+    let _ = agent.status();
+    limit_files(agent.process(), Some(128 * 1024));
+    // 50 000 parameters: the base has 200 kB, and an update 150 kB.
+    coordinator.submit(&job("points", 1, 1).replace("hidden = [8]", "hidden = [10000]"));
+    until("the agent to complain", 60, || {
+        let text = agent.log_text();
+        (text.contains("download goes on later") && text.contains("the disk is full")).then_some(())
+    });
+    let shown = agent.ledger();
+    assert_eq!(shown["entries"].as_array().expect("a list").len(), 0, "{shown}");
+    limit_files(agent.process(), None);
+    coordinator.finish("points", 120);
+    let shown = agent.ledger();
+    assert_eq!(shown["entries"].as_array().expect("a list").len(), 1, "{shown}");
 }

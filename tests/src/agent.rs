@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -109,8 +109,23 @@ impl Agent {
     /// # Panics
     /// If it does not start.
     pub fn run_with(&mut self, variables: &[(&str, &str)]) {
+        self.start(program("tributary-agent"), variables);
+    }
+
+    /// As [`Self::run_with`]; files that may not grow any more give an error instead of ending it.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn run_on_limited_disk(&mut self, variables: &[(&str, &str)]) {
+        let mut shell = Command::new("sh");
+        let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        shell.args(["-c", script]).arg(program("tributary-agent").get_program());
+        self.start(shell, variables);
+    }
+
+    fn start(&mut self, mut command: Command, variables: &[(&str, &str)]) {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
-        let child = program("tributary-agent")
+        let child = command
             .args(["run", "--dir"])
             .arg(self.folder.path())
             .envs(variables.iter().copied())
@@ -120,6 +135,15 @@ impl Agent {
             .spawn()
             .expect("the agent starts");
         self.process = Some(child);
+    }
+
+    /// The number of its process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("a running process").id()
     }
 
     /// Kills the process with SIGKILL.

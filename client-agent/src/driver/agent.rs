@@ -1,6 +1,9 @@
 //! What all tasks of a running agent share.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use quinn::Connection;
 use thiserror::Error;
@@ -27,7 +30,7 @@ use crate::{
     adapter::AdapterFolder,
     calendar::date,
     config::Config,
-    durable_file::{FileError, create_directory},
+    durable_file::{FULL_DISK, FileError, create_directory, is_full_disk},
     engine::Engine,
     feedback::FeedbackStore,
     identity::Identity,
@@ -204,7 +207,9 @@ impl Agent {
     }
 
     async fn fetch(&self, blob: BlobRef) -> Result<(), DownloadError> {
-        const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
+        const RETRY: Duration = Duration::from_millis(500);
+        // Every attempt counts against the tenant's quotas.
+        const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
         let path = self.site.model(blob.digest);
         let mut connections = self.connection.subscribe();
         while !path.exists() {
@@ -215,8 +220,12 @@ impl Agent {
             };
             match download(&connection, blob, &path).await {
                 Err(error) if error.may_heal() => {
-                    tracing::warn!(base = %blob.digest.short(), %error, "download goes on later");
-                    tokio::time::sleep(RETRY).await;
+                    let (is_full, base) = (is_full_disk(&error), blob.digest.short());
+                    let causes = Refusal::from_error(ErrorCode::Internal, &error).message;
+                    let hint = is_full.then_some(FULL_DISK);
+                    tracing::warn!(%base, error = causes, hint, "download goes on later");
+                    let pause = if is_full { FULL_DISK_RETRY } else { RETRY };
+                    tokio::time::sleep(pause).await;
                 }
                 outcome => return outcome,
             }

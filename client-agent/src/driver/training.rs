@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     adapter::AdapterFolder,
+    durable_file::{FULL_DISK, is_full_disk},
     policy::Approved,
     secagg::Exchange,
     session::TrainingEnd,
@@ -156,7 +157,8 @@ fn train(
         }
         Err(error) => {
             let causes = Refusal::from_error(error.code(), &error);
-            tracing::error!(error = causes.message, "no update");
+            let hint = is_full_disk(&error).then_some(FULL_DISK);
+            tracing::error!(error = causes.message, hint, "no update");
             Err(failed(error.refusal()))
         }
     }

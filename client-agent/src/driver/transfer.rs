@@ -13,7 +13,7 @@ use tributary_protocol::{
     transport::{TransportError, stream},
 };
 
-use crate::durable_file::{FileError, sync_directory};
+use crate::durable_file::{FileError, is_full_disk, sync_directory};
 
 /// Says why a file did not arrive.
 #[derive(Debug, Error)]
@@ -43,11 +43,12 @@ pub(super) enum DownloadError {
 
 impl DownloadError {
     /// Whether another attempt on the same or the next connection may succeed.
-    pub(super) const fn may_heal(&self) -> bool {
+    pub(super) fn may_heal(&self) -> bool {
         match self {
             Self::Interrupted(_) => true,
             Self::Refused(refusal) => refusal.code.is_transient(),
-            Self::Length { .. } | Self::Digest | Self::File(_) => false,
+            Self::File(_) => is_full_disk(self),
+            Self::Length { .. } | Self::Digest => false,
         }
     }
 
@@ -87,7 +88,7 @@ async fn attempt(connection: &Connection, blob: BlobRef, path: &Path) -> Result<
     let offset = Cursor::resumable(blob.length, present.min(blob.length));
     file.set_len(offset).await.map_err(FileError::on("cut", &partial))?;
     if offset < blob.length {
-        fetch(connection, blob, offset, &mut file).await?;
+        fetch(connection, blob, offset, &partial, &mut file).await?;
     }
     file.sync_all().await.map_err(FileError::on("flush", &partial))?;
     let bytes = fs::read(&partial).await.map_err(FileError::on("read", &partial))?;
@@ -103,6 +104,7 @@ async fn fetch(
     connection: &Connection,
     blob: BlobRef,
     offset: u64,
+    partial: &Path,
     file: &mut File,
 ) -> Result<(), DownloadError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(TransportError::Connection)?;
@@ -113,7 +115,10 @@ async fn fetch(
     match stream::expect_message(&mut receive).await? {
         TransferResponse::Sending { length } if length == blob.length => {
             let cursor = Cursor::new(length, offset).map_err(TransportError::from)?;
-            Ok(stream::receive_file(&mut receive, file, cursor).await?)
+            stream::receive_file(&mut receive, file, cursor).await.map_err(|error| match error {
+                TransportError::File(source) => FileError::on("write", partial)(source).into(),
+                error => error.into(),
+            })
         }
         TransferResponse::Sending { length } => {
             Err(DownloadError::Length { wanted: blob.length, found: length })
