@@ -70,6 +70,9 @@ fn every_page_fits_a_phone_and_can_be_read_in_the_dark() {
     let _ = coordinator.ask(&["model", "promote", "points-next", "2"]);
     coordinator
         .submit(&job("waiting", 900).replace("dataset = \"points\"", "dataset = \"elsewhere\""));
+    let buffered = job("buffered", 900).replace("dataset = \"points\"", "dataset = \"elsewhere\"");
+    let table = "[round.asynchronous]\nstaleness_max = 2\nstaleness_exponent = 0.5\n";
+    coordinator.submit(&format!("{buffered}\n{table}"));
     browser.resize(360, 740);
     browser.go(coordinator.api());
     browser.see("h1", "Tributary");
@@ -83,6 +86,7 @@ fn every_page_fits_a_phone_and_can_be_read_in_the_dark() {
                 ("jobs", "points-next"),
                 ("jobs/points", "Federated evaluation"),
                 ("jobs/waiting", "declined"),
+                ("jobs/buffered", "buffering"),
                 ("jobs/nothing", "there is no job"),
                 ("models", "Descent"),
                 ("tenants", "alpha"),

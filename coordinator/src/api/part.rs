@@ -63,6 +63,7 @@ fn waits(record: &TenantRecord, job: &Job, scheduler: &Scheduler, now: Timestamp
     }
     match job.round().phase {
         Phase::Selection(_) => "ready for the next cohort",
+        Phase::Buffering(_) => "ready for the next place; as many as may train at a time do",
         Phase::Committed { .. } | Phase::Abandoned { .. } => "ready",
         _ => "not in this round's cohort",
     }

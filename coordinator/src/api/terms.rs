@@ -29,6 +29,8 @@ pub struct JobTerms {
     pub cohort_size_min: u32,
     /// Updates at which a round commits at once.
     pub report_goal: u32,
+    /// Whether tenants train at their own pace, and a buffer commits when it is full.
+    pub asynchronous: bool,
 }
 
 impl JobTerms {
@@ -44,6 +46,7 @@ impl JobTerms {
             cohort_size: spec.round.cohort_size,
             cohort_size_min: spec.round.cohort_size_min,
             report_goal: spec.round.report_goal,
+            asynchronous: spec.round.asynchronous.is_some(),
         }
     }
 }

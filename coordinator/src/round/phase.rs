@@ -39,6 +39,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The names of all phases, in the order in which a round may go through them.
+    pub const NAMES: [&str; 8] = [
+        "selection",
+        "configuration",
+        "key_exchange",
+        "reporting",
+        "buffering",
+        "unmasking",
+        "committed",
+        "abandoned",
+    ];
+
     /// The phase's name in JSON, logs and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -9,6 +9,7 @@ import { series } from "./jobs.js";
 
 const STEPS = {
   local: ["selection", "configuration", "reporting", "committed"],
+  asynchronous: ["buffering", "committed"],
   distributed: ["selection", "configuration", "key_exchange", "reporting", "unmasking", "committed"],
 };
 const VERSIONS_SHOWN = 8;
@@ -44,14 +45,14 @@ function facts(job) {
     fact("Privacy", `${terms.trust}, per ${terms.unit}`, "Who adds the noise, and whose presence it hides"),
     fact("Noise multiplier", significant(terms.noise_multiplier), "Noise deviation over clipping norm"),
     fact("Clipping norm", significant(job.clipping_norm), "The open round's, where it adapts"),
-    fact("Cohort", `${terms.cohort_size_min}–${terms.report_goal} of ${terms.cohort_size}`, "Fewest updates, goal, and tenants invited"),
+    fact("Cohort", `${terms.cohort_size_min}–${terms.report_goal} of ${terms.cohort_size}${terms.asynchronous ? ", asynchronous" : ""}`, "Fewest updates, goal, and tenants invited or training at once"),
     fact("Regions", terms.regions.length ? terms.regions.join(", ") : "all"),
     fact("Priority", job.priority),
     fact("Submitted", moment(job.submitted)));
 }
 
 function stepper(job) {
-  const steps = STEPS[job.terms.trust] ?? STEPS.local;
+  const steps = STEPS[job.terms.asynchronous ? "asynchronous" : job.terms.trust] ?? STEPS.local;
   const at = steps.indexOf(job.phase);
   return h("ol", { class: "steps", "aria-label": "Phases of the round" }, steps.map((step, index) =>
     h("li", { class: index < at ? "past" : index === at ? "now" : "next", "aria-current": index === at ? "step" : null },
