@@ -200,12 +200,22 @@ mod tests {
     #[test]
     fn every_code_has_a_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors");
+        let index = std::fs::read_to_string(pages.join("README.md")).expect("an index");
         for code in ErrorCode::ALL {
-            let page = pages.join(format!("{}-{}.md", code.number(), code.slug()));
+            let (number, slug) = (code.number(), code.slug());
+            let page = pages.join(format!("{number}-{slug}.md"));
             let text = std::fs::read_to_string(&page)
                 .unwrap_or_else(|error| panic!("{}: {error}", page.display()));
-            assert!(text.contains(&format!("E{}", code.number())), "{}", page.display());
+            assert!(text.starts_with(&format!("# E{number} {slug}\n")), "{}", page.display());
+            for part in ["**Whose turn:** ", "## What happened", "## What to do"] {
+                let said = text.split(part).nth(1).unwrap_or_default().trim();
+                assert!(!said.is_empty() && !said.starts_with('#'), "{}: {part}", page.display());
+            }
+            let row = format!("| [E{number}]({number}-{slug}.md) | {slug} | ");
+            assert!(index.contains(&row), "{row} is not in the index");
         }
+        let files = std::fs::read_dir(&pages).expect("lists").count();
+        assert_eq!(files, ErrorCode::ALL.len() + 1, "a page for a code that there is not");
     }
 
     #[test]
