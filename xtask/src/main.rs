@@ -2,6 +2,7 @@
 
 mod build;
 mod commands;
+mod reference;
 mod shell;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Writes docs/configuration.md anew, from the types that read the files
+    Reference,
     /// Experiments shared by processes of `mpirun`; needs Open MPI and libclang
     MpiTest,
     /// Exactly what continuous integration runs: `check`, the public test data, `test`
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => commands::bench(&arguments),
         Command::Soak { seconds } => commands::soak(seconds),
         Command::Fuzz { target, arguments } => commands::fuzz(&target, &arguments),
+        Command::Reference => reference::write(),
         Command::MpiTest => commands::mpi_test(),
         Command::Ci => commands::ci(),
     };

@@ -12,9 +12,13 @@ const DAY_MS: u64 = 24 * 3_600_000;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FeedbackSection {
+    /// Whether predictions are kept for their outcomes; if not, their ids are null.
     keep: bool,
+    /// How long a prediction is kept, in days. Default 90.
     age_max_days: Option<NonZeroU32>,
+    /// How many predictions are kept that wait for an outcome, and as many that have one. Default 100000.
     count_max: Option<NonZeroU32>,
+    /// How much disk each of the two may take, in MiB. Default 256.
     max_mib: Option<NonZeroU32>,
 }
 

@@ -28,16 +28,26 @@ const ANSWER_TIMEOUT_MS: u64 = 300_000;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LanguageSection {
+    /// The model's folder, as on the Hugging Face hub.
     model: PathBuf,
+    /// The model's name in requests. Default the folder's.
     name: Option<String>,
+    /// Where answers are computed; a tenant that names a region needs the same.
     region: Option<Region>,
+    /// Adapters (PEFT folders) by their name in requests.
     #[serde(default)]
     adapters: BTreeMap<String, PathBuf>,
+    /// Memory for keys and values of past tokens, in MiB. Default 512.
     cache_mib: Option<NonZeroU32>,
+    /// Requests in one batch. Default 32.
     batch_requests_max: Option<NonZeroU32>,
+    /// Requests of one tenant that may wait. Default 64.
     queue_max: Option<NonZeroU32>,
+    /// Tokens of one request, prompt and answer. Default what model and cache hold.
     context_max: Option<NonZeroU32>,
+    /// How long an answer may take, in milliseconds. Default 300000.
     answer_timeout_ms: Option<NonZeroU32>,
+    /// Who may have what of it; a tenant with a key and no table has the base alone.
     #[serde(default)]
     tenants: BTreeMap<TenantId, TenantSection>,
 }
@@ -45,25 +55,38 @@ pub(super) struct LanguageSection {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TenantSection {
+    /// A file with one key of the tenant, beside those of `tributary-agent key add`.
     key_file: Option<PathBuf>,
+    /// The only region where it may be answered; absent, any.
     region: Option<Region>,
+    /// The adapters that it may use.
     #[serde(default)]
     adapters: BTreeSet<String>,
+    /// Its share of batches beside others'. Default 1.
     #[serde(default = "one")]
     weight: NonZeroU32,
+    /// The most tokens of prompts and answers in a minute; absent, any number.
     tokens_per_minute: Option<NonZeroU32>,
+    /// How far it is kept apart from others.
     #[serde(default)]
     isolation: IsolationSection,
+    /// Weights of its own, at the model level `independent-copy`. Default those of `language.model`.
     model: Option<PathBuf>,
+    /// Memory of its own for past tokens, in MiB, where it has a worker of its own. Default that of the
+    /// whole.
     cache_mib: Option<NonZeroU32>,
+    /// Compute threads of its own worker. Default 1.
     threads: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct IsolationSection {
+    /// Only the lowest: an agent keeps no data of guests.
     data: DataIsolation,
+    /// Which weights answer it. Default `"adapter"` with adapters, else `"base-only"`.
     model: Option<ModelIsolation>,
+    /// What computes for it.
     compute: ComputeIsolation,
 }
 
