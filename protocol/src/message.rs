@@ -11,6 +11,7 @@ use crate::{
     codec::{self, CodecError},
     error_code::Refusal,
     id::{DatasetName, Digest, JobId, RoundNumber, TenantId},
+    isolation::Isolation,
     job::{JobSpec, MetricSum},
     model::ModelSpec,
     receipt::Receipt,
@@ -90,6 +91,8 @@ pub enum AgentMessage {
         agent_version: String,
         /// Where the agent's ledger stands.
         ledger_head: LedgerHead,
+        /// How far the agent keeps its tenant apart from others that it serves.
+        isolation: Isolation,
     },
     /// The policy allows the assignment and training starts.
     Accept {

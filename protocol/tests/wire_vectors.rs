@@ -10,6 +10,7 @@ use tributary_protocol::{
     codec,
     error_code::{ErrorCode, Refusal},
     id::{Digest, RoundNumber},
+    isolation::{DataIsolation, Isolation, ModelIsolation},
     job::{JobSpec, Metric, MetricSum},
     message::{
         AgentMessage, Assignment, BaseModel, BlobRef, CoordinatorMessage, EnrollmentRequest,
@@ -67,8 +68,15 @@ fn refusal() -> Refusal {
 #[test]
 fn agent_messages() {
     let head = LedgerHead { sequence: 5, hash: digest(0xaa) };
-    let hello = AgentMessage::Hello { agent_version: "1.0".to_owned(), ledger_head: head };
-    check(&hello, &["00", "03 312e30", "05", &hash(0xaa)]);
+    let isolation = Isolation {
+        data: DataIsolation::OwnDatabase,
+        model: ModelIsolation::Adapter,
+        ..Isolation::default()
+    };
+    let agent_version = "1.0".to_owned();
+    let hello = AgentMessage::Hello { agent_version, ledger_head: head, isolation };
+    // Data, model, compute.
+    check(&hello, &["00", "03 312e30", "05", &hash(0xaa), "02 01 00"]);
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(70_000));
     check(&AgentMessage::Accept { job, round }, &["01", "03 6a6f62", "fc 70110100"]);
     let (job, round) = ("job".parse().expect("valid"), RoundNumber(2));

@@ -2,6 +2,7 @@
 
 use tributary_protocol::{
     error_code::ErrorCode,
+    isolation::Isolation,
     message::{AgentMessage, CoordinatorMessage, LedgerHead},
     transport::{endpoint, stream, tls},
 };
@@ -56,7 +57,8 @@ async fn a_tenant_suspended_between_handshake_and_hello_gets_no_session() {
     let (mut control, mut messages) = connection.open_bi().await.expect("a stream");
     let _ = coordinator.ask(&["tenant", "suspend", "alpha", "--reason", "just now"]);
     let (agent_version, ledger_head) = ("test".to_owned(), LedgerHead::EMPTY);
-    let hello = AgentMessage::Hello { agent_version, ledger_head };
+    let isolation = Isolation::default();
+    let hello = AgentMessage::Hello { agent_version, ledger_head, isolation };
     stream::write_message(&mut control, &hello).await.expect("sends");
     let answer = stream::expect_message::<CoordinatorMessage>(&mut messages).await;
     assert_eq!(refused(answer.expect_err("refused")), ErrorCode::TenantSuspended);

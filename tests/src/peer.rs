@@ -9,6 +9,7 @@ use tributary_protocol::{
     enrollment::EnrollmentToken,
     error_code::Refusal,
     id::{Digest, JobId, RoundNumber},
+    isolation::Isolation,
     message::{
         AgentMessage, Assignment, BlobRef, CoordinatorMessage, EnrollmentRequest,
         EnrollmentResponse, LedgerHead, TransferRequest, TransferResponse, UploadOffer,
@@ -81,6 +82,18 @@ impl Peer {
         address: SocketAddr,
         credentials: &Credentials,
     ) -> Result<Self, TransportError> {
+        Self::connect_at(address, credentials, Isolation::default()).await
+    }
+
+    /// As [`Self::connect`], of an agent that keeps its tenant apart so far.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection is not made.
+    pub async fn connect_at(
+        address: SocketAddr,
+        credentials: &Credentials,
+        isolation: Isolation,
+    ) -> Result<Self, TransportError> {
         let tls = tls::agent(credentials.identity.clone(), &credentials.authority)?;
         let endpoint = endpoint::client(address, tls)?;
         let connecting = endpoint.connect(address, "localhost").map_err(TransportError::Connect)?;
@@ -90,6 +103,7 @@ impl Peer {
         let hello = AgentMessage::Hello {
             agent_version: "test".to_owned(),
             ledger_head: LedgerHead::EMPTY,
+            isolation,
         };
         stream::write_message(&mut control, &hello).await?;
         Ok(Self { connection, _endpoint: endpoint, control, messages })

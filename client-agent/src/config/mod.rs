@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
-use tributary_protocol::id::{DatasetName, IdError};
+use tributary_protocol::{
+    id::{DatasetName, IdError, TenantId},
+    isolation::{ComputeIsolation, DataIsolation, Isolation, ModelIsolation},
+};
 
 pub use self::language::{TenantSectionError, serve_folder};
 use crate::{
@@ -111,6 +114,7 @@ struct ConfigFile {
     api: ApiSection,
     #[serde(default)]
     compute: ComputeSection,
+    /// The tenant's datasets, by the names that jobs use.
     #[serde(default)]
     data: BTreeMap<String, DataSource>,
     #[serde(default)]
@@ -125,6 +129,8 @@ struct ConfigFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ApiSection {
+    /// The HTTP interface: predictions, feedback, language, status, metrics. Without keys, whoever reaches it
+    /// may ask: keep it on loopback. Default 127.0.0.1:7710.
     listen: SocketAddr,
 }
 
@@ -137,6 +143,7 @@ impl Default for ApiSection {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ComputeSection {
+    /// Threads for training and inference, 1 to 1024. Default all of the machine's.
     threads: usize,
 }
 
@@ -149,6 +156,8 @@ impl Default for ComputeSection {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct HeldOutSection {
+    /// The part of each dataset that measures the base and the adapter and never trains, at least 0 and
+    /// below 1.
     fraction: f64,
 }
 
@@ -217,6 +226,29 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How far this agent keeps its own tenant apart from others, as the coordinator hears it.
+    ///
+    /// An agent keeps no data of guests, so the data level is the highest. Without a language model
+    /// nobody else is answered by this process. With one, others may be at any time (a key is enough), so
+    /// the levels are those of the tenant's own table, and never a process of its own.
+    #[must_use]
+    pub fn isolation(&self, own: &TenantId) -> Isolation {
+        let data = DataIsolation::OwnDatabase;
+        let Some(language) = &self.language else {
+            let (model, compute) =
+                (ModelIsolation::IndependentCopy, ComputeIsolation::DedicatedDevice);
+            return Isolation { data, model, compute };
+        };
+        let table = language.tenants.iter().find(|tenant| tenant.context.id == *own);
+        let levels = table.map(|tenant| tenant.context.isolation);
+        let Isolation { model, compute, .. } =
+            levels.unwrap_or(Isolation { model: ModelIsolation::Adapter, ..Isolation::default() });
+        // Training and `/v1/predict` run in the process that answers guests.
+        Isolation { data, model, compute: compute.min(ComputeIsolation::DedicatedWorker) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +308,29 @@ mod tests {
         let feedback = config.feedback.unwrap();
         assert_eq!((feedback.age_max_ms, feedback.bytes_max), (7 * 86_400_000, 1 << 20));
         assert_eq!(parse("[feedback]\nkeep = false").unwrap().feedback, None);
+    }
+
+    #[test]
+    fn the_levels_that_the_coordinator_hears_follow_from_who_else_is_served() {
+        let own = |name: &str| TenantId::new(name).unwrap();
+        let (model, compute) = (ModelIsolation::IndependentCopy, ComputeIsolation::DedicatedDevice);
+        let alone = Isolation { data: DataIsolation::OwnDatabase, model, compute };
+        assert_eq!(parse("").unwrap().isolation(&own("oak")), alone);
+        let config = parse(EXAMPLE).unwrap();
+        let shared = Isolation {
+            model: ModelIsolation::Adapter,
+            compute: ComputeIsolation::SharedQueue,
+            ..alone
+        };
+        assert_eq!(config.isolation(&own("oak")), shared);
+        let base_only = Isolation {
+            model: ModelIsolation::BaseOnly,
+            compute: ComputeIsolation::DedicatedWorker,
+            ..alone
+        };
+        assert_eq!(config.isolation(&own("elm")), base_only);
+        let device = EXAMPLE.replace("dedicated-worker", "dedicated-device");
+        assert_eq!(parse(&device).unwrap().isolation(&own("elm")), base_only);
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub async fn run(agent: Arc<Agent>, identity: Identity, stop: impl Future<Output
     let (events, mut inbox) = mpsc::unbounded_channel();
     let keys = Arc::new(TenantKeys::of(&identity));
     let session = Session::new(agent.policy.clone(), agent.configured(), keys)
-        .renewing_at(identity.renewal_due());
+        .renewing_at(identity.renewal_due())
+        .at_isolation(agent.config.isolation(&identity.coordinator.tenant));
     let mut driver = Driver {
         agent,
         identity,

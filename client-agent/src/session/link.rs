@@ -49,7 +49,9 @@ impl Session {
     pub(super) fn connected(&mut self, now: Timestamp, ledger_head: LedgerHead) {
         let Link::Connecting { attempt } = self.link else { return };
         let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-        self.outputs.push_back(Output::Send(AgentMessage::Hello { agent_version, ledger_head }));
+        let isolation = self.isolation;
+        let hello = AgentMessage::Hello { agent_version, ledger_head, isolation };
+        self.outputs.push_back(Output::Send(hello));
         self.link = Link::Greeting { deadline: now.after_ms(GREETING_TIMEOUT_MS), attempt };
     }
 

@@ -30,6 +30,7 @@ use std::{collections::VecDeque, sync::Arc};
 use tributary_protocol::{
     error_code::Refusal,
     id::{DatasetName, Digest},
+    isolation::Isolation,
     message::{AgentMessage, BaseModel, CoordinatorMessage},
     time::Timestamp,
 };
@@ -59,6 +60,7 @@ pub struct Session {
     policy: Policy,
     configured: Vec<DatasetName>,
     keys: Arc<TenantKeys>,
+    isolation: Isolation,
     link: Link,
     renewal: Renewal,
     rounds: Rounds,
@@ -95,6 +97,7 @@ impl Session {
             policy,
             configured,
             keys,
+            isolation: Isolation::default(),
             link: Link::Connecting { attempt: 0 },
             renewal: Renewal::default(),
             rounds: Rounds::default(),
@@ -108,6 +111,13 @@ impl Session {
             stopping: false,
             outputs: VecDeque::from([Output::Connect]),
         }
+    }
+
+    /// Tells the coordinator how far this agent keeps its tenant apart; the lowest levels otherwise.
+    #[must_use]
+    pub const fn at_isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
     }
 
     /// The next thing to do; outputs are carried out in order.

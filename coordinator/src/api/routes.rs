@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> Result<String, ApiError> {
-    let due = state.core.call(|core, now| telemetry::measure(core, now));
+    let due = state.core.call(telemetry::measure);
     let due = due.await.map_err(ApiError::stopping)?;
     let render = move || {
         due.measure(&state.epsilons);

@@ -25,7 +25,7 @@ use crate::{
     aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     backup::{self, BackupError, Manifest},
-    blobs::{BlobError, BlobStore},
+    blobs::{BlobError, BlobStore, Keyspace},
     config::Agents,
     registry::ModelRegistry,
     scheduler::{
@@ -103,6 +103,8 @@ pub struct Core {
     /// The counted releases of every tenant.
     spending: Spending,
     progress: Progress,
+    /// What the metrics last said of each tenant's context.
+    pub(super) told: BTreeMap<TenantId, telemetry::ContextLabels>,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
 }
@@ -216,6 +218,7 @@ impl Core {
             sums: BTreeMap::new(),
             spending,
             progress: Progress::default(),
+            told: BTreeMap::new(),
             sessions: BTreeMap::new(),
             sessions_opened: 0,
         })
@@ -277,6 +280,16 @@ impl Core {
     /// The refusal for the agent.
     pub fn offered(&self, tenant: &TenantId, offer: &UploadOffer) -> Result<OfferAnswer, Refusal> {
         self.scheduler.offered(tenant, offer).map_err(|error| error.refusal())
+    }
+
+    /// Where a tenant's updates lie by themselves, if its data isolation asks for it.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub fn keyspace(&self, tenant: &TenantId) -> Result<Option<Arc<Keyspace>>, BlobError> {
+        let record = self.scheduler.tenant(tenant);
+        let level = record.map(|record| record.context.isolation.data).unwrap_or_default();
+        self.blobs.keyspace(tenant, level)
     }
 
     /// How the rounds of a job ended, oldest first.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+};
 use tracing::{
     Instrument, Span, debug,
     field::{self, Empty},
@@ -13,12 +16,13 @@ use tracing::{
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
+    isolation::{ComputeIsolation, Isolation},
     message::{AgentMessage, CoordinatorMessage, LedgerHead},
     transport::{TransportError, endpoint::close, stream},
 };
 
 use super::{CoreError, CoreHandle, enrollment, line::QuicLine, transfer};
-use crate::tenants::authority;
+use crate::tenants::{TenantContext, TenantRole, authority};
 
 /// After the handshake, a hello must come within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +34,8 @@ enum SessionError {
     Transport(#[from] TransportError),
     #[error(transparent)]
     Core(#[from] CoreError),
+    #[error("the tenant's own thread cannot be started")]
+    Worker { source: std::io::Error },
     #[error("{0}")]
     Refused(Refusal),
 }
@@ -39,6 +45,7 @@ impl SessionError {
         match self {
             Self::Transport(error) => Refusal::from_error(error.code(), error),
             Self::Core(error) => Refusal::from_error(ErrorCode::ShuttingDown, error),
+            Self::Worker { .. } => Refusal::from_error(ErrorCode::Internal, self),
             Self::Refused(refusal) => refusal.clone(),
         }
     }
@@ -60,9 +67,10 @@ pub(super) async fn run(
             );
         }
     };
-    let span = info_span!("session", %tenant, region = field::Empty, %remote);
+    let span =
+        info_span!("session", %tenant, region = Empty, roles = Empty, isolation = Empty, %remote);
     async {
-        let error = match serve(&connection, &tenant, &certificate, core).await {
+        let error = match serve(&connection, tenant, certificate, core).await {
             Ok(()) => return info!("disconnected"),
             Err(error) => error,
         };
@@ -81,24 +89,67 @@ pub(super) async fn run(
 
 async fn serve(
     connection: &Connection,
-    tenant: &TenantId,
-    certificate: &CertificateDer<'static>,
+    tenant: TenantId,
+    certificate: CertificateDer<'static>,
     core: CoreHandle,
 ) -> Result<(), SessionError> {
-    let (who, shown) = (tenant.clone(), Digest::of(certificate));
+    let (who, shown) = (tenant.clone(), Digest::of(&certificate));
     let context = core.call(move |core, now| {
         let context = core.scheduler.authenticate(&who, shown, now);
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
-    Span::current().record("region", field::display(&context.region));
-    let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
-        .await
-        .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
+    let TenantContext { region, roles, isolation, .. } = &context;
+    Span::current()
+        .record("region", field::display(region))
+        .record("roles", TenantRole::names(roles))
+        .record("isolation", isolation.to_string());
+    let alone = isolation.compute > ComputeIsolation::SharedQueue;
+    let attending = attend(connection.clone(), tenant.clone(), certificate, core, context);
+    if alone { on_own_thread(&tenant, attending).await } else { attending.await }
+}
+
+/// Runs everything that one connection needs on a thread of its own: what arrives is received, sealed,
+/// checked and stored there, and waits for nobody else's.
+async fn on_own_thread(
+    tenant: &TenantId,
+    attending: impl Future<Output = Result<(), SessionError>> + Send + 'static,
+) -> Result<(), SessionError> {
+    let (ended, end) = oneshot::channel();
+    let attending = attending.instrument(Span::current());
+    let run = move || {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        let result = match runtime {
+            Ok(runtime) => runtime.block_on(attending),
+            Err(source) => Err(SessionError::Worker { source }),
+        };
+        // Nobody waits for it if the coordinator stops.
+        let _ = ended.send(result);
+    };
+    let thread = std::thread::Builder::new().name(format!("tenant-{tenant}")).spawn(run);
+    thread.map_err(|source| SessionError::Worker { source })?;
+    end.await.unwrap_or(Err(SessionError::Core(CoreError::Stopped)))
+}
+
+async fn attend(
+    connection: Connection,
+    tenant: TenantId,
+    certificate: CertificateDer<'static>,
+    core: CoreHandle,
+    context: TenantContext,
+) -> Result<(), SessionError> {
+    let (connection, tenant, certificate) = (&connection, &tenant, &certificate);
+    let shown = Digest::of(certificate);
+    let (send, mut receive, (head, isolation)) =
+        tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
+            .await
+            .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
     let (who, (line, outbox)) = (tenant.clone(), QuicLine::new(connection.clone()));
     let opened = core.call(move |core, now| {
         // It may have been suspended, or enrolled anew, while it took its time to say hello.
         core.scheduler.check_certificate(&who, shown).map_err(|error| error.refusal())?;
+        core.scheduler.keeps_apart(&who, isolation);
         Ok(core.open_session(&who, Box::new(line), head, now))
     });
     let session = opened.await?.map_err(SessionError::Refused)?;
@@ -115,12 +166,12 @@ async fn serve(
 
 async fn greet(
     connection: &Connection,
-) -> Result<(SendStream, RecvStream, LedgerHead), TransportError> {
+) -> Result<(SendStream, RecvStream, (LedgerHead, Isolation)), TransportError> {
     let (send, mut receive) = connection.accept_bi().await.map_err(TransportError::Connection)?;
     match stream::expect_message(&mut receive).await? {
-        AgentMessage::Hello { agent_version, ledger_head } => {
-            debug!(agent_version, "hello");
-            Ok((send, receive, ledger_head))
+        AgentMessage::Hello { agent_version, ledger_head, isolation } => {
+            debug!(agent_version, %isolation, "hello");
+            Ok((send, receive, (ledger_head, isolation)))
         }
         AgentMessage::Accept { .. }
         | AgentMessage::Decline { .. }

@@ -6,6 +6,7 @@ use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tributary_protocol::{
     id::{JobId, TenantId},
+    isolation::Isolation,
     message::UploadOffer,
     time::Timestamp,
 };
@@ -13,8 +14,10 @@ use tributary_protocol::{
 use super::{Core, process_usage::ProcessUsage};
 use crate::{
     audit::{Act, AuditEvent},
+    round::Phase,
     scheduler::{Job, JobState},
     spending::{EpsilonCache, Releases},
+    tenants::{TenantContext, TenantRole},
 };
 
 /// How a metric behaves.
@@ -43,6 +46,21 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "tributary_tenant_ledger_entries",
         Gauge,
         "Ledger entries of the tenant that are countersigned",
+    ),
+    (
+        "tributary_tenant_info",
+        Gauge,
+        "1; the labels are the tenant's context: region, roles, isolation levels it needs at least",
+    ),
+    (
+        "tributary_tenant_below_floor",
+        Gauge,
+        "1 while the tenant's agent runs below an isolation level that the tenant needs",
+    ),
+    (
+        "tributary_tenant_allowed_a_day",
+        Gauge,
+        "The tenant's quotas for a day; +Inf is without limit",
     ),
     (
         "tributary_tenant_used_today",
@@ -196,7 +214,8 @@ struct JobReleases {
 }
 
 /// Measures what is measured when somebody asks; quick, since the core waits.
-pub(crate) fn measure(core: &Core, now: Timestamp) -> EpsilonsDue {
+pub(crate) fn measure(core: &mut Core, now: Timestamp) -> EpsilonsDue {
+    tell_contexts(core);
     measure_tenants(core, now);
     let mut states = BTreeMap::new();
     let mut due = Vec::new();
@@ -226,6 +245,35 @@ const fn state_name(state: JobState) -> &'static str {
     }
 }
 
+/// The labels of a tenant's context: region, roles, and levels for data, model and computation.
+pub(super) type ContextLabels = [(&'static str, String); 5];
+
+/// Says what each tenant's context is, and no more what it was.
+fn tell_contexts(core: &mut Core) {
+    let set = |tenant: &TenantId, labels: &ContextLabels, value: f64| {
+        let mut labels = labels.to_vec();
+        labels.push(("tenant", tenant.to_string()));
+        gauge!("tributary_tenant_info", &labels).set(value);
+    };
+    for record in core.scheduler.tenants() {
+        let TenantContext { id, region, roles, isolation, .. } = &record.context;
+        let Isolation { data, model, compute } = isolation;
+        let labels = [
+            ("region", region.to_string()),
+            ("roles", TenantRole::names(roles)),
+            ("data", data.name().to_owned()),
+            ("model", model.name().to_owned()),
+            ("compute", compute.name().to_owned()),
+        ];
+        if let Some(before) = core.told.insert(id.clone(), labels.clone())
+            && before != labels
+        {
+            set(id, &before, 0.0);
+        }
+        set(id, &labels, 1.0);
+    }
+}
+
 fn measure_tenants(core: &Core, now: Timestamp) {
     gauge!("tributary_connected_tenants").set(core.scheduler.connected_count() as f64);
     let mut standings = BTreeMap::from([("active", 0_u32), ("suspended", 0), ("revoked", 0)]);
@@ -237,10 +285,17 @@ fn measure_tenants(core: &Core, now: Timestamp) {
             .set(f64::from(u8::from(connected)));
         gauge!("tributary_tenant_ledger_entries", "tenant" => tenant.clone())
             .set(record.acknowledged_head.sequence as f64);
+        let is_below = core.scheduler.below_floor(&record.context.id).is_some();
+        gauge!("tributary_tenant_below_floor", "tenant" => tenant.clone())
+            .set(f64::from(u8::from(is_below)));
         let used = record.usage.today(now).counts();
-        for (resource, used) in ["bytes", "rounds", "requests"].into_iter().zip(used) {
-            gauge!("tributary_tenant_used_today", "tenant" => tenant.clone(), "resource" => resource)
-                .set(used as f64);
+        let allowed = record.context.quotas.per_day();
+        let resources = ["bytes", "rounds", "requests"].into_iter().zip(used).zip(allowed);
+        for ((resource, used), allowed) in resources {
+            let labels = [("tenant", tenant.clone()), ("resource", resource.to_owned())];
+            gauge!("tributary_tenant_used_today", &labels).set(used as f64);
+            let allowed = allowed.map_or(f64::INFINITY, |allowed| allowed as f64);
+            gauge!("tributary_tenant_allowed_a_day", &labels).set(allowed);
         }
     }
     for (standing, tenants) in standings {
@@ -262,15 +317,7 @@ fn measure_job(job: &Job, since: Option<Timestamp>) {
     if let Some(revealed) = &record.revealed {
         set("tributary_job_epsilon", revealed.epsilon.unwrap_or(f64::INFINITY));
     }
-    for phase in [
-        "selection",
-        "configuration",
-        "key_exchange",
-        "reporting",
-        "unmasking",
-        "committed",
-        "abandoned",
-    ] {
+    for phase in Phase::NAMES {
         let here = job.round().phase.name() == phase;
         gauge!("tributary_job_phase", "job" => name.clone(), "phase" => phase)
             .set(f64::from(u8::from(here)));

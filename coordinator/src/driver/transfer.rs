@@ -1,19 +1,27 @@
 //! File streams: base models down, updates up.
 
+use std::{io, sync::Arc};
+
 use quinn::{RecvStream, SendStream};
-use tokio::fs::File;
+use tokio::{
+    fs::File,
+    io::{AsyncSeekExt, AsyncWriteExt},
+};
 use tracing::{Span, field, info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
     message::{TransferRequest, TransferResponse, UploadOffer},
-    tensor_stream::Cursor,
-    transport::{TransportError, stream},
+    tensor_stream::{CHUNK_BYTES, Cursor},
+    transport::{
+        TransportError,
+        stream::{self, ChunkSink},
+    },
 };
 
 use super::{CoreError, CoreHandle, telemetry};
 use crate::{
-    blobs::{BlobError, BlobStore},
+    blobs::{BlobError, BlobStore, Keyspace, Seal},
     scheduler::OfferAnswer,
 };
 
@@ -133,12 +141,18 @@ async fn upload(
         .call(move |core, now| {
             let counted = core.scheduler.count_request(&who, now);
             let answer = counted.map_err(|error| error.refusal());
-            (answer.and_then(|()| core.offered(&who, &offered)), core.blobs.clone())
+            let answer = answer.and_then(|()| core.offered(&who, &offered));
+            (answer.map(|answer| (answer, core.keyspace(&who))), core.blobs.clone())
         })
         .await?;
-    let answer = answer.map_err(TransferError::Refused)?;
-    if answer == OfferAnswer::Receive && !blobs.contains(offer.update.digest) {
-        receive_update(send, receive, &blobs, &offer).await?;
+    let (answer, keyspace) = answer.map_err(TransferError::Refused)?;
+    let keyspace = keyspace?;
+    let is_here = match &keyspace {
+        Some(keyspace) => keyspace.contains(offer.update.digest),
+        None => blobs.path(offer.update.digest).exists(),
+    };
+    if answer == OfferAnswer::Receive && !is_here {
+        receive_update(send, receive, &blobs, keyspace.as_deref(), &offer).await?;
     }
     let (who, report) = (tenant.clone(), offer.clone());
     core.call(move |core, now| core.reported(&who, &report, now))
@@ -153,17 +167,47 @@ async fn receive_update(
     send: &mut SendStream,
     receive: &mut RecvStream,
     blobs: &BlobStore,
+    keyspace: Option<&Keyspace>,
     offer: &UploadOffer,
 ) -> Result<(), TransferError> {
-    let mut staged = blobs.stage(&offer.job, offer.round, offer.update.digest)?;
+    let mut staged = blobs.stage(keyspace, &offer.job, offer.round, offer.update.digest)?;
     let offset = Cursor::resumable(offer.update.length, staged.length);
     let cursor = Cursor::new(offer.update.length, offset)?;
     stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;
     let mut file = File::from_std(staged.file);
-    stream::receive_file(receive, &mut file, cursor).await?;
+    match staged.seal.clone() {
+        None => stream::receive_file(receive, &mut file, cursor).await?,
+        Some(seal) => {
+            let index = offset.div_ceil(CHUNK_BYTES as u64);
+            let (digest, start) = (offer.update.digest, Seal::sealed_length(offset));
+            file.seek(io::SeekFrom::Start(start)).await.map_err(TransportError::File)?;
+            let mut sealing = Sealing { file: &mut file, seal, digest, index };
+            let received = stream::receive_chunks(receive, &mut sealing, cursor).await;
+            // Also after an error, as for a file that is not sealed.
+            file.flush().await.map_err(TransportError::File)?;
+            received?;
+        }
+    }
     staged.file = file.into_std().await;
     let blobs = blobs.clone();
     let complete = tokio::task::spawn_blocking(move || blobs.complete(&staged)).await;
     complete.expect("completing an upload does not panic")?;
     Ok(())
+}
+
+/// Writes chunks sealed.
+struct Sealing<'a> {
+    file: &'a mut File,
+    seal: Arc<Seal>,
+    digest: Digest,
+    /// Chunks before the next one.
+    index: u64,
+}
+
+impl ChunkSink for Sealing<'_> {
+    async fn take(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let record = self.seal.seal(self.digest, self.index, chunk)?;
+        self.index += 1;
+        self.file.write_all(&record).await
+    }
 }

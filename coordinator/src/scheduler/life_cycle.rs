@@ -221,10 +221,7 @@ impl Scheduler {
         let kept_out = candidates.filter_map(|record| {
             let tenant = &record.context.id;
             match &record.standing {
-                Standing::Active => {
-                    let quota = self.check_room(tenant, name, now).err()?;
-                    Some((tenant, quota.to_string()))
-                }
+                Standing::Active => Some((tenant, self.kept_out(tenant, name, now)?)),
                 Standing::Suspended { .. } => Some((tenant, "suspended".to_owned())),
                 Standing::Revoked { .. } => None,
             }
@@ -238,6 +235,9 @@ impl Scheduler {
     /// Why a tenant without part in a job's round is not invited, if there is a reason.
     #[must_use]
     pub fn kept_out(&self, tenant: &TenantId, job: &JobId, now: Timestamp) -> Option<String> {
+        if let Some(below) = self.below_floor(tenant) {
+            return Some(below.to_string());
+        }
         self.check_room(tenant, job, now).err().map(|quota| quota.to_string())
     }
 

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     round::Phase,
-    tenants::{Quotas, Standing, TenantRole},
+    tenants::{ComputeIsolation, ModelIsolation, Quotas, Standing, TenantRole},
 };
 
 const CERTIFICATE: &[u8] = b"certificate";
@@ -212,4 +212,33 @@ fn models_stay_in_the_regions_of_their_job_and_with_those_that_serve() {
     };
     assert!(hears("alpha") && !hears("beta"));
     assert!(is_invited(&actions, "beta"), "training goes on");
+}
+
+#[test]
+fn a_tenant_below_its_floor_is_not_invited_until_its_agent_or_the_floor_moves() {
+    let adapter = Isolation { model: ModelIsolation::Adapter, ..Isolation::default() };
+    let mut bench = Bench::new();
+    let floor = |bench: &mut Bench, isolation| {
+        let mut context = bench.scheduler.tenant(&tenant("alpha")).expect("known").context.clone();
+        context.isolation = isolation;
+        bench.scheduler.set_context(context, NOW).expect("known");
+    };
+    floor(&mut bench, adapter);
+    bench.submit();
+    assert_eq!(bench.scheduler.below_floor(&tenant("alpha")), None, "nothing is known yet");
+    for name in ["alpha", "beta"] {
+        bench.scheduler.connected(&tenant(name), LedgerHead::EMPTY, NOW);
+    }
+    assert!(!is_invited(&bench.run(), "alpha"), "who says nothing keeps nobody apart");
+    let line = bench.scheduler.waiting_for(bench.scheduler.job(&job().name).expect("known"), NOW);
+    assert!(line.contains("alpha: its agent runs at model isolation base-only"), "{line}");
+    bench.scheduler.disconnected(&tenant("alpha"), NOW);
+    bench.scheduler.keeps_apart(&tenant("alpha"), adapter);
+    bench.scheduler.connected(&tenant("alpha"), LedgerHead::EMPTY, NOW);
+    let actions = bench.run();
+    assert!(is_invited(&actions, "alpha") && is_invited(&actions, "beta"));
+    let below = ComputeIsolation::DedicatedWorker;
+    floor(&mut bench, Isolation { compute: below, ..adapter });
+    let below = bench.scheduler.below_floor(&tenant("alpha")).expect("a shared queue");
+    assert_eq!((below.resource, below.needs), ("compute", "dedicated-worker"));
 }

@@ -32,6 +32,7 @@ use tributary_privacy::secagg::{Blob, ClientMessage, PeerKeys};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
+    isolation::Isolation,
     job::JobSpec,
     message::{BaseModel, CoordinatorMessage, LatticeSpec, LedgerHead, SecaggPayload, UploadOffer},
     time::Timestamp,
@@ -62,6 +63,8 @@ pub struct Scheduler {
     jobs: BTreeMap<JobId, Job>,
     models: ModelRegistry,
     connected: BTreeSet<TenantId>,
+    /// How far agents said that they keep their tenants apart.
+    levels: BTreeMap<TenantId, Isolation>,
     /// The connected tenants in the order in which they came.
     arrivals: Vec<TenantId>,
     /// Connected tenants that have reported since they came.

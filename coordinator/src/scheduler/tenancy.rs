@@ -3,6 +3,7 @@
 use tributary_protocol::{
     error_code::Refusal,
     id::{Digest, JobId, TenantId},
+    isolation::{BelowFloor, Isolation},
     message::{CoordinatorMessage, EnrollmentResponse, LedgerHead},
     time::Timestamp,
 };
@@ -139,6 +140,21 @@ impl Scheduler {
         Ok(record.context.clone())
     }
 
+    /// A tenant's agent says how far it keeps the tenant apart from others; one that has not said so
+    /// does not at all. A tenant whose agent is below its floors is not invited.
+    pub fn keeps_apart(&mut self, tenant: &TenantId, levels: Isolation) {
+        self.levels.insert(tenant.clone(), levels);
+    }
+
+    /// Where a tenant's agent is below the tenant's floors, as far as is known.
+    #[must_use]
+    pub fn below_floor(&self, tenant: &TenantId) -> Option<BelowFloor> {
+        let floors = self.tenants.get(tenant)?.context.isolation;
+        let is_connected = self.connected.contains(tenant);
+        let levels = self.levels.get(tenant).copied();
+        levels.or(is_connected.then(Isolation::default))?.below(floors)
+    }
+
     /// A tenant's agent said hello: it hears its acknowledged ledger head, the newest base of each
     /// job, and what it still owes.
     pub fn connected(&mut self, tenant: &TenantId, head: LedgerHead, now: Timestamp) {
@@ -206,6 +222,7 @@ impl Scheduler {
     fn is_willing(&self, tenant: &TenantId, job: &JobId, now: Timestamp) -> bool {
         self.may_train(tenant, job)
             && !self.jobs[job].refusals.contains_key(tenant)
+            && self.below_floor(tenant).is_none()
             && self.check_room(tenant, job, now).is_ok()
     }
 

@@ -49,6 +49,21 @@ pub enum TenantRole {
 }
 
 impl TenantRole {
+    /// The name in files, in logs and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Serve => "serve",
+        }
+    }
+
+    /// The names of several roles, in one text.
+    #[must_use]
+    pub fn names(roles: &BTreeSet<Self>) -> String {
+        roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(",")
+    }
+
     /// Every role: what a tenant has unless somebody takes it away.
     #[must_use]
     pub fn all() -> BTreeSet<Self> {

@@ -108,6 +108,12 @@ pub const fn next_day(now: Timestamp) -> Timestamp {
 }
 
 impl Quotas {
+    /// Bytes, rounds and requests.
+    #[must_use]
+    pub const fn per_day(&self) -> [Option<u64>; 3] {
+        [self.bytes_per_day, self.rounds_per_day, self.requests_per_day]
+    }
+
     /// Whether a whole round fits, with `bytes` of files.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Length-prefixed messages and chunked files on a QUIC stream.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use quinn::{RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
@@ -112,9 +112,25 @@ pub async fn receive_file(
     received
 }
 
-async fn receive_chunks(
+/// Where received chunks go, in order.
+pub trait ChunkSink: Send {
+    /// Takes the next chunk.
+    fn take(&mut self, chunk: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl ChunkSink for File {
+    async fn take(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.write_all(chunk).await
+    }
+}
+
+/// Receives chunks into `sink`, which stands at the cursor's offset, to the end of the file.
+///
+/// # Errors
+/// [`TransportError`] if a chunk is not the next one, is damaged or late, or the sink fails.
+pub async fn receive_chunks(
     stream: &mut RecvStream,
-    file: &mut File,
+    sink: &mut impl ChunkSink,
     mut cursor: Cursor,
 ) -> Result<(), TransportError> {
     let mut payload = vec![0; CHUNK_BYTES];
@@ -126,7 +142,7 @@ async fn receive_chunks(
         let payload = &mut payload[..header.length as usize];
         within(read_exact(stream, payload)).await?;
         cursor.accept(&header, payload)?;
-        file.write_all(payload).await.map_err(TransportError::File)?;
+        sink.take(payload).await.map_err(TransportError::File)?;
     }
     Ok(())
 }

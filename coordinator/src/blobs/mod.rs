@@ -4,19 +4,30 @@
 //! blobs/<digest>                    complete, never changed
 //! staging/<job>.<round>/<digest>    an upload in progress; its length says where it resumes
 //! ```
+//! The updates of tenants that are kept apart lie sealed in [keyspaces](Keyspace) of their own.
+//!
 //! A file is written under another name, flushed to the disk, and then renamed, so a name that
 //! exists always has its whole content.
 
+mod keyspace;
+mod seal;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use thiserror::Error;
-use tributary_protocol::id::{Digest, JobId, RoundNumber};
+use tributary_protocol::{
+    id::{Digest, JobId, RoundNumber, TenantId},
+    isolation::DataIsolation,
+};
+
+pub use self::{keyspace::Keyspace, seal::Seal};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -54,6 +65,15 @@ pub enum BlobError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The key of a tenant cannot be read, or does not open a file.
+    #[error("file {path} cannot be opened with its tenant's key")]
+    Seal {
+        /// The key, or the file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
@@ -61,11 +81,13 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Blob
     move |source| BlobError::Io { action, path, source }
 }
 
-/// The two folders.
+/// The two folders, and those of tenants that are kept apart.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
+    folder: PathBuf,
     blobs: PathBuf,
     staging: PathBuf,
+    keyspaces: Arc<Mutex<BTreeMap<PathBuf, Arc<Keyspace>>>>,
 }
 
 impl BlobStore {
@@ -74,14 +96,68 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn open(folder: &Path) -> Result<Self, BlobError> {
-        let store = Self { blobs: folder.join("blobs"), staging: folder.join("staging") };
+        let (blobs, staging) = (folder.join("blobs"), folder.join("staging"));
+        let store = Self { folder: folder.to_owned(), blobs, staging, keyspaces: Arc::default() };
         for path in [&store.blobs, &store.staging] {
             fs::create_dir_all(path).map_err(io_error("create", path))?;
+        }
+        // Also those of tenants whose level has changed since.
+        for level in [DataIsolation::OwnKeyspace, DataIsolation::OwnDatabase] {
+            let Some(name) = keyspace::folder_name(level) else { continue };
+            let path = folder.join(name);
+            if !path.exists() {
+                continue;
+            }
+            for entry in fs::read_dir(&path).map_err(io_error("list", &path))? {
+                let name = entry.map_err(io_error("list", &path))?.file_name();
+                if let Some(tenant) = name.to_str().and_then(|name| name.parse().ok()) {
+                    store.keyspace(&tenant, level)?;
+                }
+            }
         }
         Ok(store)
     }
 
-    /// Where a complete file is.
+    /// Where a tenant's updates lie by themselves, made if needed; `None` for a shared store.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub fn keyspace(
+        &self,
+        tenant: &TenantId,
+        level: DataIsolation,
+    ) -> Result<Option<Arc<Keyspace>>, BlobError> {
+        let Some(name) = keyspace::folder_name(level) else { return Ok(None) };
+        let folder = self.folder.join(name).join(tenant.as_str());
+        let mut known = self.keyspaces.lock().expect("no panic while it is held");
+        if let Some(keyspace) = known.get(&folder) {
+            return Ok(Some(keyspace.clone()));
+        }
+        let keyspace = Arc::new(Keyspace::open(folder.clone())?);
+        known.insert(folder, keyspace.clone());
+        Ok(Some(keyspace))
+    }
+
+    fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
+        self.keyspaces.lock().expect("no panic while it is held").values().cloned().collect()
+    }
+
+    /// Opens a complete file, and says what opens its content if it is sealed.
+    fn find(&self, digest: Digest) -> Result<Found, BlobError> {
+        let keyspaces = self.keyspaces();
+        let own = keyspaces.iter().find(|keyspace| keyspace.contains(digest));
+        let path = own.map_or_else(|| self.path(digest), |keyspace| keyspace.path(digest));
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::Missing { path });
+            }
+            opened => opened.map_err(io_error("open", &path))?,
+        };
+        let seal = own.map(|keyspace| keyspace.seal()).transpose()?;
+        Ok(Found { path, file, seal })
+    }
+
+    /// Where a complete file of no tenant's own is.
     #[must_use]
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.blobs.join(digest.to_string())
@@ -90,7 +166,7 @@ impl BlobStore {
     /// Whether the complete file is here.
     #[must_use]
     pub fn contains(&self, digest: Digest) -> bool {
-        self.path(digest).exists()
+        self.path(digest).exists() || self.keyspaces().iter().any(|it| it.contains(digest))
     }
 
     /// Stores `bytes`; durable on return.
@@ -99,13 +175,13 @@ impl BlobStore {
     /// [`BlobError::Io`].
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
         let digest = Digest::of(bytes);
-        if self.contains(digest) {
+        if self.path(digest).exists() {
             return Ok(digest);
         }
         let staged = self.staging.join(format!("{digest}.put"));
         let mut file = File::create(&staged).map_err(io_error("create", &staged))?;
         file.write_all(bytes).map_err(io_error("write", &staged))?;
-        self.finish(&file, &staged, digest)?;
+        finish(&file, &staged, &self.blobs, digest)?;
         Ok(digest)
     }
 
@@ -114,12 +190,16 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError`].
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
-        let path = self.path(digest);
-        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        let mut bytes = Vec::new();
+        self.stream(digest, |_, piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, BlobError>(())
+        })?;
         let found = Digest::of(&bytes);
         if found == digest {
             Ok(bytes)
         } else {
+            let Found { path, .. } = self.find(digest)?;
             Err(BlobError::Digest { path, expected: digest, found })
         }
     }
@@ -129,14 +209,9 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError`] naming it.
     pub fn verify(&self, digest: Digest) -> Result<(), BlobError> {
-        let path = self.path(digest);
-        let mut file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(BlobError::Missing { path });
-            }
-            opened => opened.map_err(io_error("open", &path))?,
-        };
-        let found = digest_of(&mut file).map_err(io_error("read", &path))?;
+        let file = self.find(digest)?;
+        let path = file.path.clone();
+        let found = file.digest(digest)?;
         if found == digest {
             Ok(())
         } else {
@@ -170,52 +245,52 @@ impl BlobStore {
     /// Hands a complete file to `take` piece by piece, with the offset of each.
     ///
     /// # Errors
-    /// [`BlobError::Io`], or what `take` returns.
+    /// [`BlobError`], or what `take` returns.
     pub fn stream<E: From<BlobError>>(
         &self,
         digest: Digest,
-        mut take: impl FnMut(usize, &[u8]) -> Result<(), E>,
+        take: impl FnMut(usize, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = self.path(digest);
-        let mut file = File::open(&path).map_err(io_error("open", &path))?;
-        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
-        loop {
-            let length = file.read(&mut buffer).map_err(io_error("read", &path))?;
-            if length == 0 {
-                return Ok(());
-            }
-            take(offset, &buffer[..length])?;
-            offset += length;
-        }
+        self.find(digest)?.each(digest, take)
     }
 
     /// Reads some bytes of a complete file, whose content was checked before.
     ///
     /// # Errors
-    /// [`BlobError::Io`], also if the file ends before.
+    /// [`BlobError`], also if the file ends before.
     pub fn read_at(&self, digest: Digest, offset: u64, bytes: &mut [u8]) -> Result<(), BlobError> {
-        let path = self.path(digest);
-        let file = File::open(&path).map_err(io_error("open", &path))?;
-        file.read_exact_at(bytes, offset).map_err(io_error("read", &path))
+        let Found { path, file, seal } = self.find(digest)?;
+        match seal {
+            None => file.read_exact_at(bytes, offset).map_err(io_error("read", &path)),
+            Some(seal) => seal
+                .read_at(digest, &file, offset, bytes)
+                .map_err(|source| BlobError::Seal { path, source }),
+        }
     }
 
     /// Opens the staging file of a round's upload; its length is what has arrived so far.
+    ///
+    /// - `keyspace`: where the tenant's updates lie, if by themselves
     ///
     /// # Errors
     /// [`BlobError::Io`].
     pub fn stage(
         &self,
+        keyspace: Option<&Keyspace>,
         job: &JobId,
         round: RoundNumber,
         digest: Digest,
     ) -> Result<Staged, BlobError> {
+        if let Some(keyspace) = keyspace {
+            return keyspace.stage(job, round, digest);
+        }
         let folder = self.staging.join(staging_name(job, round));
         fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
         let path = folder.join(digest.to_string());
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
-        Ok(Staged { digest, path, file, length })
+        Ok(Staged { digest, path, home: self.blobs.clone(), file, length, seal: None })
     }
 
     /// Completes a staged upload: checks its digest, makes it durable, gives it its name.
@@ -224,8 +299,16 @@ impl BlobStore {
     /// [`BlobError::Digest`] if the content is not what was announced (the staging file is then removed, since a
     /// resumption could not mend it), or [`BlobError::Io`].
     pub fn complete(&self, staged: &Staged) -> Result<(), BlobError> {
-        let mut file = File::open(&staged.path).map_err(io_error("open", &staged.path))?;
-        let found = digest_of(&mut file).map_err(io_error("read", &staged.path))?;
+        let (path, seal) = (staged.path.clone(), staged.seal.clone());
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let found = match (Found { path, file, seal }).digest(staged.digest) {
+            // What a crash has left of it cannot be mended by a resumption either.
+            Err(error @ BlobError::Seal { .. }) => {
+                remove_tree(&staged.path)?;
+                return Err(error);
+            }
+            found => found?,
+        };
         if found != staged.digest {
             fs::remove_file(&staged.path).map_err(io_error("remove", &staged.path))?;
             return Err(BlobError::Digest {
@@ -234,7 +317,7 @@ impl BlobStore {
                 found,
             });
         }
-        self.finish(&staged.file, &staged.path, staged.digest)
+        finish(&staged.file, &staged.path, &staged.home, staged.digest)
     }
 
     /// Removes a complete file that nothing refers to any more; one that is gone already is fine.
@@ -242,11 +325,10 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn remove(&self, digest: Digest) -> Result<(), BlobError> {
-        let path = self.path(digest);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(io_error("remove", &path)),
+        for keyspace in self.keyspaces() {
+            keyspace.remove(digest)?;
         }
+        remove_tree(&self.path(digest))
     }
 
     /// Removes every complete file but these: what a crash left between a record and its files.
@@ -263,6 +345,9 @@ impl BlobStore {
                 self.remove(digest)?;
             }
         }
+        for keyspace in self.keyspaces() {
+            keyspace.retain(|digest| referenced.contains(&digest))?;
+        }
         Ok(())
     }
 
@@ -271,7 +356,11 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn unstage(&self, job: &JobId, round: RoundNumber) -> Result<(), BlobError> {
-        remove_tree(&self.staging.join(staging_name(job, round)))
+        let closed = staging_name(job, round);
+        for keyspace in self.keyspaces() {
+            keyspace.retain_staged(|name| name != closed)?;
+        }
+        remove_tree(&self.staging.join(closed))
     }
 
     /// Removes what has arrived of every upload but those of these open rounds.
@@ -289,22 +378,79 @@ impl BlobStore {
                 remove_tree(&entry.path())?;
             }
         }
+        for keyspace in self.keyspaces() {
+            keyspace.retain_staged(|name| open.contains(name))?;
+        }
         Ok(())
-    }
-
-    fn finish(&self, file: &File, staged: &Path, digest: Digest) -> Result<(), BlobError> {
-        let path = self.path(digest);
-        file.sync_all().map_err(io_error("flush", staged))?;
-        fs::rename(staged, &path).map_err(io_error("rename to", &path))?;
-        let folder = File::open(&self.blobs).map_err(io_error("open", &self.blobs))?;
-        folder.sync_all().map_err(io_error("flush", &self.blobs))
     }
 }
 
-fn digest_of(file: &mut File) -> io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file)?;
-    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+/// Makes a staged file durable and gives it its name.
+fn finish(file: &File, staged: &Path, home: &Path, digest: Digest) -> Result<(), BlobError> {
+    let path = home.join(digest.to_string());
+    file.sync_all().map_err(io_error("flush", staged))?;
+    fs::rename(staged, &path).map_err(io_error("rename to", &path))?;
+    let folder = File::open(home).map_err(io_error("open", home))?;
+    folder.sync_all().map_err(io_error("flush", home))
+}
+
+/// A file that is open, and what opens its content if that is sealed.
+struct Found {
+    path: PathBuf,
+    file: File,
+    seal: Option<Arc<Seal>>,
+}
+
+impl Found {
+    fn each<E: From<BlobError>>(
+        mut self,
+        digest: Digest,
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.path;
+        if let Some(seal) = self.seal {
+            let each = seal.each(digest, &mut self.file, |offset, piece| {
+                take(offset, piece).map_err(Piece::Taken)
+            });
+            return each.map_err(|error| match error {
+                Piece::Taken(error) => error,
+                Piece::Read(source) => BlobError::Seal { path, source }.into(),
+            });
+        }
+        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
+        loop {
+            let length = self.file.read(&mut buffer).map_err(io_error("read", &path))?;
+            if length == 0 {
+                return Ok(());
+            }
+            take(offset, &buffer[..length])?;
+            offset += length;
+        }
+    }
+
+    /// The digest of the content.
+    ///
+    /// - `digest`: what it should be, to which sealed records are bound
+    fn digest(self, digest: Digest) -> Result<Digest, BlobError> {
+        let mut hasher = blake3::Hasher::new();
+        self.each(digest, |_, piece| {
+            hasher.update(piece);
+            Ok::<_, BlobError>(())
+        })?;
+        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+}
+
+/// Why a piece of a sealed file was not handed over.
+enum Piece<E> {
+    Read(io::Error),
+    Taken(E),
+}
+
+impl<E> From<io::Error> for Piece<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
 }
 
 fn staging_name(job: &JobId, round: RoundNumber) -> String {
@@ -325,10 +471,14 @@ fn remove_tree(path: &Path) -> Result<(), BlobError> {
 pub struct Staged {
     digest: Digest,
     path: PathBuf,
+    /// The folder in which it gets its name.
+    home: PathBuf,
     /// Open for writing.
     pub file: File,
-    /// Bytes that have arrived.
+    /// Bytes that have arrived, before they were sealed.
     pub length: u64,
+    /// What seals them, if anything does.
+    pub seal: Option<Arc<Seal>>,
 }
 
 #[cfg(test)]
@@ -362,7 +512,7 @@ mod tests {
     fn a_staged_upload_resumes_and_wrong_content_never_gets_the_name() {
         let (_folder, store) = store();
         let job = JobId::new("job").expect("valid");
-        let stage = |digest| store.stage(&job, RoundNumber(1), digest);
+        let stage = |digest| store.stage(None, &job, RoundNumber(1), digest);
         let digest = Digest::of(b"update");
         let mut staged = stage(digest).expect("stages");
         staged.file.write_all(b"upd").expect("writes");
@@ -400,11 +550,12 @@ mod tests {
         let (folder, store) = store();
         let (one, two) = (JobId::new("one").expect("valid"), JobId::new("two").expect("valid"));
         let arrive = |job: &JobId, round| {
-            let mut staged = store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens");
+            let mut staged =
+                store.stage(None, job, RoundNumber(round), Digest::of(b"x")).expect("opens");
             staged.file.write_all(b"part").expect("writes");
         };
         let left = |job: &JobId, round| {
-            store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens").length
+            store.stage(None, job, RoundNumber(round), Digest::of(b"x")).expect("opens").length
         };
         for (job, round) in [(&one, 1), (&one, 2), (&two, 1)] {
             arrive(job, round);
