@@ -1,6 +1,10 @@
 //! Isolation levels: what they keep apart at the coordinator, and who is not invited for them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use tributary_privacy::lattice::Lattice;
 use tributary_protocol::{
@@ -23,41 +27,63 @@ const TOP: Isolation = Isolation {
     compute: ComputeIsolation::DedicatedDevice,
 };
 
-/// Connects, accepts, and uploads an update of nothing but this number.
-async fn report(
-    coordinator: &Coordinator,
-    credentials: &Credentials,
-    value: i64,
-) -> (Peer, Vec<u8>) {
-    let mut peer = Peer::connect_at(coordinator.quic(), credentials, TOP).await.expect("connects");
-    let Assignment { job, round, lattice, .. } = peer.assignment().await;
-    peer.accept(&job.name, round).await;
+async fn connect(coordinator: &Coordinator, credentials: &Credentials) -> Peer {
+    Peer::connect_at(coordinator.quic(), credentials, TOP).await.expect("connects")
+}
+
+/// Accepts the next assignment.
+async fn accept(peer: &mut Peer) -> Assignment {
+    let assignment = peer.assignment().await;
+    peer.accept(&assignment.job.name, assignment.round).await;
+    assignment
+}
+
+/// Uploads an update of nothing but this number.
+async fn report(peer: &Peer, assignment: &Assignment, value: i64) -> Vec<u8> {
+    let Assignment { job, round, lattice, .. } = assignment;
     let lattice = Lattice::new(lattice.step, lattice.bits).expect("planned");
     let update = lattice.pack(&vec![value; job.model.num_parameters()]);
-    let stored = peer.upload(&offer(&job.name, round, &update, 1), &update).await;
+    let stored = peer.upload(&offer(&job.name, *round, &update, 1), &update).await;
     assert_eq!(stored, TransferResponse::Stored);
-    (peer, update)
+    update
+}
+
+/// Both tenants train, and alpha, who has a thread of its own, has reported this.
+async fn half_a_round(coordinator: &Coordinator, tenants: &[Credentials; 2]) -> Vec<u8> {
+    coordinator.submit(&job("points", 1, 2));
+    let mut alpha = connect(coordinator, &tenants[0]).await;
+    let mut beta = connect(coordinator, &tenants[1]).await;
+    let assignment = accept(&mut alpha).await;
+    accept(&mut beta).await;
+    let update = report(&alpha, &assignment, 7).await;
+    let threads = fs::read_dir(format!("/proc/{}/task", coordinator.process())).expect("Linux");
+    let names: Vec<_> = threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .collect();
+    assert!(names.iter().any(|name| name.trim() == "tenant-alpha"), "{names:?}");
+    assert!(!names.iter().any(|name| name.trim() == "tenant-beta"), "{names:?}");
+    update
+}
+
+fn set(coordinator: &Coordinator, tenant: &str, levels: &[&str]) {
+    let _ = coordinator.ask(&[&["tenant", "set", tenant][..], levels].concat());
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let entries = entries.map(|entry| entry.expect("lists").path());
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("lists").map(|entry| entry.expect("lists").path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn updates_of_a_tenant_kept_apart_are_sealed_until_their_round_ends_and_then_the_key_goes() {
     let mut coordinator = Coordinator::start();
-    let alpha = credentials(&coordinator, "alpha").await;
-    let beta = credentials(&coordinator, "beta").await;
+    let tenants =
+        [credentials(&coordinator, "alpha").await, credentials(&coordinator, "beta").await];
     let levels = ["--data-isolation", "own-keyspace", "--compute-isolation", "dedicated-worker"];
-    let _ = coordinator.ask(&[&["tenant", "set", "alpha"], &levels[..]].concat());
-    let _ = coordinator.ask(&["tenant", "set", "beta", "--data-isolation", "own-database"]);
-    coordinator.submit(&job("points", 1, 2));
-    // The cohort is chosen once both are there.
-    let waiting = Peer::connect_at(coordinator.quic(), &beta, TOP).await.expect("connects");
-    let (_alpha, update) = report(&coordinator, &alpha, 7).await;
+    set(&coordinator, "alpha", &levels);
+    set(&coordinator, "beta", &["--data-isolation", "own-database"]);
+    let update = half_a_round(&coordinator, &tenants).await;
     let digest = Digest::of(&update).to_string();
     let sealed = coordinator.path("keyspaces/alpha/updates").join(&digest);
     assert!(sealed.exists() && !coordinator.path("blobs").join(&digest).exists());
@@ -69,12 +95,6 @@ async fn updates_of_a_tenant_kept_apart_are_sealed_until_their_round_ends_and_th
     let key = coordinator.path("keyspaces/alpha/key");
     let mode = fs::metadata(&key).expect("a key").permissions().mode();
     assert_eq!((mode & 0o777, fs::read(&key).expect("a key").len()), (0o600, 32));
-    let threads = fs::read_dir(format!("/proc/{}/task", coordinator.process())).expect("Linux");
-    let names: Vec<_> = threads
-        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok())
-        .collect();
-    assert!(names.iter().any(|name| name.trim() == "tenant-alpha"), "{names:?}");
-    assert!(!names.iter().any(|name| name.trim() == "tenant-beta"), "{names:?}");
     let copy = tempfile::tempdir().expect("a folder");
     let copy = copy.path().join("copy");
     let _ = coordinator.ask(&["backup", "--to", copy.to_str().expect("text")]);
@@ -83,9 +103,10 @@ async fn updates_of_a_tenant_kept_apart_are_sealed_until_their_round_ends_and_th
 
     // What is sealed is found again, and checked, after a kill.
     coordinator.kill();
-    drop(waiting);
     coordinator.serve();
-    let (_beta, update) = report(&coordinator, &beta, -3).await;
+    let mut beta = connect(&coordinator, &tenants[1]).await;
+    let assignment = accept(&mut beta).await;
+    let update = report(&beta, &assignment, -3).await;
     let theirs = coordinator.path("databases/beta/updates").join(Digest::of(&update).to_string());
     coordinator.finish("points", 30);
     let rounds = coordinator.get("/v1/jobs/points/rounds");
@@ -98,12 +119,11 @@ async fn updates_of_a_tenant_kept_apart_are_sealed_until_their_round_ends_and_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_seal_stops_the_start_and_is_named() {
     let mut coordinator = Coordinator::start();
-    let alpha = credentials(&coordinator, "alpha").await;
-    let beta = credentials(&coordinator, "beta").await;
-    let _ = coordinator.ask(&["tenant", "set", "alpha", "--data-isolation", "own-database"]);
-    coordinator.submit(&job("points", 1, 2));
-    let _beta = Peer::connect_at(coordinator.quic(), &beta, TOP).await.expect("connects");
-    let (_alpha, update) = report(&coordinator, &alpha, 7).await;
+    let tenants =
+        [credentials(&coordinator, "alpha").await, credentials(&coordinator, "beta").await];
+    let levels = ["--data-isolation", "own-database", "--compute-isolation", "dedicated-device"];
+    set(&coordinator, "alpha", &levels);
+    let update = half_a_round(&coordinator, &tenants).await;
     coordinator.kill();
     let digest = Digest::of(&update).to_string();
     let path = coordinator.path("databases/alpha/updates").join(&digest);
@@ -113,16 +133,14 @@ async fn a_damaged_seal_stops_the_start_and_is_named() {
     let launcher = tributary_tests::program("tributary-coordinator").get_program().to_owned();
     let status = coordinator.try_serve(&launcher, &[]).expect("it does not start");
     let text = coordinator.log_text();
-    assert!(!status.success() && text.contains(&digest) && text.contains("seal"), "{text}");
+    assert!(!status.success() && text.contains(&digest) && text.contains("the seal"), "{text}");
 }
 
 #[tokio::test]
 async fn a_tenant_whose_agent_runs_below_its_floor_is_not_invited_and_the_reason_is_shown() {
     let coordinator = Coordinator::start();
     let alpha = credentials(&coordinator, "alpha").await;
-    let floor =
-        |level: &str| coordinator.ask(&["tenant", "set", "alpha", "--model-isolation", level]);
-    let _ = floor("adapter");
+    set(&coordinator, "alpha", &["--model-isolation", "adapter"]);
     coordinator.submit(&job("points", 1, 1));
     let mut peer = Peer::connect(coordinator.quic(), &alpha).await.expect("connects");
     let shown = until("the reason", 10, || {
@@ -137,23 +155,29 @@ async fn a_tenant_whose_agent_runs_below_its_floor_is_not_invited_and_the_reason
     }
     let metrics = String::from_utf8(coordinator.get_bytes("/metrics")).expect("text");
     assert!(metrics.contains("tributary_tenant_below_floor{tenant=\"alpha\"} 1"), "{metrics}");
-    let _ = floor("base-only");
+    set(&coordinator, "alpha", &["--model-isolation", "base-only"]);
     let assignment = peer.assignment().await;
     assert_eq!(assignment.job.name.as_str(), "points");
+}
+
+/// Whether a tenant's context is told with this level of data, and this value.
+fn tells(metrics: &str, data: &str, value: u32) -> bool {
+    let wanted = ["tenant=\"alpha\"", "region=\"eu\"", "roles=\"train,serve\""];
+    metrics.lines().any(|line| {
+        line.starts_with("tributary_tenant_info{")
+            && wanted.iter().all(|label| line.contains(label))
+            && line.contains(&format!("data=\"{data}\""))
+            && line.ends_with(&format!(" {value}"))
+    })
 }
 
 #[test]
 fn an_agent_alone_meets_every_floor_and_its_context_is_in_logs_and_metrics() {
     let coordinator = Coordinator::start_with(&["--log-format", "json"]);
     let mut agent = Agent::enroll(&coordinator, "alpha", POLICY);
-    let floors = |levels: [&str; 3]| {
-        let [data, model, compute] = levels;
-        let wish =
-            ["--data-isolation", data, "--model-isolation", model, "--compute-isolation", compute];
-        coordinator
-            .ask(&[&["tenant", "set", "alpha", "--rounds-per-day", "40"], &wish[..]].concat())
-    };
-    let _ = floors(["own-database", "independent-copy", "dedicated-device"]);
+    let top = ["--model-isolation", "independent-copy", "--compute-isolation", "dedicated-device"];
+    set(&coordinator, "alpha", &top);
+    set(&coordinator, "alpha", &["--data-isolation", "own-database", "--rounds-per-day", "40"]);
     agent.run();
     coordinator.submit(&job("points", 1, 1));
     coordinator.finish("points", 60);
@@ -164,29 +188,17 @@ fn an_agent_alone_meets_every_floor_and_its_context_is_in_logs_and_metrics() {
     assert_eq!(stored["roles"], "train,serve", "{stored}");
     assert_eq!(stored["isolation"], "own-database,independent-copy,dedicated-device", "{stored}");
     let metrics = || String::from_utf8(coordinator.get_bytes("/metrics")).expect("text");
-    let info = |text: &str, level: &str, value: u32| {
-        let found = text.lines().any(|line| {
-            line.starts_with("tributary_tenant_info{")
-                && line.contains("region=\"eu\"")
-                && line.contains("roles=\"train,serve\"")
-                && line.contains(&format!("data=\"{level}\""))
-                && line.ends_with(&format!(" {value}"))
-        });
-        assert!(found, "{level} {value}: {text}");
-    };
     let text = metrics();
-    info(&text, "own-database", 1);
-    let rounds = "{tenant=\"alpha\",resource=\"rounds\"}";
-    for (metric, value) in [("allowed_a_day", 40), ("used_today", 1)] {
-        let line = format!("tributary_tenant_{metric}{rounds} {value}");
+    assert!(tells(&text, "own-database", 1), "{text}");
+    let alpha = "tenant=\"alpha\",resource=";
+    for line in [
+        format!("tributary_tenant_allowed_a_day{{{alpha}\"rounds\"}} 40"),
+        format!("tributary_tenant_used_today{{{alpha}\"rounds\"}} 1"),
+        format!("tributary_tenant_allowed_a_day{{{alpha}\"bytes\"}} inf"),
+    ] {
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
-    assert!(
-        text.contains("tributary_tenant_allowed_a_day{tenant=\"alpha\",resource=\"bytes\"} inf"),
-        "{text}"
-    );
-    let _ = floors(["shared-store", "independent-copy", "dedicated-device"]);
+    set(&coordinator, "alpha", &["--data-isolation", "shared-store"]);
     let text = metrics();
-    info(&text, "own-database", 0);
-    info(&text, "shared-store", 1);
+    assert!(tells(&text, "own-database", 0) && tells(&text, "shared-store", 1), "{text}");
 }
