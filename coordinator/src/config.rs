@@ -184,7 +184,7 @@ pub enum ApiTls {
 pub struct Listen {
     /// QUIC, for agents.
     pub quic: SocketAddr,
-    /// HTTP, for people and monitoring; beyond loopback it needs [`Api::tls`].
+    /// HTTP, for people and monitoring; beyond loopback it needs TLS (`api.tls`).
     pub api: SocketAddr,
 }
 

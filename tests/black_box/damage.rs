@@ -256,8 +256,9 @@ fn a_damaged_file_of_an_agent_is_named_with_what_helps() {
 fn limit_files(process: u32, bytes: Option<u64>) {
     let soft = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
     let limit = format!("--fsize={soft}:unlimited");
-    let set = std::process::Command::new("prlimit").args(["--pid", &process.to_string(), &limit]);
-    assert!({ set }.status().expect("prlimit runs").success());
+    let mut command = std::process::Command::new("prlimit");
+    let set = command.args(["--pid", &process.to_string(), &limit]).status();
+    assert!(set.expect("prlimit runs").success());
 }
 
 #[test]

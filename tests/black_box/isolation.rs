@@ -136,7 +136,7 @@ async fn a_damaged_seal_stops_the_start_and_is_named() {
     assert!(!status.success() && text.contains(&digest) && text.contains("the seal"), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_agent_runs_below_its_floor_is_not_invited_and_the_reason_is_shown() {
     let coordinator = Coordinator::start();
     let alpha = credentials(&coordinator, "alpha").await;

@@ -167,8 +167,7 @@ impl ApiConnection {
 /// A certificate for localhost that signs itself.
 fn self_signed() -> (String, String) {
     let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("parameters");
     (params.self_signed(&key).expect("signs").pem(), key.serialize_pem())
 }
 

@@ -14,8 +14,12 @@ pub(super) fn tables(source: &Source, root: &str) -> anyhow::Result<String> {
     while let Some((path, name, table)) = ahead.pop_front() {
         let mut rows = String::new();
         for field in &table.fields {
-            let inside =
-                if path.is_empty() { field.name.clone() } else { format!("{path}.{}", field.name) };
+            let parent = path.trim_matches(['[', ']']);
+            let inside = if path.is_empty() {
+                field.name.clone()
+            } else {
+                format!("{parent}.{}", field.name)
+            };
             let (inner, inside, repeated) = unwrapped(&field.shape, inside);
             let held = tables_of(source, &inner, &inside);
             let is_table = !held.is_empty();

@@ -107,7 +107,8 @@ impl Source {
         if let Some((_, said)) = field.text.rsplit_once("Default ")
             && let Some(said) = said.strip_suffix('.')
         {
-            return Some(said.trim_matches('`').to_owned());
+            let whole = said.strip_prefix('`').and_then(|said| said.strip_suffix('`'));
+            return Some(whole.filter(|said| !said.contains('`')).unwrap_or(said).to_owned());
         }
         let key = |name: &str| (table.to_owned(), name.to_owned());
         let found = match &field.default {
