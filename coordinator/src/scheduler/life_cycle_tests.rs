@@ -224,7 +224,10 @@ fn a_tenant_below_its_floor_is_not_invited_until_its_agent_or_the_floor_moves() 
         bench.scheduler.set_context(context, NOW).expect("known");
     };
     floor(&mut bench, adapter);
-    bench.submit();
+    // Beta alone is not enough.
+    let mut spec = job();
+    spec.round.cohort_size_min = 2;
+    bench.submit_job(spec);
     assert_eq!(bench.scheduler.below_floor(&tenant("alpha")), None, "nothing is known yet");
     for name in ["alpha", "beta"] {
         bench.scheduler.connected(&tenant(name), LedgerHead::EMPTY, NOW);
