@@ -12,6 +12,7 @@ mod jsonl;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod split;
+mod text_reader;
 mod texts;
 
 use std::path::PathBuf;
@@ -21,9 +22,13 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     dataset::Dataset,
     error::DataError,
-    jsonl::tokens_of,
     split::{Split, SplitError},
+    text_reader::{TextReader, TextReaders},
     texts::Texts,
+};
+use crate::{
+    durable_file::{FileError, read_bytes},
+    text::bytes_tokenizer,
 };
 
 /// Where the records of one dataset lie, as in `agent.toml` under `[data.NAME]`.
