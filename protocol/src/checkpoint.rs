@@ -11,7 +11,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::{DecoderSpec, EncoderSpec, ModelSpec, RopeScalingSpec};
+use crate::{
+    id::Digest,
+    model::{DecoderSpec, EncoderSpec, ModelSpec, RopeScalingSpec},
+};
 
 /// Says why a folder is not a model that a job can start from.
 #[derive(Debug, Error)]
@@ -183,6 +186,16 @@ pub fn read_spec(directory: &Path) -> Result<ModelSpec, CheckpointError> {
             "LlamaForCausalLM, Qwen2ForCausalLM or BertForSequenceClassification",
         ),
     }
+}
+
+/// Digest of the folder's `tokenizer.json`, by which tenants agree on their tokens; `None` if there
+/// is no such file.
+///
+/// # Errors
+/// [`CheckpointError::Read`] naming the file.
+pub fn tokenizer_digest(directory: &Path) -> Result<Option<Digest>, CheckpointError> {
+    let path = directory.join("tokenizer.json");
+    if path.exists() { read(&path).map(|bytes| Some(Digest::of(&bytes))) } else { Ok(None) }
 }
 
 fn encoder(config: &Config) -> EncoderSpec {
