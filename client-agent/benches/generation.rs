@@ -1,5 +1,5 @@
-//! Tokens a second, time to the first token, and what adapters cost a batch, over a model folder
-//! named by `TRIBUTARY_BENCH_MODEL`.
+//! Tokens a second, time to the first token, what adapters cost a batch, how long one takes to load
+//! and how long others wait for it, over a model folder named by `TRIBUTARY_BENCH_MODEL`.
 //!
 //! With `RAYON_NUM_THREADS=1` times are of the thread's processor, otherwise of the wall. One line a
 //! figure, name and value, so that `beside_transformers.py` can read them.
@@ -70,6 +70,53 @@ fn main() {
         let seconds = (0..REPEATED).map(|_| prefill(&model, prompt)).fold(f64::MAX, f64::min);
         println!("first_token_ms_prompt_{prompt} {:.1}", seconds * 1e3);
     }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    adapters[0].save(folder.path(), model.base).expect("writes");
+    let load = || {
+        let start = Instant::now();
+        let opened = DecoderAdapter::open(folder.path(), model.decoder.config(), model.base);
+        (Arc::new(opened.expect("a PEFT folder")), start.elapsed().as_secs_f64())
+    };
+    let seconds = (0..REPEATED).map(|_| load().1).fold(f64::MAX, f64::min);
+    println!("adapter_load_ms {:.1}", seconds * 1e3);
+    let pauses = (0..REPEATED).map(|_| swap_pause(&model, &adapters[1], || load().0));
+    println!("swap_pause_in_decode_steps {:.2}", pauses.fold(f64::MAX, f64::min));
+}
+
+/// How much longer the longest step is while an adapter is loaded beside a full batch and the first
+/// request with it begins, in usual steps.
+fn swap_pause(
+    model: &Model,
+    old: &Arc<DecoderAdapter>,
+    load: impl FnOnce() -> Arc<DecoderAdapter> + Send,
+) -> f64 {
+    const BATCH: u64 = 31;
+    let mut scheduler = scheduler(model);
+    for id in 0..BATCH {
+        submit(&mut scheduler, id, vec![id as u32 + 5; 8], Some(old));
+    }
+    let step = |scheduler: &mut Scheduler| {
+        let start = Instant::now();
+        scheduler.step(Timestamp(0)).expect("a step");
+        start.elapsed().as_secs_f64()
+    };
+    // The prompts, and a first step to warm up.
+    for _ in 0..2 {
+        step(&mut scheduler);
+    }
+    let mut usual: Vec<f64> = (0..5).map(|_| step(&mut scheduler)).collect();
+    usual.sort_by(f64::total_cmp);
+    let mut longest = 0.0_f64;
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(load);
+        while !loading.is_finished() {
+            longest = longest.max(step(&mut scheduler));
+        }
+        let new = loading.join().expect("the adapter loads");
+        submit(&mut scheduler, BATCH, vec![7; 8], Some(&new));
+    });
+    (0..2).for_each(|_| longest = longest.max(step(&mut scheduler)));
+    longest / usual[2] - 1.0
 }
 
 fn adapter(decoder: &Decoder, seed: u64) -> DecoderAdapter {

@@ -177,9 +177,13 @@ impl Running {
     }
 
     fn predict(&self, body: &str) -> (u16, Value) {
+        self.post("predict", body)
+    }
+
+    fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = format!(
-            "POST /v1/predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+            "POST /v1/{path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
@@ -198,6 +202,69 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Points of the unit square that no site has among its records.
+fn fresh_points(count: u32) -> Vec<[f32; 2]> {
+    let place = |index: u32, factor: u32| (index * factor % 509) as f32 / 509.0;
+    (0..count).map(|index| [place(index + 1, 113), place(index + 1, 197)]).collect()
+}
+
+#[test]
+fn outcomes_told_over_http_make_the_next_adapter_better() {
+    let site = site();
+    // Records of a time when everything was "left"; by now it is what lies above the diagonal.
+    let mut points = String::from("x,y,side\n");
+    for index in 0..40_u32 {
+        let (x, y) = (f64::from(index * 37 % 40) / 40.0, f64::from(index * 11 % 40) / 40.0);
+        writeln!(points, "{x},{y},left").unwrap();
+    }
+    std::fs::write(site.path().join("points.csv"), points).unwrap();
+    let truth = |[x, y]: [f32; 2]| u64::from(x > y);
+    let before = answer(&["adapter", "train"], site.path());
+    assert_eq!((&before["version"], &before["feedback"]), (&1.into(), &0.into()), "{before}");
+
+    let running = Running::serve(site.path());
+    let (told, unseen) = {
+        let points = fresh_points(500);
+        (points[..300].to_vec(), points[300..].to_vec())
+    };
+    let classes = |points: &[[f32; 2]]| -> (Value, Vec<u64>) {
+        let (status, answer) =
+            running.predict(&serde_json::json!({ "inputs": points }).to_string());
+        assert_eq!(status, 200, "{answer}");
+        let rows = answer["predictions"].as_array().unwrap().iter();
+        let classes = rows.map(|row| row["class"].as_u64().unwrap()).collect();
+        (answer, classes)
+    };
+    let right = || {
+        let (answer, classes) = classes(&unseen);
+        let right = classes.iter().zip(&unseen).filter(|(class, at)| **class == truth(**at));
+        (answer["model"]["adapter"].as_u64(), right.count())
+    };
+    let (version, right_before) = right();
+    assert_eq!(version, Some(1));
+    let (answered, _) = classes(&told);
+    for (prediction, &point) in answered["predictions"].as_array().unwrap().iter().zip(&told) {
+        let body = serde_json::json!({"id": prediction["id"], "label": truth(point)}).to_string();
+        let (status, answer) = running.post("feedback", &body);
+        assert_eq!((status, &answer["status"]), (200, &"new".into()), "{answer}");
+    }
+
+    // Beside the agent that holds the store.
+    let after = answer(&["adapter", "train"], site.path());
+    assert_eq!((&after["version"], &after["feedback"]), (&2.into(), &300.into()), "{after}");
+    assert_eq!(after["activated"], true, "{after}");
+    assert!((0..100_000).any(|_| right().0 == Some(2)), "the agent does not follow");
+    let (_, right_after) = right();
+    assert!(right_after >= right_before + 50, "{right_before} then {right_after} of 200");
+    let without = CONFIG.to_owned() + "[feedback]\nkeep = false\n";
+    std::fs::write(site.path().join("agent.toml"), without).unwrap();
+    assert_eq!(
+        answer(&["adapter", "train"], site.path())["feedback"],
+        0,
+        "what is off is not used"
+    );
 }
 
 /// What each version answers, computed apart from the process under test.

@@ -11,7 +11,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::{DecoderSpec, EncoderSpec, ModelSpec, RopeScalingSpec};
+use crate::{
+    id::Digest,
+    model::{DecoderSpec, EncoderSpec, ModelSpec, RopeScalingSpec},
+};
 
 /// Says why a folder is not a model that a job can start from.
 #[derive(Debug, Error)]
@@ -65,7 +68,7 @@ pub enum CheckpointError {
         source: safetensors::SafeTensorError,
     },
     /// A tensor is of another type or shape.
-    #[error("{}: tensor {tensor:?} is {found}; the model needs {expected}", path.display())]
+    #[error("{}: tensor {tensor:?} is {found}; config.json makes it {expected}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -76,8 +79,34 @@ pub enum CheckpointError {
         /// What would work.
         expected: String,
     },
+    /// There are no weights.
+    #[error("{} has neither model.safetensors nor model.safetensors.index.json", directory.display())]
+    NoWeights {
+        /// The folder.
+        directory: PathBuf,
+    },
+    /// A parameter is in two files.
+    #[error("{} has the tensor {tensor:?} a second time", path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A parameter is NaN or infinite.
+    #[error("{}: tensor {tensor:?} holds {value} at element {index}; parameters must be finite", path.display())]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Element within it, row-major.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
     /// A tensor that the model does not have.
-    #[error("{} has the tensor {tensor:?}, which the model does not have", path.display())]
+    #[error("{} has the tensor {tensor:?}, which the model of config.json does not have", path.display())]
     Unexpected {
         /// The file.
         path: PathBuf,
@@ -98,6 +127,7 @@ pub enum CheckpointError {
 struct Config {
     #[serde(default)]
     architectures: Vec<String>,
+    model_type: Option<String>,
     vocab_size: u32,
     hidden_size: u32,
     intermediate_size: u32,
@@ -152,7 +182,12 @@ struct Index {
 pub fn read_spec(directory: &Path) -> Result<ModelSpec, CheckpointError> {
     let path = directory.join("config.json");
     let config: Config = json(&path)?;
-    let architecture = config.architectures.first().map_or("", String::as_str);
+    let architecture = match (config.architectures.as_slice(), config.model_type.as_deref()) {
+        ([first, ..], _) => first.as_str(),
+        ([], Some("llama")) => "LlamaForCausalLM",
+        ([], Some("qwen2")) => "Qwen2ForCausalLM",
+        _ => "",
+    };
     let unsupported = |key, found: String, known| {
         Err(CheckpointError::Unsupported { path: path.clone(), key, found, known })
     };
@@ -183,6 +218,16 @@ pub fn read_spec(directory: &Path) -> Result<ModelSpec, CheckpointError> {
             "LlamaForCausalLM, Qwen2ForCausalLM or BertForSequenceClassification",
         ),
     }
+}
+
+/// Digest of the folder's `tokenizer.json`, by which tenants agree on their tokens; `None` if there
+/// is no such file.
+///
+/// # Errors
+/// [`CheckpointError::Read`] naming the file.
+pub fn tokenizer_digest(directory: &Path) -> Result<Option<Digest>, CheckpointError> {
+    let path = directory.join("tokenizer.json");
+    if path.exists() { read(&path).map(|bytes| Some(Digest::of(&bytes))) } else { Ok(None) }
 }
 
 fn encoder(config: &Config) -> EncoderSpec {
@@ -306,33 +351,59 @@ pub fn config(spec: &ModelSpec) -> Option<serde_json::Value> {
     }
 }
 
-/// Reads the flat parameters of a model from a folder, in the order of [`ModelSpec::tensors`]; F16
-/// and BF16 become F32, and shards are read one at a time.
-///
-/// The classification head of an encoder may be absent, as in a model that was only pretrained.
+/// Reads the flat parameters of a model from a folder, in the order of [`ModelSpec::tensors`].
 ///
 /// - `spec`: was checked
 /// - `start`: the parameters that a new model would have, which stay where the folder has no head
 ///
 /// # Errors
-/// [`CheckpointError`] naming file and tensor.
+/// Those of [`read_tensors`].
 pub fn read_parameters(
     directory: &Path,
     spec: &ModelSpec,
     start: Vec<f32>,
 ) -> Result<Vec<f32>, CheckpointError> {
-    let mut wanted: HashMap<String, (Vec<usize>, std::ops::Range<usize>)> = spec
+    let spans: HashMap<String, std::ops::Range<usize>> = spec.spans().into_iter().collect();
+    let mut parameters = start;
+    read_tensors(directory, spec, |name, values| {
+        parameters[spans[&name].clone()].copy_from_slice(&values);
+    })?;
+    Ok(parameters)
+}
+
+/// Reads the parameters of a model from a folder one by one, in any order; F16 and BF16 become F32,
+/// and shards are in memory one at a time.
+///
+/// The classification head of an encoder may be absent, as in a model that was only pretrained.
+///
+/// - `spec`: was checked
+/// - `take`: gets the name and the elements, row-major, of each tensor of [`ModelSpec::tensors`]
+/// - returns: the digest of `config.json` and of the files with weights
+///
+/// # Errors
+/// [`CheckpointError`] naming file and tensor.
+pub fn read_tensors(
+    directory: &Path,
+    spec: &ModelSpec,
+    mut take: impl FnMut(String, Vec<f32>),
+) -> Result<Digest, CheckpointError> {
+    let mut wanted: BTreeMap<String, Vec<usize>> = spec
         .tensors()
         .into_iter()
         .zip(spec.spans())
-        .map(|(tensor, (name, span))| (name, (tensor.shape, span)))
+        .map(|(it, (name, _))| (name, it.shape))
         .collect();
-    let mut parameters = start;
+    let all: BTreeSet<String> = wanted.keys().cloned().collect();
+    let mut digests = Digest::of(&read(&directory.join("config.json"))?).as_bytes().to_vec();
     for path in files(directory)? {
         let bytes = read(&path)?;
+        digests.extend_from_slice(Digest::of(&bytes).as_bytes());
         let failed = |source| CheckpointError::Safetensors { path: path.clone(), source };
         for (tensor, view) in SafeTensors::deserialize(&bytes).map_err(failed)?.tensors() {
-            let Some((shape, span)) = wanted.remove(&tensor) else {
+            let Some(shape) = wanted.remove(&tensor) else {
+                if all.contains(&tensor) {
+                    return Err(CheckpointError::Twice { path, tensor });
+                }
                 if is_derived(spec, &tensor) {
                     continue;
                 }
@@ -349,14 +420,18 @@ pub fn read_parameters(
                 return Err(wrong());
             }
             let values = floats(view.dtype(), view.data()).ok_or_else(wrong)?;
-            parameters[span].copy_from_slice(&values);
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                let value = values[index];
+                return Err(CheckpointError::NonFinite { path, tensor, index, value });
+            }
+            take(tensor, values);
         }
     }
     let head =
         |name: &str| matches!(spec, ModelSpec::Encoder(_)) && name.starts_with("classifier.");
-    match wanted.into_keys().filter(|name| !head(name)).min() {
+    match wanted.into_keys().find(|name| !head(name)) {
         Some(tensor) => Err(CheckpointError::Missing { directory: directory.to_owned(), tensor }),
-        None => Ok(parameters),
+        None => Ok(Digest::of(&digests)),
     }
 }
 
@@ -368,7 +443,9 @@ fn is_derived(spec: &ModelSpec, tensor: &str) -> bool {
         || (tied && tensor == "lm_head.weight")
 }
 
-fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+/// The elements of a tensor of little-endian floats; `None` for a type other than F32, F16 and BF16.
+#[must_use]
+pub fn floats(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let halves = || data.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
     Some(match dtype {
         Dtype::F32 => {
@@ -394,9 +471,13 @@ fn half(bits: u16) -> f32 {
 
 /// The files with weights, in the order of their names.
 fn files(directory: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let single = directory.join("model.safetensors");
+    if single.exists() {
+        return Ok(vec![single]);
+    }
     let path = directory.join("model.safetensors.index.json");
     if !path.exists() {
-        return Ok(vec![directory.join("model.safetensors")]);
+        return Err(CheckpointError::NoWeights { directory: directory.to_owned() });
     }
     let index: Index = json(&path)?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
@@ -471,6 +552,13 @@ mod tests {
             ("\"silu\"", "\"gelu\"", "hidden_act"),
             ("{", "[", "config.json"),
             ("\"vocab_size\"", "\"vocabulary\"", "config.json"),
+            ("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"yarn\"}", "yarn"),
+            ("\"use_sliding_window\": false", "\"use_sliding_window\": true", "use_sliding_window"),
+            (
+                "\"use_cache\": true",
+                "\"quantization_config\": {\"bits\": 4}",
+                "quantization_config",
+            ),
         ] {
             let directory = tempfile::tempdir().expect("temporary directory");
             let text = config.replacen(from, to, 1);
@@ -478,18 +566,47 @@ mod tests {
             let error = read_spec(directory.path()).expect_err(wanted).to_string();
             assert!(error.contains(wanted), "{wanted}: {error}");
         }
+        for (from, to, wanted) in [
+            ("\"hidden_size\": 16", "\"hidden_size\": 0", "hidden_size"),
+            ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "num_kv_heads"),
+            ("1e-06", "-1.0", "rms_norm_eps"),
+            ("1000000.0", "0.0", "rope_theta"),
+            ("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}", "rope_scaling"),
+        ] {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let text = config.replacen(from, to, 1);
+            fs::write(directory.path().join("config.json"), text).expect("writes");
+            let spec = read_spec(directory.path()).expect("a known family");
+            let error = spec.validate().expect_err(wanted).to_string();
+            assert!(error.contains(wanted), "{wanted}: {error}");
+        }
+        let directory = tempfile::tempdir().expect("temporary directory");
+        for shard in ["a.safetensors", "b.safetensors"] {
+            let path = directory.path().join(shard);
+            fs::copy(fixture("qwen2/model.safetensors"), path).expect("copies");
+        }
+        fs::write(directory.path().join("config.json"), &config).expect("writes");
+        let index = br#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#;
+        fs::write(directory.path().join("model.safetensors.index.json"), index).expect("writes");
+        let spec = read_spec(directory.path()).expect("known");
+        let twice = read_tensors(directory.path(), &spec, |_, _| {}).expect_err("twice");
+        assert!(matches!(twice, CheckpointError::Twice { .. }), "{twice}");
+
         let (llama, qwen) = (fixture("llama"), fixture("qwen2"));
         let spec = read_spec(&llama).expect("known");
         let start = || vec![0.0; spec.num_parameters()];
         let error = read_parameters(&qwen, &spec, start()).expect_err("another model").to_string();
         assert!(
-            error.contains("which the model does not have") || error.contains("needs"),
+            error.contains("does not have") || error.contains("config.json makes it"),
             "{error}"
         );
         let directory = tempfile::tempdir().expect("temporary directory");
         let error =
             read_parameters(directory.path(), &spec, start()).expect_err("empty").to_string();
-        assert!(error.contains("model.safetensors"), "{error}");
+        assert!(error.contains("config.json"), "{error}");
+        fs::copy(llama.join("config.json"), directory.path().join("config.json")).expect("copies");
+        let error = read_parameters(directory.path(), &spec, start()).expect_err("no weights");
+        assert!(matches!(error, CheckpointError::NoWeights { .. }), "{error}");
         let index = br#"{"weight_map": {"a": "../secret"}}"#;
         fs::write(directory.path().join("model.safetensors.index.json"), index).expect("writes");
         let error = read_parameters(directory.path(), &spec, start()).expect_err("outside");

@@ -111,6 +111,8 @@ error_codes! {
     SecaggCohortRefused = 4009, "secagg-cohort-refused";
     /// A check of secure aggregation failed at the agent: a peer or the coordinator cheats.
     SecaggCheckFailed = 4010, "secagg-check-failed";
+    /// The agent's texts go through another tokenizer than the job's.
+    TokenizerDiffers = 4011, "tokenizer-differs";
     /// The peer is stopping; try again later.
     ShuttingDown = 5001, "shutting-down";
     /// Another connection of the same tenant took over.

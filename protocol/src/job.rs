@@ -29,7 +29,7 @@ pub use self::{
     training::{LocalAlgorithm, TrainingPlan},
 };
 use crate::{
-    id::{DatasetName, JobId, Region, RoundNumber},
+    id::{DatasetName, Digest, JobId, Region, RoundNumber},
     model::{FederatedPart, ModelSpec, ModelSpecError},
 };
 
@@ -44,6 +44,10 @@ pub struct JobSpec {
     /// Regions whose tenants may take part; empty allows all.
     #[serde(default)]
     pub regions: Vec<Region>,
+    /// Digest of the `tokenizer.json` that the model of texts belongs to: an agent with another one
+    /// does not train. Absent, agents do not compare theirs.
+    #[serde(default)]
+    pub tokenizer: Option<Digest>,
     /// The model that is trained.
     pub model: ModelSpec,
     /// Which part of it the tenants train together: everything, the head, or low-rank changes.

@@ -159,8 +159,8 @@ fn an_assignment_carries_the_whole_job() {
     let (half, one, two) = ("000000000000e03f", "000000000000f03f", "0000000000000040");
     let mut fields = vec![
         "01".to_owned(),
-        // Job: name, dataset, no regions, model; all of it is federated.
-        "03 6a6f62 04 64617461 00 00 02 01 08 03 00".to_owned(),
+        // Job: name, dataset, no regions, no tokenizer, model; all of it is federated.
+        "03 6a6f62 04 64617461 00 00 00 02 01 08 03 00".to_owned(),
         // Training: steps, rate, batch, step size, bound, SCAFFOLD among 8.
         format!("04 {half} 10 {one} {two} 02 08"),
         // Privacy: local, tenant, norm, multiplier, delta, adaptive clipping (quantile, rate,

@@ -23,7 +23,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         "tributary-agent",
         // Off by default, so nothing else sees that it compiles.
         "--features",
-        "tributary-coordinator/otel",
+        "tributary-coordinator/otel,tributary-agent/parquet",
     ]))?;
     run(cargo()
         .args(["doc", "--locked", "--workspace", "--no-deps"])

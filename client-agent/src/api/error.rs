@@ -45,6 +45,7 @@ impl From<EngineError> for ApiError {
             EngineError::Width { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-width"),
             EngineError::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-not-finite"),
             EngineError::Tokens { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-tokens"),
+            EngineError::Text { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "input-text"),
             EngineError::NoClasses { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "no-classes"),
             EngineError::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-inputs"),
             EngineError::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -6,6 +6,7 @@ use tributary_protocol::{id::TenantId, time::Timestamp};
 
 use super::tests::{Running, ask, start};
 use crate::{
+    data::Dataset,
     feedback::PredictionId,
     keys::{KeyFile, KeyRole, NewKey},
 };
@@ -60,8 +61,10 @@ async fn outcomes_become_quality_and_labelled_data() {
     assert_eq!((&quality["labelled"], &quality["accuracy"]), (&json!(2), &json!(0.5)));
     let store = agent.state.feedback.as_ref().unwrap();
     let census = tributary_protocol::id::DatasetName::new("census").unwrap();
-    let examples = store.examples(&census, 2, 2).unwrap();
-    assert_eq!((examples.features, examples.labels), (vec![3.0, 0.0, 0.0, 3.0], vec![0, 0]));
+    let data = Dataset::from_floats(vec![0.0; 2], 2, vec![0], 2);
+    let examples = store.examples(&census, &data).unwrap();
+    let rows = vec![vec![3.0, 0.0], vec![0.0, 3.0]];
+    assert_eq!((examples.rows, examples.labels), (rows, vec![0, 0]));
 }
 
 #[tokio::test]

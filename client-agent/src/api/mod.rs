@@ -5,6 +5,7 @@ mod error;
 mod feedback;
 mod openai;
 mod predict;
+mod predict_input;
 mod server;
 
 pub use self::{

@@ -11,9 +11,13 @@ use axum::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tributary_protocol::{id::Digest, transport::process};
 
-use super::{ApiError, ApiState, access::own_caller};
+use super::{
+    ApiError, ApiState,
+    access::own_caller,
+    predict_input::{PredictInput, rows},
+};
 use crate::{
-    engine::Answer,
+    engine::{Answer, EngineError},
     feedback::{FeedbackStore, PredictionId, Record},
     keys::KeyRole,
 };
@@ -22,7 +26,7 @@ use crate::{
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<PredictInput>,
 }
 
 /// The predictions.
@@ -53,11 +57,13 @@ pub(super) async fn predict(
 ) -> Result<Json<Response>, ApiError> {
     own_caller(&state, &headers, KeyRole::Inference)?;
     state.check_open()?;
-    let Request { inputs } = parse(body, "{\"inputs\": [[number, ...], ...]}")?;
-    let (engine, feedback) = (state.engine.clone(), state.feedback.clone());
+    let form = "{\"inputs\": [[number, ...], ...]} or {\"inputs\": [\"text\", ...]}";
+    let Request { inputs } = parse(body, form)?;
+    let serving = state.engine.serving().ok_or(EngineError::NoModel)?;
     let work = move || -> Result<_, ApiError> {
-        let answer = engine.predict(&inputs)?;
-        let ids = feedback.and_then(|store| remember(&store, inputs, &answer));
+        let inputs = rows(inputs, &serving, &state.texts)?;
+        let answer = serving.answer(&inputs)?;
+        let ids = state.feedback.as_deref().and_then(|store| remember(store, inputs, &answer));
         Ok((answer, ids))
     };
     let outcome = tokio::task::spawn_blocking(work).await;

@@ -21,6 +21,7 @@ use super::{
     predict::predict,
 };
 use crate::{
+    data::TextReaders,
     driver::status::{SharedStatus, StatusDocument},
     engine::{Engine, language::LanguageServer},
     feedback::{FeedbackStore, Quality},
@@ -34,6 +35,8 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 pub struct ApiState {
     /// Answers predictions.
     pub engine: Arc<Engine>,
+    /// Turns texts into what the model of their dataset reads.
+    pub texts: TextReaders,
     /// Writes and embeds text, if the agent has a language model.
     pub language: Option<Arc<LanguageServer>>,
     /// Tells callers apart.

@@ -14,6 +14,7 @@ use tributary_protocol::{
 use super::*;
 use crate::{
     adapter::{Registry, Served},
+    data::TextReaders,
     driver::{self, status::SharedStatus},
     engine::{Engine, Serving},
     feedback::Retention,
@@ -32,15 +33,22 @@ pub(super) struct Running {
 }
 
 pub(super) async fn start(with_model: bool) -> Running {
+    let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+    let parameters = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+    let model = with_model.then_some((spec, parameters.as_slice()));
+    start_with(model, TextReaders::default()).await
+}
+
+/// An agent that serves a model, if there is one, for the dataset `census`.
+async fn start_with(model: Option<(ModelSpec, &[f32])>, texts: TextReaders) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let site = Site::new(directory.path());
     let engine = Arc::new(Engine::new());
     let tenant = TenantId::new("ash").unwrap();
     let status = Arc::new(SharedStatus::new(tenant, Phase::Connecting));
-    if with_model {
-        let spec = ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 });
+    if let Some((spec, parameters)) = model {
         let base = Digest::of(b"base");
-        let serving = Serving::new(&spec, base, &[1.0, 0.0, 0.0, 1.0, 0.0, 0.0], None).unwrap();
+        let serving = Serving::new(&spec, base, parameters, None).unwrap();
         engine.swap(serving.for_dataset(DatasetName::new("census").unwrap()));
         let measured = |accuracy| Some(Evaluation { accuracy, loss: 1.0, num_examples: 4 });
         let mut registry =
@@ -60,6 +68,7 @@ pub(super) async fn start(with_model: bool) -> Running {
     let address = listener.local_addr().unwrap();
     let state = Arc::new(ApiState {
         engine,
+        texts,
         language: None,
         access: Access::open(Tenancy {
             own: TenantId::new("ash").unwrap(),
@@ -125,6 +134,9 @@ async fn bad_requests_say_what_would_work() {
         ("{\"input\":[[1,2]]}", 400, "bad-json", "unknown field"),
         ("{\"inputs\":[[1,2,3]]}", 422, "input-width", "takes 2"),
         ("{\"inputs\":[[1e39,2]]}", 400, "bad-json", "out of range"),
+        ("{\"inputs\":[5]}", 400, "bad-json", "a list of numbers or a text"),
+        ("{\"inputs\":[[[1]]]}", 400, "bad-json", "line 1"),
+        ("{\"inputs\":[[1,2],\"good day\"]}", 422, "input-text", "input 1 is a text"),
     ] {
         let (found, answer) = predict(address, body).await;
         assert_eq!((found, &answer["error"]["code"]), (status, &json!(code)), "{body}: {answer}");
@@ -134,6 +146,51 @@ async fn bad_requests_say_what_would_work() {
     let many = format!("{{\"inputs\":[{}]}}", vec!["[1,2]"; 4097].join(","));
     let (status, answer) = predict(address, &many).await;
     assert_eq!((status, &answer["error"]["code"]), (413, &json!("too-many-inputs")));
+}
+
+#[tokio::test]
+async fn texts_are_classified_as_their_tokens_are() {
+    let text = "[encoder]\nvocab_size = 256\nhidden_size = 8\nintermediate_size = 12\n\
+                num_layers = 1\nnum_heads = 2\npositions = 6\nclasses = 3";
+    let spec: ModelSpec = toml::from_str(text).unwrap();
+    let parameters: Vec<f32> =
+        (0..spec.num_parameters()).map(|index| (index as f32 * 0.7).sin() * 0.3).collect();
+    let source = "[jsonl]\npath = \"texts.jsonl\"\nlabels = [\"a\", \"b\", \"c\"]\ntokens_max = 5";
+    let census = DatasetName::new("census").unwrap();
+    let texts = TextReaders::new(&[(census, toml::from_str(source).unwrap())].into());
+    let agent = start_with(Some((spec.clone(), parameters.as_slice())), texts).await;
+    let body = r#"{"inputs": ["ab", [97, 98], "longer than that", [108, 111, 110, 103, 101]]}"#;
+    let (status, answer) = predict(agent.address, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let probabilities = |index: usize| &answer["predictions"][index]["probabilities"];
+    assert_eq!(probabilities(0), probabilities(1));
+    assert_eq!(probabilities(2), probabilities(3), "cut where a record would be");
+    assert_ne!(probabilities(0), probabilities(2));
+    // Its outcome is kept with the tokens, which train the next adapter.
+    let id = answer["predictions"][0]["id"].as_str().unwrap().parse().unwrap();
+    let store = agent.state.feedback.as_ref().unwrap();
+    store.label(id, 2, tributary_protocol::transport::process::now()).unwrap();
+
+    for (inputs, status, code, word) in [
+        ("[\"\"]", 422, "input-tokens", "1 to 6"),
+        ("[[97.5]]", 422, "input-tokens", "whole numbers below 256"),
+        ("[[300]]", 422, "input-tokens", "whole numbers below 256"),
+        ("[[1,2,3,4,5,6,7]]", 422, "input-tokens", "1 to 6"),
+        ("[true]", 400, "bad-json", "a list of numbers or a text"),
+        ("\"ab\"", 400, "bad-json", "expected a sequence"),
+        ("[\"\\ud800\"]", 400, "bad-json", "line 1"),
+    ] {
+        let (found, answer) = predict(agent.address, &format!("{{\"inputs\":{inputs}}}")).await;
+        assert_eq!((found, &answer["error"]["code"]), (status, &json!(code)), "{inputs} {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(word), "{inputs} {answer}");
+    }
+    let (status, answer) = ask(agent.address, "POST /v1/predict", b"{\"inputs\":[\"\xff\"]}").await;
+    assert!(status == 400 && answer.contains("bad-json"), "not UTF-8: {answer}");
+
+    let agent = start_with(Some((spec, parameters.as_slice())), TextReaders::default()).await;
+    let (status, answer) = predict(agent.address, r#"{"inputs": ["ab"]}"#).await;
+    assert_eq!((status, &answer["error"]["code"]), (422, &json!("no-tokenizer")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("[data.census.jsonl]"));
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use crate::{
     compute::set_threads,
     config::Config,
     driver::{adapting::Bench, records::Records},
+    feedback::{Examples, read_examples},
     policy::Policy,
     train::Evaluation,
 };
@@ -46,6 +47,8 @@ struct Place {
     parameters: Vec<f32>,
     config: Config,
     records: Option<Records>,
+    /// Labelled predictions among the records.
+    num_feedback: usize,
 }
 
 impl Place {
@@ -63,8 +66,14 @@ impl Place {
         let parameters = folder.read_base(&registry.model, current.base)?;
         let of_dataset = policy.datasets.get(&registry.dataset);
         let examples_max = of_dataset.and_then(|dataset| dataset.examples_max);
-        let records = Some(Records::load(&config, &registry.dataset, examples_max)?);
-        Ok(Self { folder, registry, current, parameters, config, records })
+        let records = Records::load(&config, &registry.dataset, examples_max)?;
+        let examples = match config.feedback {
+            Some(_) => read_examples(&files.feedback(), &registry.dataset, &records.data)?,
+            None => Examples::default(),
+        };
+        let num_feedback = examples.len();
+        let records = Some(records.with_examples(&examples, config.held_out_fraction));
+        Ok(Self { folder, registry, current, parameters, config, records, num_feedback })
     }
 
     fn bench(&self) -> Bench<'_> {
@@ -133,6 +142,7 @@ fn train(options: &AdapterTrainOptions) -> Result<(), CliError> {
             "job": place.registry.job, "version": version, "base": base,
             "base_version": place.current.base_version, "held_out": held_out,
             "base_held_out": tuned.base_held_out, "served_held_out": present, "activated": activated,
+            "feedback": place.num_feedback,
         }),
         || {
             let figures = format!(

@@ -12,8 +12,12 @@ use tributary_protocol::{
 
 use super::{CliError, options::CheckOptions, output, privacy};
 use crate::{
-    config::Config, driver::records::Records, durable_file::read_text, identity::Identity,
-    policy::Policy, site::Site,
+    config::Config,
+    driver::{records::Records, tokenizer::check_tokenizer},
+    durable_file::read_text,
+    identity::Identity,
+    policy::Policy,
+    site::Site,
 };
 
 /// One checked thing.
@@ -71,6 +75,11 @@ pub(super) fn execute(options: &CheckOptions) -> Result<ExitCode, CliError> {
                 Finding { what: format!("job {}", job.name), ok: false, detail }
             }
         });
+        if job.tokenizer.is_some() {
+            let outcome = check_tokenizer(&job, config.datasets.get(&job.dataset));
+            let outcome = outcome.map(|()| "it is the dataset's".to_owned());
+            findings.push(Finding::new(format!("tokenizer of job {}", job.name), outcome));
+        }
     }
     let ok = findings.iter().all(|finding| finding.ok);
     if options.site.json {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
 use tributary_protocol::{checkpoint, model::ModelSpec, tensor_file};
 
 use super::CliError;
 use crate::{
     data::{DataSource, TokenizerSource},
     durable_file::{Access, create_directory, read_bytes, write_durably},
+    text::bytes_tokenizer,
 };
 
 /// Files of a tokenizer's folder that go along, where they are there.
@@ -30,9 +30,7 @@ pub(super) fn write(
     write("model.safetensors", &weights.map_err(|error| CliError::Base(Box::new(error)))?)?;
     let Some(DataSource::Jsonl(source)) = source else { return Ok(()) };
     match &source.tokenizer {
-        TokenizerSource::Bytes => {
-            write("tokenizer.json", bytes_tokenizer().to_string().as_bytes())?
-        }
+        TokenizerSource::Bytes => write("tokenizer.json", bytes_tokenizer().as_bytes())?,
         TokenizerSource::Folder(from) => {
             for name in TOKENIZER_FILES {
                 if from.join(name).exists() {
@@ -42,35 +40,6 @@ pub(super) fn write(
         }
     }
     Ok(())
-}
-
-/// The tokenizer of which every byte is a token with the byte's number.
-fn bytes_tokenizer() -> Value {
-    // The format writes bytes as printable characters: most as themselves, the others from U+0100 on.
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut vocabulary = Map::new();
-    let mut next = 0x100_u32;
-    for byte in 0..=u8::MAX {
-        let character = if printable(byte) {
-            char::from(byte)
-        } else {
-            next += 1;
-            char::from_u32(next - 1).expect("the characters from U+0100 on are there")
-        };
-        vocabulary.insert(character.to_string(), byte.into());
-    }
-    let bytes = json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
-    });
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": vocabulary, "merges": [],
-        },
-    })
 }
 
 #[cfg(test)]

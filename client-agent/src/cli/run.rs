@@ -27,6 +27,7 @@ use crate::{
     api::{self, ApiState},
     compute::set_threads,
     config::{Config, serve_folder},
+    data::TextReaders,
     driver::{
         self, Agent, AgentError,
         serving::{follow, restore},
@@ -59,12 +60,14 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
     let listen = config.api_listen;
     let access = access(&site, config.language.as_ref(), tenant.clone())?;
     let language = start_language(config.language.clone())?;
+    let texts = TextReaders::new(&config.datasets);
     let agent = Arc::new(Agent::open(site.clone(), config, policy, &identity)?);
     let (engine, status) = (agent.engine(), agent.status());
     let following = follow(AdapterFolder::new(&site), engine.clone(), status.clone());
     let following = tokio::spawn(following);
     let state = ApiState {
         engine: agent.engine(),
+        texts,
         language,
         access,
         feedback: agent.feedback(),
@@ -140,7 +143,8 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
     status.show(View { phase, detail, round: None, refused: None, connected: false });
     let following = tokio::spawn(follow(folder, engine.clone(), status.clone()));
     let stopping = AtomicBool::new(false);
-    let state = ApiState { engine, language, access, feedback, stopping, status, metrics };
+    let texts = TextReaders::new(&config.datasets);
+    let state = ApiState { engine, texts, language, access, feedback, stopping, status, metrics };
     let api = Api::start(&site, config.api_listen, state).await?;
     stop.await;
     following.abort();

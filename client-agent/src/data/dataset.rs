@@ -115,28 +115,51 @@ impl Dataset {
         Self { labels, ..self.clone() }
     }
 
+    /// Whether a model's input with a class could be one of these records.
+    ///
+    /// - `row`: features, or the tokens of a text as whole numbers, no longer than the longest here
+    #[must_use]
+    pub fn accepts(&self, row: &[f32], label: u32) -> bool {
+        let fits = match &self.features {
+            Features::Bytes(_) | Features::Floats(_) => row.len() == self.num_features,
+            Features::Texts(texts) => {
+                // Whole numbers of that size are exact in f32.
+                let known = 0.0..texts.vocab_size() as f32;
+                let is_token = |value: &f32| value.fract() == 0.0 && known.contains(value);
+                !texts.continued()
+                    && (1..=texts.longest_input()).contains(&row.len())
+                    && row.iter().all(is_token)
+            }
+        };
+        fits && label < self.num_classes
+    }
+
     /// The same records with more behind them.
     ///
     /// Where the records are bytes, the new features are rounded to the nearest of 0, 1/255, .. 1.
     ///
-    /// - `features`: `[labels, num_features]`
+    /// - `rows`: features or tokens, one row a label
     ///
     /// # Panics
-    /// If the records are texts, there is not one row of features a label, or a label is not below
-    /// [`Self::num_classes`].
+    /// If there is not one row a label, or one that [`Self::accepts`] does not accept.
     #[must_use]
-    pub fn appended(&self, features: &[f32], labels: &[u32]) -> Self {
-        assert_eq!(features.len(), self.num_features * labels.len(), "one row a label");
-        assert!(labels.iter().all(|&label| label < self.num_classes), "labels are classes");
+    pub fn appended(&self, rows: &[Vec<f32>], labels: &[u32]) -> Self {
+        assert_eq!(rows.len(), labels.len(), "one row a label");
         let mut all = self.clone();
-        match &mut all.features {
-            Features::Bytes(bytes) => {
-                bytes.extend(features.iter().map(|value| (value * 255.0).round() as u8));
+        for (row, &label) in rows.iter().zip(labels) {
+            assert!(self.accepts(row, label), "the row fits the records");
+            match &mut all.features {
+                Features::Bytes(bytes) => {
+                    bytes.extend(row.iter().map(|value| (value * 255.0).round() as u8));
+                }
+                Features::Floats(floats) => floats.extend_from_slice(row),
+                Features::Texts(texts) => {
+                    let tokens: Vec<u32> = row.iter().map(|&value| value as u32).collect();
+                    texts.push(&tokens, 0);
+                }
             }
-            Features::Floats(floats) => floats.extend_from_slice(features),
-            Features::Texts(_) => panic!("texts have no features to append"),
+            all.labels.push(label);
         }
-        all.labels.extend_from_slice(labels);
         all
     }
 

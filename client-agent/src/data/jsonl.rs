@@ -1,6 +1,6 @@
 //! Texts: one JSON object a line.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 
@@ -34,7 +34,7 @@ enum Content {
 }
 
 /// Text to tokens.
-enum Words {
+pub(super) enum Words {
     Bytes,
     Tokenizer { tokenizer: Box<Tokenizer>, template: Option<Box<ChatTemplate>> },
 }
@@ -138,7 +138,7 @@ fn sorted(
 }
 
 impl Words {
-    fn open(source: &TokenizerSource) -> Result<Self, DataError> {
+    pub(super) fn open(source: &TokenizerSource) -> Result<Self, DataError> {
         let folder = match source {
             TokenizerSource::Bytes => return Ok(Self::Bytes),
             TokenizerSource::Folder(folder) => folder,
@@ -184,7 +184,11 @@ impl Words {
         }
     }
 
-    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, crate::text::TextError> {
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        special: bool,
+    ) -> Result<Vec<u32>, crate::text::TextError> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Self::Tokenizer { tokenizer, .. } => tokenizer.encode(text, special),
@@ -192,26 +196,10 @@ impl Words {
     }
 }
 
-/// The tokens of texts as a model of the same source reads them: for predictions.
-///
-/// # Errors
-/// [`DataError`] naming the tokenizer's file.
-pub fn tokens_of(source: &JsonlSource, texts: &[String]) -> Result<Vec<Vec<u32>>, DataError> {
-    let words = Words::open(&source.tokenizer)?;
-    let encode = |(text, row): (&String, u64)| {
-        let mut tokens = words.encode(text, true).map_err(|error| DataError::Tokenize {
-            path: Path::new("request").into(),
-            row,
-            source: error,
-        })?;
-        tokens.truncate(source.tokens_max);
-        Ok(tokens)
-    };
-    texts.iter().zip(1..).map(encode).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn load_lines(lines: &str, more: &str) -> Result<Dataset, DataError> {

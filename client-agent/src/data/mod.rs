@@ -12,18 +12,24 @@ mod jsonl;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod split;
+mod text_reader;
 mod texts;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tributary_protocol::id::Digest;
 
 pub use self::{
     dataset::Dataset,
     error::DataError,
-    jsonl::tokens_of,
     split::{Split, SplitError},
+    text_reader::{TextReader, TextReaders},
     texts::Texts,
+};
+use crate::{
+    durable_file::{FileError, read_bytes},
+    text::bytes_tokenizer,
 };
 
 /// Where the records of one dataset lie, as in `agent.toml` under `[data.NAME]`.
@@ -127,6 +133,19 @@ pub enum TokenizerSource {
     Bytes,
     /// A model folder with `tokenizer.json` and, for `messages`, a chat template.
     Folder(PathBuf),
+}
+
+impl TokenizerSource {
+    /// Digest of the `tokenizer.json`; of that which is exported with a model where bytes are tokens.
+    ///
+    /// # Errors
+    /// [`FileError`] naming the file.
+    pub fn digest(&self) -> Result<Digest, FileError> {
+        match self {
+            Self::Bytes => Ok(Digest::of(bytes_tokenizer().as_bytes())),
+            Self::Folder(folder) => Ok(Digest::of(&read_bytes(&folder.join("tokenizer.json"))?)),
+        }
+    }
 }
 
 /// An image set in the IDX format.

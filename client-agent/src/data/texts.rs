@@ -8,6 +8,8 @@ pub struct Texts {
     ends: Vec<usize>,
     /// Leading tokens of each text that are read and not learnt.
     prompts: Vec<usize>,
+    /// Tokens of the longest text.
+    longest: usize,
     vocab_size: usize,
     continued: bool,
 }
@@ -19,7 +21,14 @@ impl Texts {
     /// - `continued`: whether a model learns to write them, else it reads them whole
     #[must_use]
     pub const fn new(vocab_size: usize, continued: bool) -> Self {
-        Self { tokens: Vec::new(), ends: Vec::new(), prompts: Vec::new(), vocab_size, continued }
+        Self {
+            tokens: Vec::new(),
+            ends: Vec::new(),
+            prompts: Vec::new(),
+            longest: 0,
+            vocab_size,
+            continued,
+        }
     }
 
     /// Adds a text, whose first `prompt` tokens are read and not learnt.
@@ -32,6 +41,7 @@ impl Texts {
         self.tokens.extend_from_slice(tokens);
         self.ends.push(self.tokens.len());
         self.prompts.push(prompt);
+        self.longest = self.longest.max(tokens.len());
     }
 
     /// Number of texts.
@@ -83,9 +93,8 @@ impl Texts {
 
     /// Tokens that a model must take at once.
     #[must_use]
-    pub fn longest_input(&self) -> usize {
-        let longest = (0..self.len()).map(|index| self.tokens(index).len()).max().unwrap_or(0);
-        if self.continued { longest.saturating_sub(1) } else { longest }
+    pub const fn longest_input(&self) -> usize {
+        if self.continued { self.longest.saturating_sub(1) } else { self.longest }
     }
 
     /// What a model reads of some texts, and what it should answer.

@@ -24,6 +24,7 @@ use super::{
     records::{Records, RecordsCache, RecordsError},
     serving::restore,
     status::SharedStatus,
+    tokenizer::check_tokenizer,
     transfer::{DownloadError, download},
 };
 use crate::{
@@ -178,6 +179,9 @@ impl Agent {
         assignment: &Assignment,
         approved: &Approved,
     ) -> Result<Standing, Declined> {
+        let job = &assignment.job;
+        check_tokenizer(job, self.config.datasets.get(&job.dataset))
+            .map_err(|error| error.declined())?;
         let now_ms = process::now().0;
         standing(&self.ledger, &self.releases, assignment, approved, now_ms).map_err(|error| {
             let refusal = error.refusal();

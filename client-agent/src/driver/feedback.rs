@@ -10,7 +10,7 @@ use tributary_protocol::{
 
 use super::{agent::Agent, records::Records};
 use crate::{
-    feedback::{FeedbackStore, Retention, with_examples},
+    feedback::{FeedbackStore, Retention},
     site::Site,
 };
 
@@ -32,18 +32,12 @@ impl Agent {
     /// A dataset's records with the labelled predictions behind them. For the private adapter alone:
     /// federated training never sees feedback.
     pub(super) fn with_feedback(&self, base: &BaseModel, records: Arc<Records>) -> Arc<Records> {
-        // Outcomes of texts measure the model, but only features are kept to train on.
-        let Some(store) = self.feedback.as_ref().filter(|_| records.data.texts().is_none()) else {
-            return records;
-        };
-        let (features, classes) = (records.data.num_features(), records.data.num_classes());
-        match store.examples(&base.dataset, features, classes) {
+        let Some(store) = &self.feedback else { return records };
+        match store.examples(&base.dataset, &records.data) {
             Ok(examples) if examples.is_empty() => records,
             Ok(examples) => {
                 tracing::info!(examples = examples.len(), "feedback trains the adapter too");
-                let parts = (&records.data, &records.split);
-                let (data, split) = with_examples(parts, &examples, self.config.held_out_fraction);
-                Arc::new(Records { data, split })
+                Arc::new(records.with_examples(&examples, self.config.held_out_fraction))
             }
             Err(error) => {
                 tracing::warn!(%error, "the adapter is trained without feedback");

@@ -10,6 +10,7 @@ pub mod records;
 mod renewal;
 pub mod serving;
 pub mod status;
+pub mod tokenizer;
 mod training;
 mod transfer;
 

@@ -11,6 +11,7 @@ use tributary_protocol::id::DatasetName;
 use crate::{
     config::Config,
     data::{DataError, Dataset, Split, SplitError},
+    feedback::{Examples, with_examples},
 };
 
 /// Fixes which records train, for the life of a site: measurements stay comparable, and no record
@@ -61,6 +62,14 @@ impl Records {
         let data = Dataset::load(source, examples_max)?;
         let split = Split::new(data.len(), config.held_out_fraction, SPLIT_SEED)?;
         Ok(Self { data, split })
+    }
+
+    /// The same with labelled predictions behind them, for the private adapter alone.
+    #[must_use]
+    pub fn with_examples(&self, examples: &Examples, held_out_fraction: f64) -> Self {
+        let parts = (&self.data, &self.split);
+        let (data, split) = with_examples(parts, examples, held_out_fraction);
+        Self { data, split }
     }
 }
 

@@ -96,6 +96,16 @@ pub enum EngineError {
         /// Number of tokens that the model knows.
         vocab_size: usize,
     },
+    /// A text for a model of numbers.
+    #[error("input {input} is a text; a model of family {family:?} takes {expected} numbers")]
+    Text {
+        /// Position of the input, from 0.
+        input: usize,
+        /// The family.
+        family: &'static str,
+        /// Features of the model.
+        expected: usize,
+    },
     /// The model has no classes.
     #[error("a model of family {family:?} has no classes to predict; ask it for completions")]
     NoClasses {
@@ -152,6 +162,41 @@ impl Serving {
         self.adapter
     }
 
+    /// The dataset that the model is trained for, where that is known.
+    #[must_use]
+    pub const fn dataset(&self) -> Option<&DatasetName> {
+        self.dataset.as_ref()
+    }
+
+    /// Checks that the model gives texts classes.
+    ///
+    /// - `input`: position of the first text, from 0
+    ///
+    /// # Errors
+    /// [`EngineError::NoClasses`] or [`EngineError::Text`].
+    pub fn check_text(&self, input: usize) -> Result<(), EngineError> {
+        let spec = self.model.spec();
+        let family = spec.family();
+        match spec {
+            ModelSpec::Encoder(_) => Ok(()),
+            ModelSpec::Decoder(_) => Err(EngineError::NoClasses { family }),
+            _ => Err(EngineError::Text { input, family, expected: spec.num_inputs() }),
+        }
+    }
+
+    /// Answers inputs.
+    ///
+    /// - `inputs`: features as the model was trained on (image bytes divided by 255, channels last), or
+    ///   the tokens of texts
+    ///
+    /// # Errors
+    /// [`EngineError`] naming the input that cannot be used.
+    pub fn answer(&self, inputs: &[Vec<f32>]) -> Result<Answer, EngineError> {
+        let predictions = self.predict(inputs)?;
+        let (base, dataset) = (self.base, self.dataset.clone());
+        Ok(Answer { predictions, base, adapter: self.adapter, dataset })
+    }
+
     fn predict(&self, inputs: &[Vec<f32>]) -> Result<Vec<Prediction>, EngineError> {
         let spec = self.model.spec();
         if inputs.len() > INPUTS_MAX {
@@ -195,18 +240,12 @@ impl Engine {
         self.serving.load_full()
     }
 
-    /// Answers inputs, all by the same model.
-    ///
-    /// - `inputs`: features as the model was trained on (image bytes divided by 255, channels last), or
-    ///   the tokens of texts
+    /// Answers inputs as [`Serving::answer`] does, all by the same model.
     ///
     /// # Errors
     /// [`EngineError`] naming the input that cannot be used.
     pub fn predict(&self, inputs: &[Vec<f32>]) -> Result<Answer, EngineError> {
-        let serving = self.serving().ok_or(EngineError::NoModel)?;
-        let predictions = serving.predict(inputs)?;
-        let (base, dataset) = (serving.base, serving.dataset.clone());
-        Ok(Answer { predictions, base, adapter: serving.adapter, dataset })
+        self.serving().ok_or(EngineError::NoModel)?.answer(inputs)
     }
 }
 

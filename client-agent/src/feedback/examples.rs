@@ -6,30 +6,23 @@ use crate::data::{Dataset, Split};
 /// Labelled data from feedback.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Examples {
-    /// `[examples, num_features]`, as the model saw them.
-    pub features: Vec<f32>,
+    /// What the model saw of each: features, or the tokens of a text.
+    pub rows: Vec<Vec<f32>>,
     /// The true class of each.
     pub labels: Vec<u32>,
     ids: Vec<PredictionId>,
 }
 
 impl Examples {
-    /// Those of the records that belong to a dataset and fit a model; a record for another model
-    /// is left out.
-    pub(super) fn of(
-        records: &[Record],
-        dataset: &DatasetName,
-        num_features: usize,
-        num_classes: u32,
-    ) -> Self {
+    /// Those of the records that belong to a dataset and fit its own records; a record for another
+    /// model is left out.
+    pub(super) fn of(records: Vec<Record>, dataset: &DatasetName, data: &Dataset) -> Self {
         let mut examples = Self::default();
         for record in records {
             let Some(label) = record.label else { continue };
-            let fits = record.dataset.as_ref() == Some(dataset)
-                && record.features.len() == num_features
-                && label.class < num_classes;
-            if fits {
-                examples.features.extend_from_slice(&record.features);
+            let own = record.dataset.as_ref() == Some(dataset);
+            if own && data.accepts(&record.features, label.class) {
+                examples.rows.push(record.features);
                 examples.labels.push(label.class);
                 examples.ids.push(record.id);
             }
@@ -56,7 +49,7 @@ impl Examples {
 /// whatever else is deleted.
 ///
 /// # Panics
-/// If the examples were not chosen for a model of the records' features and classes.
+/// If the examples were not chosen for these records.
 #[must_use]
 pub fn with_examples(
     (data, split): (&Dataset, &Split),
@@ -68,5 +61,5 @@ pub fn with_examples(
     for (index, id) in (first..).zip(&examples.ids) {
         split.part_mut(id.position(), held_out_fraction).push(index);
     }
-    (data.appended(&examples.features, &examples.labels), split)
+    (data.appended(&examples.rows, &examples.labels), split)
 }

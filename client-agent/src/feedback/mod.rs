@@ -26,7 +26,7 @@ pub use self::{
     id::{PredictionId, PredictionIdError},
     quality::{DayQuality, Drift, Quality, Seen, quality},
     record::{Label, Record},
-    store::{FeedbackStore, Labelling, Retention, read_labelled},
+    store::{FeedbackStore, Labelling, Retention, read_examples, read_labelled},
 };
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     journal::{Journal, read_folder},
     quality,
 };
-use crate::{durable_file::create_directory, ledger_file::lock};
+use crate::{data::Dataset, durable_file::create_directory, ledger_file::lock};
 
 const WAITING: &str = "waiting";
 const LABELLED: &str = "labelled";
@@ -175,18 +175,16 @@ impl FeedbackStore {
         state.keep_within_limits(now)
     }
 
-    /// Labelled data of a dataset, for models with so many inputs and classes.
+    /// Labelled data of a dataset that fits its own records.
     ///
     /// # Errors
     /// [`FeedbackError`] if the disk fails.
     pub fn examples(
         &self,
         dataset: &DatasetName,
-        num_features: usize,
-        num_classes: u32,
+        data: &Dataset,
     ) -> Result<Examples, FeedbackError> {
-        let records = self.state().labelled.read_all()?;
-        Ok(Examples::of(&records, dataset, num_features, num_classes))
+        Ok(Examples::of(self.state().labelled.read_all()?, dataset, data))
     }
 
     /// For each input of a dataset with an outcome, whether the prediction was right.
@@ -260,4 +258,16 @@ fn victims(journal: &Journal, retention: &Retention, now: Timestamp) -> BTreeSet
 /// [`FeedbackError`] if the disk fails or a file is damaged.
 pub fn read_labelled(directory: &Path) -> Result<Vec<Record>, FeedbackError> {
     read_folder(&directory.join(LABELLED))
+}
+
+/// Labelled data as [`FeedbackStore::examples`] has it, of a store that another process may hold.
+///
+/// # Errors
+/// [`FeedbackError`] if the disk fails or a file is damaged.
+pub fn read_examples(
+    directory: &Path,
+    dataset: &DatasetName,
+    data: &Dataset,
+) -> Result<Examples, FeedbackError> {
+    Ok(Examples::of(read_labelled(directory)?, dataset, data))
 }

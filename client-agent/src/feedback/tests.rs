@@ -7,7 +7,7 @@ use tributary_protocol::{
 };
 
 use super::*;
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Split, Texts};
 
 const DAY: u64 = 24 * 3_600_000;
 /// Everything happens about here.
@@ -29,6 +29,11 @@ fn record(number: u64) -> Record {
         probability: 0.5,
         label: None,
     }
+}
+
+/// A dataset of one record.
+fn records(num_features: usize, num_classes: u32) -> Dataset {
+    Dataset::from_floats(vec![0.25; num_features], num_features, vec![0], num_classes)
 }
 
 fn id(number: u64) -> PredictionId {
@@ -73,8 +78,9 @@ fn outcomes_survive_a_restart_and_become_examples() {
     drop(store);
     let store = open(directory.path(), Retention::default());
     assert_eq!(store.label(id(2), 0, NOW).unwrap(), Labelling::Repeated);
-    let examples = store.examples(&dataset(), 2, 4).unwrap();
-    assert_eq!((examples.features, examples.labels), (vec![1.0, -0.5, 2.0, -0.5], vec![1, 0]));
+    let examples = store.examples(&dataset(), &records(2, 4)).unwrap();
+    let rows = vec![vec![1.0, -0.5], vec![2.0, -0.5]];
+    assert_eq!((examples.rows, examples.labels), (rows, vec![1, 0]));
     let quality = store.quality();
     assert_eq!((quality.waiting, quality.labelled, quality.accuracy), (3, 2, Some(0.5)));
     assert_eq!(quality.days[0].day, "1972-09-27");
@@ -92,9 +98,11 @@ fn outcomes_survive_a_restart_and_become_examples() {
     store.delete(id(90), NOW).unwrap();
     // Neither another dataset nor another model gets them.
     assert!(store.agreements(&DatasetName::new("other").unwrap()).is_empty());
-    assert!(store.examples(&dataset(), 3, 4).unwrap().is_empty());
-    assert_eq!(store.examples(&dataset(), 2, 1).unwrap().labels, [0]);
+    assert!(store.examples(&dataset(), &records(3, 4)).unwrap().is_empty());
+    assert_eq!(store.examples(&dataset(), &records(2, 1)).unwrap().labels, [0]);
     assert_eq!(read_labelled(directory.path()).unwrap().len(), 2);
+    let beside = read_examples(directory.path(), &dataset(), &records(2, 4)).unwrap();
+    assert_eq!(beside, store.examples(&dataset(), &records(2, 4)).unwrap());
 }
 
 #[test]
@@ -197,7 +205,7 @@ fn examples_take_their_places_behind_the_records() {
     let data = Dataset::from_floats(vec![0.25; 8], 2, vec![0; 4], 4);
     let split = Split::new(4, 0.5, 1).unwrap();
     let parts = |store: &FeedbackStore| {
-        let examples = store.examples(&dataset(), 2, 4).unwrap();
+        let examples = store.examples(&dataset(), &data).unwrap();
         let (data, split) = with_examples((&data, &split), &examples, 0.5);
         let feature = |&index: &u32| data.features(index as usize)[0] as u64;
         let of = |part: &[u32]| part.iter().filter(|&&at| at >= 4).map(feature).collect::<Vec<_>>();
@@ -212,8 +220,16 @@ fn examples_take_their_places_behind_the_records() {
     store.delete(id(gone), NOW).unwrap();
     let (fewer, ..) = parts(&store);
     assert_eq!(fewer, train.into_iter().filter(|&one| one != gone).collect::<Vec<_>>());
+    let mut texts = Texts::new(9, false);
+    texts.push(&[1, 2], 0);
+    let texts = Dataset::from_texts(texts, vec![0], 2);
+    assert_eq!(texts.appended(&[vec![8.0]], &[1]).texts().unwrap().tokens(1), [8]);
+    for row in [&[][..], &[9.0], &[0.5], &[-1.0], &[f32::NAN], &[1.0, 1.0, 1.0]] {
+        assert!(!texts.accepts(row, 0), "{row:?}");
+    }
+    assert!(!texts.accepts(&[1.0], 2), "the class is one of the records'");
     let bytes = Dataset::from_bytes(vec![0, 255], 2, vec![0], 4);
-    assert_eq!(bytes.appended(&[0.5, 2.0], &[1]).features(1), [128.0 / 255.0, 1.0]);
+    assert_eq!(bytes.appended(&[vec![0.5, 2.0]], &[1]).features(1), [128.0 / 255.0, 1.0]);
 }
 
 #[test]
@@ -302,7 +318,7 @@ proptest! {
             let labelled = model.values().flatten().count();
             let quality = store.quality();
             prop_assert_eq!((quality.waiting, quality.labelled), (model.len() - labelled, labelled));
-            prop_assert_eq!(store.examples(&dataset(), 2, 4).unwrap().len(), labelled);
+            prop_assert_eq!(store.examples(&dataset(), &records(2, 4)).unwrap().len(), labelled);
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::{
     dense::Dense,
     factors::{FactorStart, Factors},
     flow::Flow,
-    kernels::{add_scaled_assign, fractions, with_elements},
+    kernels::{add_scaled_assign, exp, fractions, gate, with_elements},
     loss::softmax_rows,
     matmul::{Before, Matrix, multiply},
 };

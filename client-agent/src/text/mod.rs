@@ -1,5 +1,6 @@
 //! Text to tokens and back, messages to prompts.
 
+mod bytes;
 mod chat;
 mod stop;
 mod stream;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use self::{
+    bytes::bytes_tokenizer,
     chat::{ChatMessage, ChatTemplate},
     stop::{StopFilter, Stopped},
     stream::TextStream,

@@ -24,6 +24,7 @@ pub(crate) fn job() -> JobSpec {
         name: JobId::new("job").expect("valid"),
         dataset: tributary_protocol::id::DatasetName::new("data").expect("valid"),
         regions: vec![Region::new("eu").expect("valid")],
+        tokenizer: None,
         model: ModelSpec::Mlp(MlpSpec { inputs: 2, hidden: vec![], classes: 2 }),
         federated: tributary_protocol::model::FederatedPart::All,
         training: TrainingPlan {

@@ -14,7 +14,7 @@ impl JobSpec {
         let scaffold = matches!(self.training.algorithm, LocalAlgorithm::Scaffold { .. });
         let compares = self.aggregation != AggregationRule::Mean;
         let poisson = self.round.sampling == CohortSampling::Poisson;
-        let rules: [(bool, &'static str, &'static str); 12] = [
+        let rules: [(bool, &'static str, &'static str); 13] = [
             (
                 masked && compares,
                 "`aggregation` other than \"mean\" with trust \"distributed\"",
@@ -85,6 +85,11 @@ impl JobSpec {
                 scaffold && self.federated != FederatedPart::All,
                 "`training.algorithm.scaffold` with a `federated` part other than \"all\"",
                 "control variates travel in the form of the whole model; use \"fedprox\"",
+            ),
+            (
+                self.tokenizer.is_some() && self.model.vocab_size().is_none(),
+                "`tokenizer` with a model of numbers",
+                "it reads no tokens; leave `tokenizer` out",
             ),
         ];
         match rules.into_iter().find(|&(conflicts, _, _)| conflicts) {

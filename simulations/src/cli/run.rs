@@ -145,8 +145,12 @@ fn text(series: &Series) -> String {
     table.load_style(UTF8_FULL_CONDENSED);
     let adapters = series.runs.iter().any(|run| run.adapter_accuracy.is_some());
     let mut header = vec!["seed", "accuracy", "loss", "ε", "sent up"];
+    let perplexities = series.runs.iter().any(|run| run.adapter_perplexity.is_some());
     if adapters {
         header.extend(["held out: base", "with adapters"]);
+    }
+    if perplexities {
+        header.extend(["perplexity: base", "with adapters"]);
     }
     let numbers = header.len();
     header.push("model");
@@ -164,6 +168,10 @@ fn text(series: &Series) -> String {
         ];
         if adapters {
             row.extend([optional(run.held_out_accuracy, 4), optional(run.adapter_accuracy, 4)]);
+        }
+        if perplexities {
+            let found = [run.held_out_perplexity, run.adapter_perplexity];
+            row.extend(found.map(|value| optional(value, 2)));
         }
         row.push(run.model[..12].to_owned());
         table.add_row(row);

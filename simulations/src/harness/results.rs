@@ -72,6 +72,13 @@ pub struct TenantRow {
     /// its validation records.
     #[serde(default)]
     pub adapter_accuracy: Option<f64>,
+    /// Of a decoder, the perplexity of the last base model a token of its held-out records, with
+    /// adapters.
+    #[serde(default)]
+    pub held_out_perplexity: Option<f64>,
+    /// Perplexity there of what it would serve.
+    #[serde(default)]
+    pub adapter_perplexity: Option<f64>,
 }
 
 /// The result of one run.
@@ -112,6 +119,13 @@ pub struct RunSummary {
     /// The same of what the tenants would serve.
     #[serde(default)]
     pub adapter_accuracy: Option<f64>,
+    /// Of a decoder, perplexity of the last base model on held-out records, with adapters: the mean
+    /// over tenants.
+    #[serde(default)]
+    pub held_out_perplexity: Option<f64>,
+    /// The same of what the tenants would serve.
+    #[serde(default)]
+    pub adapter_perplexity: Option<f64>,
     /// BLAKE3 of the last model's file.
     pub model: String,
     /// BLAKE3 of the experiment and the seed.

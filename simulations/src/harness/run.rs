@@ -252,6 +252,8 @@ fn finish(
         virtual_s: last.virtual_s,
         held_out_accuracy: mean(tenants.iter().filter_map(|tenant| tenant.held_out_accuracy)),
         adapter_accuracy: mean(tenants.iter().filter_map(|tenant| tenant.adapter_accuracy)),
+        held_out_perplexity: mean(tenants.iter().filter_map(|tenant| tenant.held_out_perplexity)),
+        adapter_perplexity: mean(tenants.iter().filter_map(|tenant| tenant.adapter_perplexity)),
         model: Digest::of(&model).to_string(),
         run: identity(experiment, seed).to_string(),
     };

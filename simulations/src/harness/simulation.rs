@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ndarray::{Array1, ArrayViewMut1};
 use tributary_agent::{
-    data::Dataset,
+    data::{Dataset, Texts},
     train::{Evaluation, evaluate},
 };
 use tributary_coordinator::{
@@ -349,6 +349,8 @@ impl<'a> Simulation<'a> {
                 entry.insert(release.epsilon(self.round, count.into())?);
             }
         }
+        let continues = records.test.texts().is_some_and(Texts::continued);
+        let perplexity = |found: Evaluation| continues.then(|| found.loss.exp());
         let row = |tenant: usize| {
             let (own, personal) = (own[tenant], personal[tenant]);
             let participations = self.participations[tenant];
@@ -362,6 +364,8 @@ impl<'a> Simulation<'a> {
                 loss: own.map(|own| own.loss),
                 held_out_accuracy: personal.map(|personal| personal.base.accuracy),
                 adapter_accuracy: personal.map(|personal| personal.served.accuracy),
+                held_out_perplexity: personal.and_then(|personal| perplexity(personal.base)),
+                adapter_perplexity: personal.and_then(|personal| perplexity(personal.served)),
             }
         };
         Ok((0..shares.len()).map(row).collect())

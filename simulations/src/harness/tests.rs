@@ -213,6 +213,60 @@ fn adapters_gain_where_tenants_differ_and_train_apart_from_what_measures_them() 
 }
 
 #[test]
+fn adapters_lower_the_perplexity_of_every_speaker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut play = String::new();
+    for (speaker, words) in [("Ash", "aabb"), ("Elm", "ccdd"), ("Oak", "eeff")] {
+        for _ in 0..12 {
+            play += &format!("{speaker}:\n{}\n\n", words.repeat(9));
+        }
+    }
+    std::fs::write(folder.path().join("play.txt"), play).expect("writes");
+    let text = format!(
+        r#"
+        name = "play"
+        rounds = 2
+        [dataset.speakers]
+        path = "play.txt"
+        length = 12
+        [cohort]
+        size = 3
+        [model.decoder]
+        vocab_size = 128
+        hidden_size = 8
+        intermediate_size = 12
+        num_layers = 1
+        num_heads = 2
+        context_max = 12
+        {STEPS}
+        [privacy.local]
+        unit = "record"
+        {TENANT_NOISE}
+        [adapters]
+        learning_rate = 0.05
+        epochs_max = 20
+        patience = 20
+        batch_size = 8
+        "#
+    );
+    let experiment = Experiment::parse(&text, folder.path()).expect("valid");
+    let records = Records::load(&experiment, 1).expect("loads");
+    let results = folder.path().join("run");
+    let summary = run(&experiment, &records, 1, &options(&results, 2), &mut Silent).expect("runs");
+    let mut tenants = csv::Reader::from_path(results.join("tenants.csv")).expect("a table");
+    let tenants: Vec<TenantRow> =
+        tenants.deserialize().collect::<Result<_, _>>().expect("a line a tenant");
+    assert_eq!(tenants.len(), 3);
+    let both = |base: Option<f64>, adapted: Option<f64>| base.zip(adapted).expect("measured");
+    for tenant in tenants {
+        let (base, adapted) = both(tenant.held_out_perplexity, tenant.adapter_perplexity);
+        assert!(adapted < 0.7 * base && adapted >= 1.0, "{}: {base} {adapted}", tenant.tenant);
+    }
+    let (base, adapted) = both(summary.held_out_perplexity, summary.adapter_perplexity);
+    assert!(adapted < 0.7 * base, "{base} {adapted}");
+}
+
+#[test]
 fn a_folder_belongs_to_one_process_at_a_time() {
     /// Tries to run in the same folder while a run is at work.
     struct Intruder<'a>(&'a dyn Fn() -> HarnessError, bool);

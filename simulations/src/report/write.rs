@@ -70,6 +70,10 @@ fn percent(value: f64) -> String {
     format!("{:.2} %", value * 100.0)
 }
 
+fn perplexity(value: f64) -> String {
+    format!("{value:.2}")
+}
+
 fn result_section(results: &Results) -> Section {
     let section = Section::new("Result");
     if let [entry] = &results.entries[..] {
@@ -105,6 +109,8 @@ fn figures(entry: &Entry) -> Vec<(String, String)> {
     add("virtual time", mean(|run| run.virtual_s).map(|time| Unit::Seconds.format(time)));
     add("held out, base", mean(|run| run.held_out_accuracy).map(percent));
     add("held out, adapters", mean(|run| run.adapter_accuracy).map(percent));
+    add("perplexity, base", mean(|run| run.held_out_perplexity).map(perplexity));
+    add("perplexity, adapters", mean(|run| run.adapter_perplexity).map(perplexity));
     let time = curves::cpu_ms_per_update(entry);
     add("processor time an update", time.map(|ms| Unit::Seconds.format(ms / 1e3)));
     figures
@@ -140,6 +146,8 @@ fn comparison(results: &Results) -> Table {
         "virtual time",
         "held out, base",
         "held out, adapters",
+        "perplexity, base",
+        "perplexity, adapters",
         "processor time an update",
     ]);
     for entry in &results.entries {
@@ -168,6 +176,8 @@ fn comparison(results: &Results) -> Table {
             Cell::optional(mean(|run| run.virtual_s), |value| Unit::Seconds.format(value)),
             Cell::optional(mean(|run| run.held_out_accuracy), percent),
             Cell::optional(mean(|run| run.adapter_accuracy), percent),
+            Cell::optional(mean(|run| run.held_out_perplexity), perplexity),
+            Cell::optional(mean(|run| run.adapter_perplexity), perplexity),
             Cell::optional(curves::cpu_ms_per_update(entry), |ms| Unit::Seconds.format(ms / 1e3)),
         ]);
     }
@@ -219,6 +229,8 @@ fn tenant_table(tenants: &[TenantRow]) -> Table {
         "loss",
         "held out, base",
         "held out, adapter",
+        "perplexity, base",
+        "perplexity, adapter",
         "attacker",
     ]);
     for tenant in tenants {
@@ -231,6 +243,8 @@ fn tenant_table(tenants: &[TenantRow]) -> Table {
             Cell::optional(tenant.loss, |loss| format!("{loss:.4}")),
             Cell::optional(tenant.held_out_accuracy, percent),
             Cell::optional(tenant.adapter_accuracy, percent),
+            Cell::optional(tenant.held_out_perplexity, perplexity),
+            Cell::optional(tenant.adapter_perplexity, perplexity),
             if tenant.attacker { Cell::text("yes") } else { Cell::Empty },
         ]);
     }

@@ -20,6 +20,7 @@ use tributary_protocol::{
 use crate::{
     api::{ApiState, serve},
     config::serve_folder,
+    data::TextReaders,
     driver::status::SharedStatus,
     engine::{
         Engine,
@@ -72,6 +73,7 @@ async fn start_with(options: LanguageOptions, metrics: PrometheusHandle) -> Sock
     let address = listener.local_addr().unwrap();
     let state = ApiState {
         engine: Arc::new(Engine::new()),
+        texts: TextReaders::default(),
         language: Some(Arc::new(LanguageServer::start(options).unwrap())),
         access,
         feedback: None,
@@ -245,6 +247,9 @@ async fn bad_requests_have_the_right_status_and_harm_nobody() {
         body.to_string().into_bytes()
     };
     let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+    let good = json!({"model": "smollm", "prompt": [7, 8, 9], "max_tokens": 120, "temperature": 0});
+    let (_, alone) = ask(address, "/v1/completions", good.clone()).await;
+    let beside = tokio::spawn(async move { ask(address, "/v1/completions", good).await });
     let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
         ("/v1/completions", b"{".to_vec(), 400, "bad_json"),
         ("/v1/completions", deep, 400, "bad_json"),
@@ -280,6 +285,8 @@ async fn bad_requests_have_the_right_status_and_harm_nobody() {
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["error"]["code"], code, "{shown}: {answer}");
     }
+    let (status, answer) = beside.await.unwrap();
+    assert_eq!((status, &answer["choices"]), (200, &alone["choices"]), "answered beside them");
     let (status, _) =
         ask(address, "/v1/completions", json!({"model": "smollm", "prompt": "a"})).await;
     assert_eq!(status, 200);

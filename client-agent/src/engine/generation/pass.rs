@@ -7,9 +7,11 @@ use rayon::prelude::*;
 
 use super::{blocks::BlockId, cache::KvCache};
 use crate::model::{
+    add_scaled_assign,
     decoder::{
         DecoderAdapter, DecoderConfig, Linear, LowRankFactors, Pass, Rope, Site, product, turn_head,
     },
+    gate as gate_rows,
     layer::embedding,
     with_elements,
 };
@@ -35,6 +37,8 @@ pub(super) struct Cached<'a> {
     pub(super) cache: &'a mut KvCache,
     pub(super) tokens: &'a [u32],
     pub(super) sequences: &'a [SequenceRows],
+    /// Cosines and sines of every row's position, each `[rows, head_dim / 2]`, once they are known.
+    pub(super) angles: (Vec<f32>, Vec<f32>),
 }
 
 impl<'a> Cached<'a> {
@@ -95,19 +99,23 @@ impl Pass for Cached<'_> {
             let positions = sequence.position..sequence.position + sequence.rows.len();
             places.extend(positions.map(|position| (sequence.table.as_slice(), position)));
         }
-        let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        let (cosines, sines) = &mut self.angles;
+        if cosines.is_empty() {
+            // The same in every layer.
+            places.iter().for_each(|(_, position)| rope.angles(*position, cosines, sines));
+        }
+        let angles = cosines.chunks_exact(dim / 2).zip(sines.chunks_exact(dim / 2));
         let cache = &mut *self.cache;
         with_elements(value, |values| {
             let rows = queries
                 .chunks_exact_mut(query_width)
                 .zip(keys.chunks_exact_mut(kv_width))
                 .zip(values.chunks_exact(kv_width));
-            for (((query, key), value), &(table, position)) in rows.zip(&places) {
-                cosines.clear();
-                sines.clear();
-                rope.angles(position, &mut cosines, &mut sines);
+            for ((((query, key), value), &(table, position)), (cosines, sines)) in
+                rows.zip(&places).zip(angles)
+            {
                 for head in query.chunks_exact_mut(dim).chain(key.chunks_exact_mut(dim)) {
-                    turn_head(head, &cosines, &sines);
+                    turn_head(head, cosines, sines);
                 }
                 cache.write(layer, table, position, key, value);
             }
@@ -128,14 +136,15 @@ impl Pass for Cached<'_> {
     }
 
     fn gate(&mut self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        let gated = with_elements(gate, |gates| {
+        let mut gated = vec![0.0; gate.elem_count()];
+        with_elements(gate, |gates| {
             with_elements(up, |ups| {
-                let one = |(&gate, &up): (&f32, &f32)| gate / (1.0 + (-gate).exp()) * up;
-                if gates.len() < PARALLEL_MIN {
-                    gates.iter().zip(ups).map(one).collect::<Vec<f32>>()
-                } else {
-                    gates.par_iter().zip(ups).with_min_len(PARALLEL_MIN / 4).map(one).collect()
-                }
+                let piece = if gates.len() < PARALLEL_MIN { gates.len() } else { PARALLEL_MIN / 4 };
+                let pieces = gates.par_chunks(piece).zip(ups.par_chunks(piece));
+                gated
+                    .par_chunks_mut(piece)
+                    .zip(pieces)
+                    .for_each(|(values, (gates, ups))| gate_rows(gates, ups, values));
             })
         })??;
         Tensor::from_vec(gated, gate.shape(), gate.device())
@@ -217,10 +226,7 @@ impl InplaceOp2 for GroupedLowRank<'_> {
             for (outputs, low) in outputs.chunks_exact_mut(wide).zip(low.chunks_exact(factors.rank))
             {
                 for (&low, row) in low.iter().zip(factors.b.chunks_exact(wide)) {
-                    let factor = group.scale * low;
-                    for (output, value) in outputs.iter_mut().zip(row) {
-                        *output += factor * value;
-                    }
+                    add_scaled_assign(outputs, row, group.scale * low);
                 }
             }
         });

@@ -354,8 +354,13 @@ impl Scheduler {
         }
         let decoder = self.decoder.clone();
         let config = decoder.config();
-        let mut pass =
-            Cached { config, cache: &mut self.cache, tokens: &tokens, sequences: &sequences };
+        let mut pass = Cached {
+            config,
+            cache: &mut self.cache,
+            tokens: &tokens,
+            sequences: &sequences,
+            angles: Default::default(),
+        };
         let hidden = decoder.hidden(&mut pass)?;
         let hidden = with_elements(&hidden, <[f32]>::to_vec)?;
         let width = config.hidden_size;

@@ -187,6 +187,8 @@ impl Worker {
         loop {
             let idle = self.scheduler.is_idle();
             if idle {
+                // No step will say that cancellations have left nothing.
+                self.report();
                 for drained in self.drained.drain(..) {
                     // Whoever waited for it may have gone.
                     let _ = drained.send(());

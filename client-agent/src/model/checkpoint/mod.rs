@@ -1,18 +1,22 @@
 //! Model folders as the Hugging Face hub has them: configuration, weights, tokenizer, defaults.
 
 mod generation;
-mod weights;
+mod safetensors;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use tributary_protocol::id::Digest;
+use tributary_protocol::{
+    checkpoint::{self, read_spec, read_tensors},
+    id::Digest,
+    model::{ModelSpec, ModelSpecError},
+};
 
 pub use self::{
     generation::GenerationDefaults,
-    weights::{SafetensorsError, SafetensorsFile, StoredTensor, read_safetensors},
+    safetensors::{SafetensorsError, SafetensorsFile, StoredTensor, read_safetensors},
 };
-use super::decoder::{Decoder, DecoderConfig, DecoderConfigError};
+use super::decoder::{Decoder, DecoderConfig, Weights};
 use crate::{
     durable_file::{FileError, read_bytes},
     text::{ChatTemplate, TextError, Tokenizer},
@@ -39,84 +43,25 @@ pub enum CheckpointError {
     /// A file cannot be read.
     #[error("the model folder lacks a file")]
     File(#[from] FileError),
-    /// `config.json` is not a known model.
-    #[error("{} cannot be used", directory.display())]
-    Config {
-        /// The folder.
-        directory: PathBuf,
-        /// Why.
-        #[source]
-        source: DecoderConfigError,
-    },
-    /// A file of weights cannot be used.
+    /// Configuration or weights cannot be used.
+    #[error(transparent)]
+    Folder(#[from] checkpoint::CheckpointError),
+    /// The model of `config.json` cannot be built.
     #[error("{} cannot be used", path.display())]
-    Weights {
+    Config {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
-        source: SafetensorsError,
+        source: ModelSpecError,
     },
-    /// The index of the weights is not readable.
-    #[error("{} cannot be read", path.display())]
-    Index {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The index names a file outside the folder.
-    #[error("{} names the file {name:?}; shards lie in the same folder", path.display())]
-    ShardName {
-        /// The index.
-        path: PathBuf,
-        /// The name.
-        name: String,
-    },
-    /// Neither `model.safetensors` nor an index.
-    #[error("{} has neither model.safetensors nor model.safetensors.index.json", directory.display())]
-    NoWeights {
+    /// The model writes no text.
+    #[error("{} is a model of family {family:?}; text is written by a decoder", directory.display())]
+    NotDecoder {
         /// The folder.
         directory: PathBuf,
-    },
-    /// A parameter is in no file.
-    #[error("{} has no tensor {tensor:?}", directory.display())]
-    Missing {
-        /// The folder.
-        directory: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A parameter is in two files.
-    #[error("{} has the tensor {tensor:?} a second time", path.display())]
-    Twice {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor that the configuration does not have.
-    #[error("{} has the tensor {tensor:?}, which config.json does not account for", path.display())]
-    Unexpected {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor has another shape than the configuration says.
-    #[error(
-        "{}: tensor {tensor:?} has shape {found:?}; config.json makes it {expected:?}", path.display()
-    )]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The shape of the configuration.
-        expected: Vec<usize>,
-        /// The file's.
-        found: Vec<usize>,
+        /// The family.
+        family: &'static str,
     },
     /// The tokenizer makes tokens that the model has no row for.
     #[error("tokenizer.json has {tokens} tokens, config.json a `vocab_size` of {rows}")]
@@ -143,11 +88,14 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] naming the file, key or tensor.
     pub fn open(directory: &Path) -> Result<Self, CheckpointError> {
-        let text = read_bytes(&directory.join("config.json"))?;
-        let config = DecoderConfig::parse(&text).map_err(|source| CheckpointError::Config {
-            directory: directory.to_owned(),
-            source,
-        })?;
+        let path = directory.join("config.json");
+        let spec = read_spec(directory)?;
+        spec.validate().map_err(|source| CheckpointError::Config { path: path.clone(), source })?;
+        let ModelSpec::Decoder(decoder) = &spec else {
+            let (directory, family) = (directory.to_owned(), spec.family());
+            return Err(CheckpointError::NotDecoder { directory, family });
+        };
+        let config = DecoderConfig::of_spec(decoder);
         // The cheap files first, so that a mistake shows before the weights are read.
         let tokenizer = Tokenizer::open(&directory.join("tokenizer.json"))?;
         let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size);
@@ -155,8 +103,11 @@ impl Checkpoint {
             return Err(CheckpointError::Vocabulary { tokens, rows });
         }
         let chat_template = ChatTemplate::open(directory)?;
-        let generation = GenerationDefaults::open(directory, &text)?;
-        let (weights, digest) = weights::read(directory, &config, &text)?;
+        let generation = GenerationDefaults::open(directory, &read_bytes(&path)?)?;
+        let mut weights = Weights::new();
+        let digest = read_tensors(directory, &spec, |name, values| {
+            weights.insert(name, values);
+        })?;
         let decoder = Decoder::new(config, weights)?;
         Ok(Self { digest, decoder, tokenizer, chat_template, generation })
     }

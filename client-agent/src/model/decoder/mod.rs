@@ -21,7 +21,7 @@ use candle_core::{Device, Result, Tensor};
 pub(super) use self::training::logits;
 pub use self::{
     adapter::{DecoderAdapter, LowRankFactors},
-    config::{DecoderConfig, DecoderConfigError},
+    config::DecoderConfig,
     dense::{Dense, DenseAdapter},
     rope::{Rope, RopeScaling},
 };

@@ -11,6 +11,8 @@ use rayon::prelude::*;
 const INPUTS: usize = 4;
 /// Rows of weights in one register tile: with [`INPUTS`] and operands it fills 16 registers.
 const TILE: usize = 3;
+/// The same for 32 registers.
+const WIDE_TILE: usize = 6;
 /// Inputs that stay in the second-level cache while the weights stream past.
 const ROWS_RESIDENT: usize = 64;
 /// Multiplications below which a second thread costs more than it saves.
@@ -31,13 +33,13 @@ pub(crate) fn product(inputs: &[f32], weight: &[f32], width: usize) -> Vec<f32> 
         Product { inputs, weight, width, values: &mut values }.run();
     } else if rows == 1 {
         // Several pieces a thread, so that a busy core does not hold up the other.
-        let piece = outputs.div_ceil(4 * threads).next_multiple_of(TILE);
+        let piece = outputs.div_ceil(4 * threads).next_multiple_of(WIDE_TILE);
         values
             .par_chunks_mut(piece)
             .zip(weight.par_chunks(piece * width))
             .for_each(|(values, weight)| Product { inputs, weight, width, values }.run());
     } else if rows < ROWS_RESIDENT {
-        let piece = outputs.div_ceil(2 * threads).next_multiple_of(TILE);
+        let piece = outputs.div_ceil(2 * threads).next_multiple_of(WIDE_TILE);
         let columns: Vec<(usize, Vec<f32>)> = weight
             .par_chunks(piece * width)
             .map(|weight| {
@@ -76,32 +78,32 @@ impl Product<'_> {
     fn run(self) {
         Arch::new().dispatch(self);
     }
-}
-
-impl WithSimd for Product<'_> {
-    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn tiled<S: Simd, const COLUMNS: usize>(self, simd: S) {
         let Self { inputs, weight, width, values } = self;
         let outputs = weight.len() / width;
         let resident = ROWS_RESIDENT * width;
         for (inputs, values) in
             inputs.chunks(resident).zip(values.chunks_mut(ROWS_RESIDENT * outputs))
         {
-            for (tile, weights) in weight.chunks(TILE * width).enumerate() {
-                let column = tile * TILE;
+            for (tile, weights) in weight.chunks(COLUMNS * width).enumerate() {
+                let column = tile * COLUMNS;
                 for (inputs, values) in
                     inputs.chunks(INPUTS * width).zip(values.chunks_mut(INPUTS * outputs))
                 {
-                    let counts = (inputs.len() / width, weights.len() / width);
                     let place = (values, outputs, column);
-                    match counts {
-                        (INPUTS, TILE) => {
-                            dots::<S, INPUTS, TILE>(simd, inputs, weights, width, place)
-                        }
-                        (1, TILE) => dots::<S, 1, TILE>(simd, inputs, weights, width, place),
-                        _ => ragged(simd, inputs, weights, width, place),
+                    let rows = inputs.len() / width;
+                    if weights.len() < COLUMNS * width {
+                        ragged(simd, inputs, weights, width, place);
+                    } else if rows == INPUTS {
+                        dots::<S, INPUTS, COLUMNS>(simd, inputs, weights, width, place);
+                    } else if rows == 3 {
+                        dots::<S, 3, COLUMNS>(simd, inputs, weights, width, place);
+                    } else if rows == 2 {
+                        dots::<S, 2, COLUMNS>(simd, inputs, weights, width, place);
+                    } else {
+                        dots::<S, 1, COLUMNS>(simd, inputs, weights, width, place);
                     }
                 }
             }
@@ -109,7 +111,20 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// A tile that is not whole: one element at a time, summed in the same order.
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::REGISTER_COUNT >= 32 {
+            self.tiled::<S, WIDE_TILE>(simd);
+        } else {
+            self.tiled::<S, TILE>(simd);
+        }
+    }
+}
+
+/// A tile that is not whole: two elements at a time, summed in the same order.
 #[inline(always)]
 fn ragged<S: Simd>(
     simd: S,
@@ -119,9 +134,13 @@ fn ragged<S: Simd>(
     (values, outputs, column): (&mut [f32], usize, usize),
 ) {
     for (row, input) in inputs.chunks_exact(width).enumerate() {
-        for (offset, weight) in weights.chunks_exact(width).enumerate() {
-            let place = (&mut values[row * outputs..], outputs, column + offset);
-            dots::<S, 1, 1>(simd, input, weight, width, place);
+        for (pair, weights) in weights.chunks(2 * width).enumerate() {
+            let place = (&mut values[row * outputs..], outputs, column + 2 * pair);
+            if weights.len() == 2 * width {
+                dots::<S, 1, 2>(simd, input, weights, width, place);
+            } else {
+                dots::<S, 1, 1>(simd, input, weights, width, place);
+            }
         }
     }
 }

@@ -222,7 +222,7 @@ fn broken_folders_are_named() {
         ("qwen2", "tokenizer_config.json", Some(b"[".to_vec()), "tokenizer_config.json"),
         ("qwen2", "generation_config.json", Some(b"[".to_vec()), "generation_config.json"),
         ("qwen2", "model.safetensors", Some(weights[..9000].to_vec()), "model.safetensors"),
-        ("qwen2", "config.json", Some(edited("288", "287")), "has shape [288, 16]"),
+        ("qwen2", "config.json", Some(edited("288", "287")), "of shape [288, 16]"),
         ("qwen2", "config.json", Some(edited("288", "100")), "`vocab_size` of 100"),
         (
             "qwen2",
@@ -234,7 +234,7 @@ fn broken_folders_are_named() {
             "qwen2",
             "config.json",
             Some(edited("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")),
-            "does not account for",
+            "does not have",
         ),
         (
             "qwen2",
