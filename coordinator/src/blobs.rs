@@ -16,7 +16,10 @@ use std::{
 };
 
 use thiserror::Error;
-use tributary_protocol::id::{Digest, JobId, RoundNumber};
+use tributary_protocol::{
+    id::{Digest, JobId, RoundNumber, TenantId},
+    message::BlobRef,
+};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -91,6 +94,12 @@ impl BlobStore {
     #[must_use]
     pub fn contains(&self, digest: Digest) -> bool {
         self.path(digest).exists()
+    }
+
+    /// Whether the complete file is here, and as long as somebody says.
+    #[must_use]
+    pub fn holds(&self, file: BlobRef) -> bool {
+        fs::metadata(self.path(file.digest)).is_ok_and(|found| found.len() == file.length)
     }
 
     /// Stores `bytes`; durable on return.
@@ -199,7 +208,8 @@ impl BlobStore {
         file.read_exact_at(bytes, offset).map_err(io_error("read", &path))
     }
 
-    /// Opens the staging file of a round's upload; its length is what has arrived so far.
+    /// Opens the staging file of a tenant's upload; its length is what has arrived so far. What
+    /// arrived of another upload of the tenant in this round is removed: each has one at a time.
     ///
     /// # Errors
     /// [`BlobError::Io`].
@@ -207,11 +217,18 @@ impl BlobStore {
         &self,
         job: &JobId,
         round: RoundNumber,
+        tenant: &TenantId,
         digest: Digest,
     ) -> Result<Staged, BlobError> {
-        let folder = self.staging.join(staging_name(job, round));
+        let folder = self.staging.join(staging_name(job, round)).join(tenant.as_str());
         fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
         let path = folder.join(digest.to_string());
+        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+            let other = entry.map_err(io_error("list", &folder))?.path();
+            if other != path {
+                remove_tree(&other)?;
+            }
+        }
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
@@ -362,7 +379,8 @@ mod tests {
     fn a_staged_upload_resumes_and_wrong_content_never_gets_the_name() {
         let (_folder, store) = store();
         let job = JobId::new("job").expect("valid");
-        let stage = |digest| store.stage(&job, RoundNumber(1), digest);
+        let tenant = TenantId::new("tenant").expect("valid");
+        let stage = |digest| store.stage(&job, RoundNumber(1), &tenant, digest);
         let digest = Digest::of(b"update");
         let mut staged = stage(digest).expect("stages");
         staged.file.write_all(b"upd").expect("writes");
@@ -379,6 +397,24 @@ mod tests {
         assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
         assert_eq!(stage(other).expect("starts anew").length, 0);
+    }
+
+    #[test]
+    fn a_tenant_has_one_incomplete_upload_in_a_round() {
+        let (folder, store) = store();
+        let job = JobId::new("job").expect("valid");
+        for tenant in ["one", "two"] {
+            let tenant = TenantId::new(tenant).expect("valid");
+            for number in 0..20_u8 {
+                let digest = Digest::of(&[number]);
+                let mut staged =
+                    store.stage(&job, RoundNumber(1), &tenant, digest).expect("stages");
+                assert_eq!(staged.length, 0);
+                staged.file.write_all(b"part").expect("writes");
+            }
+            let own = folder.path().join("staging/job.1").join(tenant.as_str());
+            assert_eq!(fs::read_dir(own).expect("lists").count(), 1);
+        }
     }
 
     #[test]
@@ -399,13 +435,15 @@ mod tests {
     fn staged_bytes_go_with_their_round_and_at_the_start() {
         let (folder, store) = store();
         let (one, two) = (JobId::new("one").expect("valid"), JobId::new("two").expect("valid"));
+        let tenant = TenantId::new("tenant").expect("valid");
+        let stage = |job: &JobId, round| {
+            store.stage(job, RoundNumber(round), &tenant, Digest::of(b"x")).expect("opens")
+        };
         let arrive = |job: &JobId, round| {
-            let mut staged = store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens");
+            let mut staged = stage(job, round);
             staged.file.write_all(b"part").expect("writes");
         };
-        let left = |job: &JobId, round| {
-            store.stage(job, RoundNumber(round), Digest::of(b"x")).expect("opens").length
-        };
+        let left = |job: &JobId, round| stage(job, round).length;
         for (job, round) in [(&one, 1), (&one, 2), (&two, 1)] {
             arrive(job, round);
         }

@@ -17,7 +17,14 @@ use tributary_protocol::{
     transport::{TransportError, endpoint::close, stream},
 };
 
-use super::{CoreError, CoreHandle, enrollment, line::QuicLine, transfer};
+use super::{
+    CoreError, CoreHandle, enrollment,
+    gate::Gate,
+    line::QuicLine,
+    room::Room,
+    throttle::Throttle,
+    transfer::{self, Transfers},
+};
 use crate::tenants::authority;
 
 /// After the handshake, a hello must come within this time.
@@ -48,6 +55,8 @@ pub(super) async fn run(
     connection: Connection,
     certificate: CertificateDer<'static>,
     core: CoreHandle,
+    gate: &Gate,
+    room: Room,
 ) {
     let remote = connection.remote_address();
     let tenant = match authority::tenant_of(&certificate) {
@@ -62,7 +71,7 @@ pub(super) async fn run(
     };
     let span = info_span!("session", %tenant, region = field::Empty, %remote);
     async {
-        let error = match serve(&connection, &tenant, &certificate, core).await {
+        let error = match serve(&connection, &tenant, &certificate, core, gate, room).await {
             Ok(()) => return info!("disconnected"),
             Err(error) => error,
         };
@@ -84,6 +93,8 @@ async fn serve(
     tenant: &TenantId,
     certificate: &CertificateDer<'static>,
     core: CoreHandle,
+    gate: &Gate,
+    room: Room,
 ) -> Result<(), SessionError> {
     let (who, shown) = (tenant.clone(), Digest::of(certificate));
     let context = core.call(move |core, now| {
@@ -91,6 +102,10 @@ async fn serve(
         context.map_err(|error| error.refusal()).inspect_err(|r| core.session_refused(&who, r))
     });
     let context = context.await?.map_err(SessionError::Refused)?;
+    let Some(_pass) = gate.admit(tenant) else {
+        let message = "this tenant has as many connections as one may have; close some";
+        return Err(SessionError::Refused(Refusal::new(ErrorCode::Superseded, message)));
+    };
     Span::current().record("region", field::display(&context.region));
     let (send, mut receive, head) = tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
         .await
@@ -103,10 +118,17 @@ async fn serve(
     });
     let session = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
+    let transfers = Transfers {
+        connection: connection.clone(),
+        tenant: tenant.clone(),
+        core: core.clone(),
+        room,
+    };
+    let throttle = Throttle::new();
     let result = tokio::select! {
-        result = read_control(&mut receive, tenant, certificate, &core) => result,
+        result = read_control(&mut receive, tenant, certificate, &core, &throttle) => result,
         result = write_control(send, outbox) => result.map_err(SessionError::from),
-        result = accept_transfers(connection, tenant, &core) => result.map_err(SessionError::from),
+        result = accept_transfers(&transfers, &throttle) => result.map_err(SessionError::from),
     };
     let who = tenant.clone();
     core.call(move |core, now| core.close_session(&who, session, now)).await?;
@@ -134,8 +156,10 @@ async fn read_control(
     tenant: &TenantId,
     certificate: &CertificateDer<'static>,
     core: &CoreHandle,
+    throttle: &Throttle,
 ) -> Result<(), SessionError> {
     while let Some(message) = stream::read_message::<AgentMessage>(receive).await? {
+        throttle.request(cost(&message)).await;
         let who = tenant.clone();
         let result = match message {
             AgentMessage::Hello { .. } => {
@@ -202,19 +226,25 @@ async fn write_control(
     std::future::pending().await
 }
 
-async fn accept_transfers(
-    connection: &Connection,
-    tenant: &TenantId,
-    core: &CoreHandle,
-) -> Result<(), TransportError> {
+/// Of how many requests a message is worth.
+const fn cost(message: &AgentMessage) -> u32 {
+    match message {
+        // A certificate is signed, and both that and a refusal stay in the audit log for ever.
+        AgentMessage::Renew { .. } | AgentMessage::Decline { .. } => 50,
+        AgentMessage::Hello { .. } | AgentMessage::Accept { .. } | AgentMessage::Secagg { .. } => 1,
+    }
+}
+
+async fn accept_transfers(each: &Transfers, throttle: &Throttle) -> Result<(), TransportError> {
     let mut transfers = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            streams = connection.accept_bi() => {
+            streams = each.connection.accept_bi() => {
                 let (send, receive) = streams.map_err(TransportError::Connection)?;
+                throttle.request(1).await;
                 // An upload says later what it is for.
                 let span = info_span!("transfer", job = Empty, round = Empty);
-                let transfer = transfer::run(send, receive, tenant.clone(), core.clone());
+                let transfer = transfer::run(send, receive, each.clone());
                 transfers.spawn(transfer.instrument(span));
             }
             Some(_) = transfers.join_next() => {}

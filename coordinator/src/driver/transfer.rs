@@ -1,6 +1,6 @@
 //! File streams: base models down, updates up.
 
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::fs::File;
 use tracing::{Span, field, info, warn};
 use tributary_protocol::{
@@ -11,7 +11,7 @@ use tributary_protocol::{
     transport::{TransportError, stream},
 };
 
-use super::{CoreError, CoreHandle, telemetry};
+use super::{CoreError, CoreHandle, room::Room, telemetry};
 use crate::{
     blobs::{BlobError, BlobStore},
     scheduler::OfferAnswer,
@@ -53,13 +53,17 @@ impl TransferError {
     }
 }
 
-pub(super) async fn run(
-    mut send: SendStream,
-    mut receive: RecvStream,
-    tenant: TenantId,
-    core: CoreHandle,
-) {
-    if let Err(error) = serve(&mut send, &mut receive, &tenant, &core).await {
+/// What every transfer of a connection needs.
+#[derive(Clone)]
+pub(super) struct Transfers {
+    pub(super) connection: Connection,
+    pub(super) tenant: TenantId,
+    pub(super) core: CoreHandle,
+    pub(super) room: Room,
+}
+
+pub(super) async fn run(mut send: SendStream, mut receive: RecvStream, transfers: Transfers) {
+    if let Err(error) = serve(&mut send, &mut receive, &transfers).await {
         let refusal = error.refusal();
         warn!(code = %refusal.code, reason = %refusal.message, "transfer refused");
         // The peer may be gone; then there is nobody to tell.
@@ -72,18 +76,17 @@ pub(super) async fn run(
 async fn serve(
     send: &mut SendStream,
     receive: &mut RecvStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    transfers: &Transfers,
 ) -> Result<(), TransferError> {
     match stream::expect_message(receive).await? {
         TransferRequest::Download { digest, offset } => {
-            download(send, tenant, core, digest, offset).await?
+            download(send, transfers, digest, offset).await?
         }
         TransferRequest::Upload(offer) => {
             let span = Span::current();
             span.record("job", field::display(&offer.job));
             span.record("round", field::display(&offer.round));
-            upload(send, receive, tenant, core, offer).await?;
+            upload(send, receive, transfers, offer).await?;
         }
     }
     send.finish().map_err(|_| TransportError::Closed)?;
@@ -92,8 +95,7 @@ async fn serve(
 
 async fn download(
     send: &mut SendStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    Transfers { connection, tenant, core, room }: &Transfers,
     digest: Digest,
     offset: u64,
 ) -> Result<(), TransferError> {
@@ -114,18 +116,20 @@ async fn download(
     });
     let (length, path) = model.await?.map_err(TransferError::Refused)?;
     let cursor = Cursor::new(length, offset)?;
-    let mut file = File::open(&path).await.map_err(TransportError::File)?;
     stream::write_message(send, &TransferResponse::Sending { length }).await?;
     telemetry::count_download(tenant, length - offset);
-    stream::send_file(send, &mut file, cursor, |_| ()).await?;
+    let sending = async {
+        let mut file = File::open(&path).await.map_err(TransportError::File)?;
+        stream::send_file(send, &mut file, cursor, |_| ()).await
+    };
+    room.run(connection, sending).await?;
     Ok(())
 }
 
 async fn upload(
     send: &mut SendStream,
     receive: &mut RecvStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    Transfers { connection, tenant, core, room }: &Transfers,
     offer: UploadOffer,
 ) -> Result<(), TransferError> {
     let (who, offered) = (tenant.clone(), offer.clone());
@@ -137,8 +141,8 @@ async fn upload(
         })
         .await?;
     let answer = answer.map_err(TransferError::Refused)?;
-    if answer == OfferAnswer::Receive && !blobs.contains(offer.update.digest) {
-        receive_update(send, receive, &blobs, &offer).await?;
+    if answer == OfferAnswer::Receive && !blobs.holds(offer.update) {
+        room.run(connection, receive_update(send, receive, &blobs, tenant, &offer)).await?;
     }
     let (who, report) = (tenant.clone(), offer.clone());
     core.call(move |core, now| core.reported(&who, &report, now))
@@ -153,9 +157,10 @@ async fn receive_update(
     send: &mut SendStream,
     receive: &mut RecvStream,
     blobs: &BlobStore,
+    tenant: &TenantId,
     offer: &UploadOffer,
 ) -> Result<(), TransferError> {
-    let mut staged = blobs.stage(&offer.job, offer.round, offer.update.digest)?;
+    let mut staged = blobs.stage(&offer.job, offer.round, tenant, offer.update.digest)?;
     let offset = Cursor::resumable(offer.update.length, staged.length);
     let cursor = Cursor::new(offer.update.length, offset)?;
     stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;

@@ -39,6 +39,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Whether it needs to know who is there.
+    pub(crate) const fn invites(&self) -> bool {
+        matches!(self, Self::Selection(_) | Self::Buffering(_))
+    }
+
     /// The phase's name in JSON, logs and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {

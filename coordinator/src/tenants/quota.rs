@@ -108,6 +108,12 @@ pub const fn next_day(now: Timestamp) -> Timestamp {
 }
 
 impl Quotas {
+    /// Whether there is any.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        *self != Self::default()
+    }
+
     /// Whether a whole round fits, with `bytes` of files.
     ///
     /// # Errors
