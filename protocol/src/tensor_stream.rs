@@ -105,11 +105,36 @@ impl ChunkHeader {
 }
 
 fn checksum(offset: u64, payload: &[u8]) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&offset.to_le_bytes()).update(payload);
-    let mut checksum = [0; 8];
-    checksum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    checksum
+    let mut arriving = ArrivingChunk::new(offset);
+    arriving.take(payload);
+    arriving.checksum()
+}
+
+/// A chunk whose payload comes in pieces, so that nobody needs to hold all of it.
+#[derive(Debug, Clone)]
+pub struct ArrivingChunk {
+    hasher: blake3::Hasher,
+    length: usize,
+}
+
+impl ArrivingChunk {
+    fn new(offset: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&offset.to_le_bytes());
+        Self { hasher, length: 0 }
+    }
+
+    /// Takes the next bytes of the payload.
+    pub fn take(&mut self, piece: &[u8]) {
+        self.hasher.update(piece);
+        self.length += piece.len();
+    }
+
+    fn checksum(&self) -> [u8; 8] {
+        let mut checksum = [0; 8];
+        checksum.copy_from_slice(&self.hasher.finalize().as_bytes()[..8]);
+        checksum
+    }
 }
 
 /// Where a sender or receiver stands in a file.
@@ -172,28 +197,51 @@ impl Cursor {
         Ok(())
     }
 
-    /// Checks a received chunk and moves past it.
+    /// Begins to receive the chunk that `header` announces.
+    ///
+    /// # Errors
+    /// As [`Self::expect`].
+    pub fn begin(&self, header: &ChunkHeader) -> Result<ArrivingChunk, TensorStreamError> {
+        self.expect(header)?;
+        Ok(ArrivingChunk::new(self.offset))
+    }
+
+    /// Checks a chunk that has arrived, and moves past it.
     ///
     /// # Errors
     /// [`TensorStreamError`] if it is not the next chunk or fails its checksum; the cursor stays.
+    pub fn finish(
+        &mut self,
+        header: &ChunkHeader,
+        arrived: &ArrivingChunk,
+    ) -> Result<(), TensorStreamError> {
+        self.expect(header)?;
+        if arrived.length != header.length as usize {
+            return Err(TensorStreamError::Length {
+                offset: self.offset,
+                expected: header.length as usize,
+                found: arrived.length,
+            });
+        }
+        if arrived.checksum() != header.checksum {
+            return Err(TensorStreamError::Checksum { offset: self.offset });
+        }
+        self.offset += u64::from(header.length);
+        Ok(())
+    }
+
+    /// Checks a received chunk and moves past it.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
     pub fn accept(
         &mut self,
         header: &ChunkHeader,
         payload: &[u8],
     ) -> Result<(), TensorStreamError> {
-        self.expect(header)?;
-        if payload.len() != header.length as usize {
-            return Err(TensorStreamError::Length {
-                offset: self.offset,
-                expected: header.length as usize,
-                found: payload.len(),
-            });
-        }
-        if checksum(self.offset, payload) != header.checksum {
-            return Err(TensorStreamError::Checksum { offset: self.offset });
-        }
-        self.offset += u64::from(header.length);
-        Ok(())
+        let mut arriving = self.begin(header)?;
+        arriving.take(payload);
+        self.finish(header, &arriving)
     }
 
     /// Describes the payload a sender sends next and moves past it.

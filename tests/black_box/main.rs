@@ -4,6 +4,7 @@ mod algorithms;
 mod backup;
 mod correlated;
 mod damage;
+mod hostile;
 mod identity;
 mod isolation;
 mod jobs;

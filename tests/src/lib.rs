@@ -9,7 +9,9 @@
 //! | [`browser`] | Chromium over WebDriver, if it is installed |
 //! | [`issuer`] | an OpenID Connect issuer that signs in whoever comes |
 //! | [`secagg`] | a member of a secure aggregation whose update the test chooses |
+//! | [`usage`] | the memory and processor time of a process |
 //! | [`wait`] | bounded waiting for a condition |
+//! | [`wire`] | datagrams below QUIC: first packets that nothing follows, and a line that records |
 
 pub mod agent;
 pub mod browser;
@@ -18,7 +20,9 @@ pub mod issuer;
 pub mod peer;
 pub mod research;
 pub mod secagg;
+pub mod usage;
 pub mod wait;
+pub mod wire;
 
 use std::{path::PathBuf, process::Command};
 

@@ -63,6 +63,22 @@ pub async fn enroll(address: SocketAddr, token: &EnrollmentToken) -> Result<Cred
     }
 }
 
+/// Connects, and says nothing.
+///
+/// # Errors
+/// [`TransportError`] if the handshake fails.
+pub async fn dial(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    credentials: &Credentials,
+) -> Result<Connection, TransportError> {
+    let tls = tls::agent(credentials.identity.clone(), &credentials.authority)?;
+    let config = endpoint::client_config(tls)?;
+    let connecting =
+        endpoint.connect_with(config, address, "localhost").map_err(TransportError::Connect)?;
+    connecting.await.map_err(TransportError::Connection)
+}
+
 /// A connected peer.
 #[derive(Debug)]
 pub struct Peer {
@@ -95,9 +111,19 @@ impl Peer {
         isolation: Isolation,
     ) -> Result<Self, TransportError> {
         let tls = tls::agent(credentials.identity.clone(), &credentials.authority)?;
-        let endpoint = endpoint::client(address, tls)?;
-        let connecting = endpoint.connect(address, "localhost").map_err(TransportError::Connect)?;
-        let connection = connecting.await.map_err(TransportError::Connection)?;
+        Self::connect_on(&endpoint::client(address, tls)?, address, credentials).await
+    }
+
+    /// Connects over a socket that it shares with others, and says hello.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the handshake or the stream fails.
+    pub async fn connect_on(
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Result<Self, TransportError> {
+        let connection = dial(endpoint, address, credentials).await?;
         let (mut control, messages) =
             connection.open_bi().await.map_err(TransportError::Connection)?;
         let hello = AgentMessage::Hello {
@@ -106,7 +132,7 @@ impl Peer {
             isolation,
         };
         stream::write_message(&mut control, &hello).await?;
-        Ok(Self { connection, _endpoint: endpoint, control, messages })
+        Ok(Self { connection, _endpoint: endpoint.clone(), control, messages })
     }
 
     /// The next control message.

@@ -81,8 +81,9 @@ pub(crate) fn demo(arguments: &[String]) -> anyhow::Result<()> {
     run(program(folder.join("tributary-sim")).arg("demo").args(arguments))
 }
 
-/// All benchmarks.
+/// All benchmarks; that of the coordinator under load drives the programs.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    build::programs(Profile::Release)?;
     run(cargo().args(["bench", "--locked", "--workspace", "--benches"]).args(arguments))
 }
 

@@ -23,7 +23,7 @@ use tributary_protocol::{
 };
 
 use super::{
-    BlobError, Staged, io_error, remove_tree,
+    BlobError, Staged, io_error, remove_others, remove_tree,
     seal::{self, Seal},
     staging_name,
 };
@@ -105,6 +105,7 @@ impl Keyspace {
             fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
             // From here on the key stays.
             let path = folder.join(digest.to_string());
+            remove_others(&path)?;
             let opened =
                 File::options().create(true).truncate(false).read(true).write(true).open(&path);
             let file = opened.map_err(io_error("open", &path))?;

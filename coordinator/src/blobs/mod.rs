@@ -25,6 +25,7 @@ use thiserror::Error;
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber, TenantId},
     isolation::DataIsolation,
+    message::BlobRef,
 };
 
 pub use self::{keyspace::Keyspace, seal::Seal};
@@ -169,6 +170,12 @@ impl BlobStore {
         self.path(digest).exists() || self.keyspaces().iter().any(|it| it.contains(digest))
     }
 
+    /// Whether the complete file is here, and as long as somebody says.
+    #[must_use]
+    pub fn holds(&self, file: BlobRef) -> bool {
+        fs::metadata(self.path(file.digest)).is_ok_and(|found| found.len() == file.length)
+    }
+
     /// Stores `bytes`; durable on return.
     ///
     /// # Errors
@@ -268,7 +275,8 @@ impl BlobStore {
         }
     }
 
-    /// Opens the staging file of a round's upload; its length is what has arrived so far.
+    /// Opens the staging file of a tenant's upload; its length is what has arrived so far. What
+    /// arrived of another upload of the tenant in this round is removed: each has one at a time.
     ///
     /// - `keyspace`: where the tenant's updates lie, if by themselves
     ///
@@ -279,14 +287,16 @@ impl BlobStore {
         keyspace: Option<&Keyspace>,
         job: &JobId,
         round: RoundNumber,
+        tenant: &TenantId,
         digest: Digest,
     ) -> Result<Staged, BlobError> {
         if let Some(keyspace) = keyspace {
             return keyspace.stage(job, round, digest);
         }
-        let folder = self.staging.join(staging_name(job, round));
+        let folder = self.staging.join(staging_name(job, round)).join(tenant.as_str());
         fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
         let path = folder.join(digest.to_string());
+        remove_others(&path)?;
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
@@ -457,6 +467,18 @@ fn staging_name(job: &JobId, round: RoundNumber) -> String {
     format!("{job}.{round}")
 }
 
+/// Removes what arrived of a tenant's other uploads in the round: each has one at a time.
+fn remove_others(staged: &Path) -> Result<(), BlobError> {
+    let folder = staged.parent().expect("staged files are in a folder");
+    for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
+        let other = entry.map_err(io_error("list", folder))?.path();
+        if other != staged {
+            remove_tree(&other)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file or a folder with all that is in it; one that is gone already is fine.
 fn remove_tree(path: &Path) -> Result<(), BlobError> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -512,7 +534,8 @@ mod tests {
     fn a_staged_upload_resumes_and_wrong_content_never_gets_the_name() {
         let (_folder, store) = store();
         let job = JobId::new("job").expect("valid");
-        let stage = |digest| store.stage(None, &job, RoundNumber(1), digest);
+        let tenant = TenantId::new("tenant").expect("valid");
+        let stage = |digest| store.stage(None, &job, RoundNumber(1), &tenant, digest);
         let digest = Digest::of(b"update");
         let mut staged = stage(digest).expect("stages");
         staged.file.write_all(b"upd").expect("writes");
@@ -529,6 +552,24 @@ mod tests {
         assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
         assert_eq!(stage(other).expect("starts anew").length, 0);
+    }
+
+    #[test]
+    fn a_tenant_has_one_incomplete_upload_in_a_round() {
+        let (folder, store) = store();
+        let job = JobId::new("job").expect("valid");
+        for tenant in ["one", "two"] {
+            let tenant = TenantId::new(tenant).expect("valid");
+            for number in 0..20_u8 {
+                let digest = Digest::of(&[number]);
+                let mut staged =
+                    store.stage(&job, RoundNumber(1), &tenant, digest).expect("stages");
+                assert_eq!(staged.length, 0);
+                staged.file.write_all(b"part").expect("writes");
+            }
+            let own = folder.path().join("staging/job.1").join(tenant.as_str());
+            assert_eq!(fs::read_dir(own).expect("lists").count(), 1);
+        }
     }
 
     #[test]
@@ -549,14 +590,15 @@ mod tests {
     fn staged_bytes_go_with_their_round_and_at_the_start() {
         let (folder, store) = store();
         let (one, two) = (JobId::new("one").expect("valid"), JobId::new("two").expect("valid"));
+        let tenant = TenantId::new("tenant").expect("valid");
+        let stage = |job: &JobId, round| {
+            store.stage(None, job, RoundNumber(round), &tenant, Digest::of(b"x")).expect("opens")
+        };
         let arrive = |job: &JobId, round| {
-            let mut staged =
-                store.stage(None, job, RoundNumber(round), Digest::of(b"x")).expect("opens");
+            let mut staged = stage(job, round);
             staged.file.write_all(b"part").expect("writes");
         };
-        let left = |job: &JobId, round| {
-            store.stage(None, job, RoundNumber(round), Digest::of(b"x")).expect("opens").length
-        };
+        let left = |job: &JobId, round| stage(job, round).length;
         for (job, round) in [(&one, 1), (&one, 2), (&two, 1)] {
             arrive(job, round);
         }

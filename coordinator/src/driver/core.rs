@@ -312,12 +312,35 @@ impl Core {
         offer: &UploadOffer,
         now: Timestamp,
     ) -> Result<(), Refusal> {
+        let counted = self.count_report(tenant, offer, now);
+        if counted.is_err() {
+            // Nothing would ever remove it: files of rounds go with what their record lists.
+            self.discard(offer.update.digest);
+        }
+        counted?;
+        telemetry::count_update(tenant, offer);
+        Ok(())
+    }
+
+    fn count_report(
+        &mut self,
+        tenant: &TenantId,
+        offer: &UploadOffer,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         if self.offered(tenant, offer)? == OfferAnswer::Receive {
             self.add_to_sum(tenant, offer)?;
         }
-        self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())?;
-        telemetry::count_update(tenant, offer);
-        Ok(())
+        self.scheduler.reported(tenant, offer, now).map_err(|error| error.refusal())
+    }
+
+    /// Removes a file that somebody has named, unless a record refers to it.
+    fn discard(&self, file: Digest) {
+        if !self.scheduler.referenced_files().contains(&file)
+            && let Err(error) = self.blobs.remove(file)
+        {
+            warn!(%error, "a refused update stays until the next start");
+        }
     }
 
     /// Records an act in the audit log, before anything that the current request changed becomes
@@ -392,7 +415,6 @@ impl Core {
             }
             // The sum is dropped, since part of the update may be in it; the commit adds anew.
             Err(error @ AggregationError::Update { .. }) => {
-                let _ = self.blobs.remove(offer.update.digest);
                 Err(Refusal::from_error(ErrorCode::UpdateMalformed, &error))
             }
             Err(error) => Err(internal(&error)),

@@ -1,40 +1,51 @@
 //! Accepts QUIC connections and sorts them by what they may do.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming, crypto::rustls::HandshakeData};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::debug;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     transport::endpoint::close,
     version::ALPN_ENROLLMENT,
 };
 
-use super::{CoreHandle, enrollment, session};
-
-/// Handshakes and enrolments under way at once; further ones wait or are dropped.
-const HANDSHAKES_MAX: usize = 256;
+use super::{
+    CoreHandle, enrollment,
+    gate::{Entry, Gate},
+    room::Room,
+    session,
+};
 
 /// A handshake may take this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves connections until the endpoint is closed.
 pub async fn listen(endpoint: Endpoint, core: CoreHandle) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let (gate, room) = (Gate::default(), Room::new());
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let address = incoming.remote_address().ip();
+        // A peer that brought its address along cannot be asked for it again.
+        let validated = incoming.remote_address_validated() || !incoming.may_retry();
+        let pass = match gate.enter(address, validated) {
+            Entry::Begin(pass) => pass,
+            Entry::Validate => {
+                let _ = incoming.retry();
+                continue;
+            }
+            Entry::Refuse => {
+                incoming.refuse();
+                continue;
+            }
         };
-        let core = core.clone();
+        let (core, gate, room) = (core.clone(), gate.clone(), room.clone());
         tokio::spawn(async move {
             let remote = incoming.remote_address();
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(incoming)).await {
                 Ok(Ok((connection, Peer::Agent(certificate)))) => {
-                    drop(permit);
-                    session::run(connection, certificate, core).await;
+                    drop(pass);
+                    session::run(connection, certificate, core, &gate, room).await;
                 }
                 Ok(Ok((connection, Peer::Enrolling))) => enrollment::run(connection, core).await,
                 Ok(Ok((connection, Peer::Anonymous))) => {
@@ -42,7 +53,8 @@ pub async fn listen(endpoint: Endpoint, core: CoreHandle) {
                         "this connection needs a client certificate; enrol the agent first";
                     close(&connection, &Refusal::new(ErrorCode::CertificateRequired, message));
                 }
-                Ok(Err(error)) => warn!(%remote, %error, "handshake failed"),
+                // Anybody can cause as many of these as they like.
+                Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
                 Err(_) => debug!(%remote, "handshake timed out"),
             }
         });

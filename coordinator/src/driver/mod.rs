@@ -7,14 +7,17 @@
 
 pub mod core;
 mod enrollment;
+mod gate;
 pub mod line;
 mod listener;
 mod peers;
 mod process_usage;
 mod progress;
+mod room;
 pub mod rotation;
 mod session;
 pub(crate) mod telemetry;
+mod throttle;
 #[cfg(any(test, feature = "otel"))]
 pub mod traces;
 mod transfer;

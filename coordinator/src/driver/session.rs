@@ -21,7 +21,14 @@ use tributary_protocol::{
     transport::{TransportError, endpoint::close, stream},
 };
 
-use super::{CoreError, CoreHandle, enrollment, line::QuicLine, transfer};
+use super::{
+    CoreError, CoreHandle, enrollment,
+    gate::Gate,
+    line::QuicLine,
+    room::Room,
+    throttle::Throttle,
+    transfer::{self, Transfers},
+};
 use crate::tenants::{TenantContext, TenantRole, authority};
 
 /// After the handshake, a hello must come within this time.
@@ -55,6 +62,8 @@ pub(super) async fn run(
     connection: Connection,
     certificate: CertificateDer<'static>,
     core: CoreHandle,
+    gate: &Gate,
+    room: Room,
 ) {
     let remote = connection.remote_address();
     let tenant = match authority::tenant_of(&certificate) {
@@ -70,7 +79,7 @@ pub(super) async fn run(
     let span =
         info_span!("session", %tenant, region = Empty, roles = Empty, isolation = Empty, %remote);
     async {
-        let error = match serve(&connection, tenant, certificate, core).await {
+        let error = match serve(&connection, tenant, certificate, core, gate, room).await {
             Ok(()) => return info!("disconnected"),
             Err(error) => error,
         };
@@ -92,6 +101,8 @@ async fn serve(
     tenant: TenantId,
     certificate: CertificateDer<'static>,
     core: CoreHandle,
+    gate: &Gate,
+    room: Room,
 ) -> Result<(), SessionError> {
     let (who, shown) = (tenant.clone(), Digest::of(&certificate));
     let context = core.call(move |core, now| {
@@ -104,8 +115,12 @@ async fn serve(
         .record("region", field::display(region))
         .record("roles", TenantRole::names(roles))
         .record("isolation", isolation.to_string());
+    let Some(_pass) = gate.admit(&tenant) else {
+        let message = "this tenant has as many connections as one may have; close some";
+        return Err(SessionError::Refused(Refusal::new(ErrorCode::Superseded, message)));
+    };
     let alone = isolation.compute > ComputeIsolation::SharedQueue;
-    let attending = attend(connection.clone(), tenant.clone(), certificate, core, context);
+    let attending = attend(connection.clone(), tenant.clone(), certificate, core, room, context);
     if alone { on_own_thread(&tenant, attending).await } else { attending.await }
 }
 
@@ -137,6 +152,7 @@ async fn attend(
     tenant: TenantId,
     certificate: CertificateDer<'static>,
     core: CoreHandle,
+    room: Room,
     context: TenantContext,
 ) -> Result<(), SessionError> {
     let (connection, tenant, certificate) = (&connection, &tenant, &certificate);
@@ -154,10 +170,17 @@ async fn attend(
     });
     let session = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
+    let transfers = Transfers {
+        connection: connection.clone(),
+        tenant: tenant.clone(),
+        core: core.clone(),
+        room,
+    };
+    let throttle = Throttle::new();
     let result = tokio::select! {
-        result = read_control(&mut receive, tenant, certificate, &core) => result,
+        result = read_control(&mut receive, tenant, certificate, &core, &throttle) => result,
         result = write_control(send, outbox) => result.map_err(SessionError::from),
-        result = accept_transfers(connection, tenant, &core) => result.map_err(SessionError::from),
+        result = accept_transfers(&transfers, &throttle) => result.map_err(SessionError::from),
     };
     let who = tenant.clone();
     core.call(move |core, now| core.close_session(&who, session, now)).await?;
@@ -185,8 +208,10 @@ async fn read_control(
     tenant: &TenantId,
     certificate: &CertificateDer<'static>,
     core: &CoreHandle,
+    throttle: &Throttle,
 ) -> Result<(), SessionError> {
     while let Some(message) = stream::read_message::<AgentMessage>(receive).await? {
+        throttle.request(cost(&message)).await;
         let who = tenant.clone();
         let result = match message {
             AgentMessage::Hello { .. } => {
@@ -253,19 +278,25 @@ async fn write_control(
     std::future::pending().await
 }
 
-async fn accept_transfers(
-    connection: &Connection,
-    tenant: &TenantId,
-    core: &CoreHandle,
-) -> Result<(), TransportError> {
+/// Of how many requests a message is worth.
+const fn cost(message: &AgentMessage) -> u32 {
+    match message {
+        // A certificate is signed, and both that and a refusal stay in the audit log for ever.
+        AgentMessage::Renew { .. } | AgentMessage::Decline { .. } => 50,
+        AgentMessage::Hello { .. } | AgentMessage::Accept { .. } | AgentMessage::Secagg { .. } => 1,
+    }
+}
+
+async fn accept_transfers(each: &Transfers, throttle: &Throttle) -> Result<(), TransportError> {
     let mut transfers = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            streams = connection.accept_bi() => {
+            streams = each.connection.accept_bi() => {
                 let (send, receive) = streams.map_err(TransportError::Connection)?;
+                throttle.request(1).await;
                 // An upload says later what it is for.
                 let span = info_span!("transfer", job = Empty, round = Empty);
-                let transfer = transfer::run(send, receive, tenant.clone(), core.clone());
+                let transfer = transfer::run(send, receive, each.clone());
                 transfers.spawn(transfer.instrument(span));
             }
             Some(_) = transfers.join_next() => {}

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
     fs::File,
     io::{AsyncSeekExt, AsyncWriteExt},
@@ -19,7 +19,7 @@ use tributary_protocol::{
     },
 };
 
-use super::{CoreError, CoreHandle, telemetry};
+use super::{CoreError, CoreHandle, room::Room, telemetry};
 use crate::{
     blobs::{BlobError, BlobStore, Keyspace, Seal},
     scheduler::OfferAnswer,
@@ -61,13 +61,17 @@ impl TransferError {
     }
 }
 
-pub(super) async fn run(
-    mut send: SendStream,
-    mut receive: RecvStream,
-    tenant: TenantId,
-    core: CoreHandle,
-) {
-    if let Err(error) = serve(&mut send, &mut receive, &tenant, &core).await {
+/// What every transfer of a connection needs.
+#[derive(Clone)]
+pub(super) struct Transfers {
+    pub(super) connection: Connection,
+    pub(super) tenant: TenantId,
+    pub(super) core: CoreHandle,
+    pub(super) room: Room,
+}
+
+pub(super) async fn run(mut send: SendStream, mut receive: RecvStream, transfers: Transfers) {
+    if let Err(error) = serve(&mut send, &mut receive, &transfers).await {
         let refusal = error.refusal();
         warn!(code = %refusal.code, reason = %refusal.message, "transfer refused");
         // The peer may be gone; then there is nobody to tell.
@@ -80,18 +84,17 @@ pub(super) async fn run(
 async fn serve(
     send: &mut SendStream,
     receive: &mut RecvStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    transfers: &Transfers,
 ) -> Result<(), TransferError> {
     match stream::expect_message(receive).await? {
         TransferRequest::Download { digest, offset } => {
-            download(send, tenant, core, digest, offset).await?
+            download(send, transfers, digest, offset).await?
         }
         TransferRequest::Upload(offer) => {
             let span = Span::current();
             span.record("job", field::display(&offer.job));
             span.record("round", field::display(&offer.round));
-            upload(send, receive, tenant, core, offer).await?;
+            upload(send, receive, transfers, offer).await?;
         }
     }
     send.finish().map_err(|_| TransportError::Closed)?;
@@ -100,8 +103,7 @@ async fn serve(
 
 async fn download(
     send: &mut SendStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    Transfers { connection, tenant, core, room }: &Transfers,
     digest: Digest,
     offset: u64,
 ) -> Result<(), TransferError> {
@@ -122,18 +124,20 @@ async fn download(
     });
     let (length, path) = model.await?.map_err(TransferError::Refused)?;
     let cursor = Cursor::new(length, offset)?;
-    let mut file = File::open(&path).await.map_err(TransportError::File)?;
     stream::write_message(send, &TransferResponse::Sending { length }).await?;
     telemetry::count_download(tenant, length - offset);
-    stream::send_file(send, &mut file, cursor, |_| ()).await?;
+    let sending = async {
+        let mut file = File::open(&path).await.map_err(TransportError::File)?;
+        stream::send_file(send, &mut file, cursor, |_| ()).await
+    };
+    room.run(connection, sending).await?;
     Ok(())
 }
 
 async fn upload(
     send: &mut SendStream,
     receive: &mut RecvStream,
-    tenant: &TenantId,
-    core: &CoreHandle,
+    Transfers { connection, tenant, core, room }: &Transfers,
     offer: UploadOffer,
 ) -> Result<(), TransferError> {
     let (who, offered) = (tenant.clone(), offer.clone());
@@ -149,10 +153,11 @@ async fn upload(
     let keyspace = keyspace?;
     let is_here = match &keyspace {
         Some(keyspace) => keyspace.contains(offer.update.digest),
-        None => blobs.path(offer.update.digest).exists(),
+        None => blobs.holds(offer.update),
     };
     if answer == OfferAnswer::Receive && !is_here {
-        receive_update(send, receive, &blobs, keyspace.as_deref(), &offer).await?;
+        let receiving = receive_update(send, receive, &blobs, keyspace.as_deref(), tenant, &offer);
+        room.run(connection, receiving).await?;
     }
     let (who, report) = (tenant.clone(), offer.clone());
     core.call(move |core, now| core.reported(&who, &report, now))
@@ -168,9 +173,11 @@ async fn receive_update(
     receive: &mut RecvStream,
     blobs: &BlobStore,
     keyspace: Option<&Keyspace>,
+    tenant: &TenantId,
     offer: &UploadOffer,
 ) -> Result<(), TransferError> {
-    let mut staged = blobs.stage(keyspace, &offer.job, offer.round, offer.update.digest)?;
+    let (job, round, digest) = (&offer.job, offer.round, offer.update.digest);
+    let mut staged = blobs.stage(keyspace, job, round, tenant, digest)?;
     let offset = Cursor::resumable(offer.update.length, staged.length);
     let cursor = Cursor::new(offer.update.length, offset)?;
     stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;
@@ -179,10 +186,12 @@ async fn receive_update(
         None => stream::receive_file(receive, &mut file, cursor).await?,
         Some(seal) => {
             let index = offset.div_ceil(CHUNK_BYTES as u64);
-            let (digest, start) = (offer.update.digest, Seal::sealed_length(offset));
+            let start = Seal::sealed_length(offset);
             file.seek(io::SeekFrom::Start(start)).await.map_err(TransportError::File)?;
-            let mut sealing = Sealing { file: &mut file, seal, digest, index };
-            let received = stream::receive_chunks(receive, &mut sealing, cursor).await;
+            let mut sealing =
+                Sealing { file: &mut file, seal, digest, index, chunk: Vec::new() };
+            let mut cursor = cursor;
+            let received = stream::receive_chunks(receive, &mut sealing, &mut cursor).await;
             // Also after an error, as for a file that is not sealed.
             file.flush().await.map_err(TransportError::File)?;
             received?;
@@ -202,12 +211,20 @@ struct Sealing<'a> {
     digest: Digest,
     /// Chunks before the next one.
     index: u64,
+    /// What has arrived of it.
+    chunk: Vec<u8>,
 }
 
 impl ChunkSink for Sealing<'_> {
-    async fn take(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let record = self.seal.seal(self.digest, self.index, chunk)?;
+    async fn take(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.chunk.extend_from_slice(piece);
+        Ok(())
+    }
+
+    async fn end_chunk(&mut self) -> io::Result<()> {
+        let record = self.seal.seal(self.digest, self.index, &self.chunk)?;
         self.index += 1;
+        self.chunk.clear();
         self.file.write_all(&record).await
     }
 }

@@ -51,6 +51,11 @@ impl Phase {
         "abandoned",
     ];
 
+    /// Whether it needs to know who is there.
+    pub(crate) const fn invites(&self) -> bool {
+        matches!(self, Self::Selection(_) | Self::Buffering(_))
+    }
+
     /// The phase's name in JSON, logs and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {

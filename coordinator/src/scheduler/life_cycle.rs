@@ -162,6 +162,7 @@ impl Scheduler {
                 // Becomes durable with the next bytes or round: a flush for each message would cost
                 // more than the message.
                 record.usage.add_request(now);
+                self.unsettled |= record.context.quotas.are_set();
                 Ok(())
             }
         }
@@ -170,6 +171,7 @@ impl Scheduler {
     pub(super) fn count_bytes(&mut self, tenant: &TenantId, bytes: u64, now: Timestamp) {
         if let Some(record) = self.tenants.get_mut(tenant) {
             record.usage.add_bytes(bytes, now);
+            self.unsettled |= record.context.quotas.are_set();
             let mut batch = Batch::default();
             record.put(&mut batch);
             self.actions.push_back(Action::Persist(batch));

@@ -75,6 +75,8 @@ pub struct Scheduler {
     counted: BTreeMap<JobId, RoundNumber>,
     /// When quotas have room again, if somebody waits for that.
     next_day: Option<Timestamp>,
+    /// Whether something changed that rounds have not been told of.
+    unsettled: bool,
     actions: VecDeque<Action>,
 }
 
@@ -116,8 +118,12 @@ impl Scheduler {
         self.jobs.values().filter_map(Job::waits_until).chain(self.next_day).min()
     }
 
-    /// Acts on every deadline that has passed.
+    /// Acts on every deadline that has passed, and on changes that have not been acted on.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if !due && !self.unsettled {
+            return;
+        }
         for job in self.jobs.values_mut() {
             job.handle_timeout(now);
         }
@@ -305,6 +311,7 @@ impl Scheduler {
             && let Some(job) = self.jobs.get_mut(job)
         {
             job.refusals.insert(tenant.clone(), refusal.clone());
+            self.unsettled = true;
         }
         let (actor, subject) = (Actor::tenant(tenant), format!("{job}/{round}"));
         let event = AuditEvent::refused(actor, Act::RoundDecline, subject, &refusal);
@@ -494,18 +501,24 @@ impl Scheduler {
 
     /// Takes every round's outputs, opens the next rounds, and tells selections who is there.
     fn settle_all(&mut self, now: Timestamp) {
-        let waits = |record: &TenantRecord| !self.has_room(record, now);
+        self.unsettled = false;
+        let waits =
+            |record: &TenantRecord| record.context.quotas.are_set() && !self.has_room(record, now);
         self.next_day = self.tenants.values().any(waits).then(|| next_day(now));
         let mut ids: Vec<_> = self.jobs.keys().cloned().collect();
         // Stable: jobs of one priority keep the order of their names.
         ids.sort_by_key(|id| std::cmp::Reverse(self.jobs[id].record().priority));
         for id in ids {
             loop {
-                let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
-                let population = self.population(&id, now);
+                // Looking at every tenant at every step of a large cohort would be most of the work.
+                if self.jobs[&id].round().phase.invites() {
+                    let tenants: BTreeSet<_> = self.eligible(&id, now).collect();
+                    let population = self.population(&id, now);
+                    let job = self.jobs.get_mut(&id).expect("listed above");
+                    let available = Input::Available { tenants, population };
+                    job.round.handle(now, available).expect("availability fits every phase");
+                }
                 let job = self.jobs.get_mut(&id).expect("listed above");
-                let available = Input::Available { tenants, population };
-                job.round.handle(now, available).expect("availability fits every phase");
                 let given = job.round.take_tickets();
                 self.actions.extend(job.take_actions(&self.models, now));
                 self.count_round(&given, now);

@@ -45,6 +45,7 @@ impl Scheduler {
         record.put(&mut batch);
         self.actions.push_back(Action::Persist(batch));
         self.tenants.insert(record.context.id.clone(), record);
+        self.unsettled = true;
     }
 
     /// Whether a token's secret admits the tenant.

@@ -114,6 +114,12 @@ impl Quotas {
         [self.bytes_per_day, self.rounds_per_day, self.requests_per_day]
     }
 
+    /// Whether there is any.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        *self != Self::default()
+    }
+
     /// Whether a whole round fits, with `bytes` of files.
     ///
     /// # Errors

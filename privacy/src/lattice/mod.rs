@@ -3,6 +3,7 @@
 //! A coordinate is a whole number of `step` model units, reduced modulo `2^bits`. Sums of such
 //! vectors are exact, independent of order, and can be masked; see [`ModularSum`].
 
+mod add;
 mod pack;
 mod plan;
 mod rotation;

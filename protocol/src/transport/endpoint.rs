@@ -3,14 +3,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
     crypto::{
         CryptoError, HmacKey,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
 };
 use quinn_proto::HashedConnectionIdGenerator;
+use socket2::SockRef;
 
 use super::TransportError;
 use crate::error_code::{ErrorCode, Refusal};
@@ -28,11 +29,34 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1500);
 /// Resets for connections that an earlier process had are this far apart at least.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Unacknowledged bytes a peer may have in flight on one stream.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Unread bytes that an agent's connection may hold in memory, and as many that it sent and that are
+/// not acknowledged.
+const AGENT_WINDOW_BYTES: u32 = 8 << 20;
 
-/// Unread bytes that a connection may hold in memory.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The same for a connection of the coordinator, which has many: enough for messages, and for a file
+/// at the pace of a slow line.
+const NARROW_WINDOW_BYTES: u32 = 64 << 10;
+
+/// The same while the connection has a place among the few that transfer at full speed.
+const WIDE_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The largest UDP payload that is tried, in bytes. What a path carries is found out by probes that
+/// nothing depends on, from [`quinn`]'s 1200 bytes upwards. Ten of these, which are handed to the
+/// kernel at once, still fit into the 64 KiB that it takes.
+const PAYLOAD_BYTES_MAX: u16 = 6500;
+
+/// What the kernel should keep for a socket while the process does something else; it may grant less.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// Connections that have sent a first packet and are not accepted or turned away yet; beyond that they
+/// are refused without any state.
+const INCOMING_MAX: usize = 1024;
+
+/// What may arrive on a connection before it is accepted, and on all of them together, in bytes.
+const INCOMING_BYTES: (u64, u64) = (16 << 10, 8 << 20);
+
+/// Bytes of TLS messages that a connection may have sent out of order.
+const CRYPTO_BUFFER_BYTES: usize = 16 << 10;
 
 /// Streams that a peer may have open at once: control, an upload, a download, and one to spare.
 const STREAMS_MAX: u32 = 4;
@@ -53,18 +77,60 @@ impl Default for Listening {
     }
 }
 
-fn transport(idle_timeout: Duration, keep_alive: Option<Duration>) -> Arc<TransportConfig> {
+/// - `window`: for what is received and for what is sent, in bytes
+fn transport(
+    idle_timeout: Duration,
+    keep_alive: Option<Duration>,
+    window: u32,
+) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let idle_ms = u32::try_from(idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(PAYLOAD_BYTES_MAX);
     transport
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .keep_alive_interval(keep_alive)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        // That of the connection is the smaller one, always.
+        .stream_receive_window(VarInt::from_u32(AGENT_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(window))
+        .send_window(window.into())
+        .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None);
     Arc::new(transport)
+}
+
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(PAYLOAD_BYTES_MAX).expect("more than the least of 1200");
+    config
+}
+
+fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, TransportError> {
+    let socket = std::net::UdpSocket::bind(address)
+        .map_err(|source| TransportError::Bind { address, source })?;
+    let buffers = SockRef::from(&socket);
+    // Best effort: what is dropped for want of room is sent again.
+    let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = buffers.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    Ok(socket)
+}
+
+/// Lets a coordinator's connection transfer at full speed.
+pub fn widen(connection: &quinn::Connection) {
+    set_window(connection, WIDE_WINDOW_BYTES);
+}
+
+/// Takes [`widen`] back: what the peer was allowed to send before may still come.
+pub fn narrow(connection: &quinn::Connection) {
+    set_window(connection, NARROW_WINDOW_BYTES);
+}
+
+fn set_window(connection: &quinn::Connection, bytes: u32) {
+    connection.set_receive_window(VarInt::from_u32(bytes));
+    connection.set_send_window(bytes.into());
 }
 
 /// Listens for agents.
@@ -77,7 +143,7 @@ pub fn listen(
     listening: &Listening,
 ) -> Result<Endpoint, TransportError> {
     let config = server_config(tls, listening.idle_timeout)?;
-    let mut endpoint = EndpointConfig::default();
+    let mut endpoint = endpoint_config();
     if let Some(secret) = &listening.reset_secret {
         let key = ResetKey(blake3::derive_key(RESET_CONTEXT, secret));
         let ids = u64::from_le_bytes(*key.sign(b"connection ids").first_chunk().expect("32 bytes"));
@@ -86,9 +152,8 @@ pub fn listen(
             .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
             .min_reset_interval(RESET_INTERVAL);
     }
-    let bind = |source| TransportError::Bind { address, source };
-    let socket = std::net::UdpSocket::bind(address).map_err(bind)?;
-    Endpoint::new(endpoint, Some(config), socket, Arc::new(TokioRuntime)).map_err(bind)
+    Endpoint::new(endpoint, Some(config), socket(address)?, Arc::new(TokioRuntime))
+        .map_err(|source| TransportError::Bind { address, source })
 }
 
 /// What an endpoint that listens shows to connections from now on; open ones stay as they are.
@@ -102,7 +167,11 @@ pub fn server_config(
     let crypto = QuicServerConfig::try_from(tls).map_err(TransportError::CipherSuite)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     // Agents keep their connections alive, so one side's packets are enough.
-    config.transport_config(transport(idle_timeout, None));
+    config
+        .transport_config(transport(idle_timeout, None, NARROW_WINDOW_BYTES))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES.0)
+        .incoming_buffer_size_total(INCOMING_BYTES.1);
     Ok(config)
 }
 
@@ -140,15 +209,26 @@ impl HmacKey for ResetKey {
 /// # Errors
 /// [`TransportError::Bind`] or [`TransportError::CipherSuite`].
 pub fn client(remote: SocketAddr, tls: rustls::ClientConfig) -> Result<Endpoint, TransportError> {
-    let crypto = QuicClientConfig::try_from(tls).map_err(TransportError::CipherSuite)?;
-    let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(IDLE_TIMEOUT, Some(KEEP_ALIVE_INTERVAL)));
+    let config = client_config(tls)?;
     let address: SocketAddr =
         if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let mut endpoint =
-        Endpoint::client(address).map_err(|source| TransportError::Bind { address, source })?;
+        Endpoint::new(endpoint_config(), None, socket(address)?, Arc::new(TokioRuntime))
+            .map_err(|source| TransportError::Bind { address, source })?;
     endpoint.set_default_client_config(config);
     Ok(endpoint)
+}
+
+/// What one connection of an endpoint that connects shows and trusts, where they differ.
+///
+/// # Errors
+/// [`TransportError::CipherSuite`] if TLS cannot carry QUIC.
+pub fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, TransportError> {
+    let crypto = QuicClientConfig::try_from(tls).map_err(TransportError::CipherSuite)?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    let window = AGENT_WINDOW_BYTES;
+    config.transport_config(transport(IDLE_TIMEOUT, Some(KEEP_ALIVE_INTERVAL), window));
+    Ok(config)
 }
 
 /// Closes a connection with a refusal that the peer can show.

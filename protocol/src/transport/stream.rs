@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -17,6 +18,9 @@ use crate::{
 
 /// A peer in the middle of a message or file may pause for this long.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a chunk that a receiver holds at a time.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// Sends one message.
 ///
@@ -75,7 +79,8 @@ pub async fn expect_message<T: DeserializeOwned>(
 /// Sends `file` from where `cursor` stands to its end; `sent` hears the payload bytes of each chunk.
 ///
 /// # Errors
-/// [`TransportError`] if the file or the stream fails.
+/// [`TransportError`] if the file or the stream fails, or the peer takes nothing for
+/// [`PROGRESS_TIMEOUT`].
 pub async fn send_file(
     stream: &mut SendStream,
     file: &mut File,
@@ -83,44 +88,63 @@ pub async fn send_file(
     mut sent: impl FnMut(usize),
 ) -> Result<(), TransportError> {
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
-    let mut payload = vec![0; CHUNK_BYTES];
+    file.set_max_buf_size(CHUNK_BYTES);
     while !cursor.is_finished() {
-        let payload = &mut payload[..cursor.next_length()];
-        file.read_exact(payload).await.map_err(TransportError::File)?;
-        let header = cursor.send(payload);
-        stream.write_all(&header.encode()).await.map_err(TransportError::Write)?;
-        stream.write_all(payload).await.map_err(TransportError::Write)?;
-        sent(payload.len());
+        let length = cursor.next_length();
+        let mut payload = vec![0; length];
+        file.read_exact(&mut payload).await.map_err(TransportError::File)?;
+        let header = cursor.send(&payload).encode();
+        // The stream takes the payload over as it is.
+        let mut pieces = [Bytes::copy_from_slice(&header), Bytes::from(payload)];
+        let mut left = &mut pieces[..];
+        while !left.is_empty() {
+            let write = async { stream.write_chunks(left).await.map_err(TransportError::Write) };
+            let written = within(write).await?;
+            left = &mut left[written.chunks..];
+        }
+        sent(length);
     }
     Ok(())
 }
 
-/// Receives chunks into `file`, which stands at the cursor's offset, to its end. What is written before an error is a
-/// valid prefix, from which a later attempt resumes.
+/// Receives chunks into `file`, which stands at the cursor's offset, to its end. The whole chunks that are written
+/// before an error are a valid prefix, from which a later attempt resumes.
 ///
 /// # Errors
 /// [`TransportError`] if a chunk is not the next one, is damaged or late, or the file fails.
 pub async fn receive_file(
     stream: &mut RecvStream,
     file: &mut File,
-    cursor: Cursor,
+    mut cursor: Cursor,
 ) -> Result<(), TransportError> {
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
-    let received = receive_chunks(stream, file, cursor).await;
+    file.set_max_buf_size(PIECE_BYTES);
+    let received = receive_chunks(stream, file, &mut cursor).await;
     // Also after an error: a write that is still under way would be lost to the next attempt.
     file.flush().await.map_err(TransportError::File)?;
+    if received.is_err() {
+        // The rest may be of a chunk that is damaged.
+        file.set_len(cursor.offset()).await.map_err(TransportError::File)?;
+    }
     received
 }
 
 /// Where received chunks go, in order.
 pub trait ChunkSink: Send {
-    /// Takes the next chunk.
-    fn take(&mut self, chunk: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+    /// Takes the next piece of a chunk, before its checksum is known.
+    fn take(&mut self, piece: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// The chunk is whole, and is what was sent.
+    fn end_chunk(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 impl ChunkSink for File {
-    async fn take(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.write_all(chunk).await
+    async fn take(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.write_all(piece).await
+    }
+
+    async fn end_chunk(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -131,18 +155,24 @@ impl ChunkSink for File {
 pub async fn receive_chunks(
     stream: &mut RecvStream,
     sink: &mut impl ChunkSink,
-    mut cursor: Cursor,
+    cursor: &mut Cursor,
 ) -> Result<(), TransportError> {
-    let mut payload = vec![0; CHUNK_BYTES];
+    let mut buffer = vec![0; PIECE_BYTES];
     while !cursor.is_finished() {
         let mut header = [0; HEADER_BYTES];
         within(read_exact(stream, &mut header)).await?;
         let header = ChunkHeader::decode(&header)?;
-        cursor.expect(&header)?;
-        let payload = &mut payload[..header.length as usize];
-        within(read_exact(stream, payload)).await?;
-        cursor.accept(&header, payload)?;
-        sink.take(payload).await.map_err(TransportError::File)?;
+        let mut arriving = cursor.begin(&header)?;
+        let mut left = header.length as usize;
+        while left > 0 {
+            let piece = &mut buffer[..left.min(PIECE_BYTES)];
+            within(read_exact(stream, piece)).await?;
+            arriving.take(piece);
+            sink.take(piece).await.map_err(TransportError::File)?;
+            left -= piece.len();
+        }
+        cursor.finish(&header, &arriving)?;
+        sink.end_chunk().await.map_err(TransportError::File)?;
     }
     Ok(())
 }
