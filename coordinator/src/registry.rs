@@ -15,7 +15,7 @@ use tributary_protocol::{
 use crate::{
     aggregation::AggregationError,
     blobs::BlobStore,
-    store::{Batch, Table},
+    store::{self, Batch, Store, StoreError, Table},
 };
 
 /// A durable model version.
@@ -129,6 +129,18 @@ pub struct ModelRegistry {
 }
 
 impl ModelRegistry {
+    /// Reads every version, and which of them are promoted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let mut registry = Self::new(store::load(store, Table::Models)?);
+        for promotion in store::load(store, Table::Promotions)? {
+            registry.promote(promotion);
+        }
+        Ok(registry)
+    }
+
     /// Collects versions as the store returns them.
     #[must_use]
     pub fn new(versions: Vec<ModelVersion>) -> Self {

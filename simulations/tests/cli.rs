@@ -275,6 +275,29 @@ fn wrong_experiments_are_named_with_what_would_work() {
         ("epsilon = 8.0", "epsilon = -8.0", "privacy.epsilon"),
         ("inputs = 5", "inputs = 6", "the dataset has 5"),
         ("classes = 3\n    [cohort]", "classes = 0\n    [cohort]", "dataset.synthetic.classes"),
+        ("tenants = 6", "tenants = 600", "ask for at most 300"),
+        (
+            "tenants = 6",
+            "tenants = 6\n    partition = { shards = { shards_per_tenant = 100 } }",
+            "600 shards cannot be cut from 300 examples; ask for fewer",
+        ),
+        (
+            "tenants = 6",
+            "tenants = 6\n    partition = { dirichlet = { alpha = -1.0 } }",
+            "it must be in [0.000001, 1000000]",
+        ),
+        ("tenants = 6", "tenants = 6\n    partition = \"idd\"", "did you mean `iid`?"),
+        ("tenants = 6", "tenants = 6\n    aggregation = \"medain\"", "did you mean `median`?"),
+        ("dataset.synthetic", "dataset.sinthetic", "did you mean `synthetic`?"),
+        ("model.mlp", "model.mpl", "did you mean `mlp`?"),
+        ("privacy.distributed", "privacy.distibuted", "did you mean `distributed`?"),
+        ("epsilon = 8.0", "epsilon = 8.0\n    noise_multiplier = 1.0", "give either"),
+        ("epsilon = 8.0", "epsilon = 1e-9", "can be met; ask for that or more"),
+        (
+            "[privacy.distributed]",
+            "[privacy.central]\n    adaptive = { count_noise_multiplier = 0.1 }",
+            "privacy.central.adaptive.count_noise_multiplier` is 0.1",
+        ),
     ] {
         let file = folder.path().join("wrong.toml");
         assert!(EXPERIMENT.contains(from), "{from}");

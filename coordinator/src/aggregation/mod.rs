@@ -10,6 +10,7 @@ mod control;
 mod distributed;
 mod robust;
 mod sum;
+mod sums;
 
 use thiserror::Error;
 use tributary_privacy::{
@@ -32,6 +33,7 @@ pub use self::{
     distributed::{event, noise, terms},
     robust::{PackedUpdates, combine},
     sum::{RoundSum, Unmask},
+    sums::RoundSums,
 };
 use crate::blobs::BlobError;
 

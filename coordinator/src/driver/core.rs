@@ -22,16 +22,13 @@ use tributary_protocol::{
 use super::{line::Line, peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
-    aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
+    aggregation::{AggregationError, RoundSums},
     audit::{Act, Actor, AuditError, AuditEvent, AuditLog},
     backup::{self, BackupError, Manifest},
     blobs::{BlobError, BlobStore, Keyspace},
     config::Agents,
     registry::ModelRegistry,
-    scheduler::{
-        Action, AggregationRecord, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler,
-        SchedulerError,
-    },
+    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     spending::Spending,
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -99,7 +96,7 @@ pub struct Core {
     noted: Option<ChainHead>,
     /// Refused sessions that are in the log already: an agent tries again and again.
     refused: BTreeSet<(TenantId, u16)>,
-    sums: BTreeMap<JobId, RoundSum>,
+    sums: RoundSums,
     /// The counted releases of every tenant.
     spending: Spending,
     progress: Progress,
@@ -171,18 +168,8 @@ impl Core {
             env!("CARGO_PKG_VERSION"),
         );
         let tenants = store::load(&*store, Table::Tenants)?;
-        let mut jobs = store::load::<JobRecord>(&*store, Table::Jobs)?;
-        let aggregations = store::load::<AggregationRecord>(&*store, Table::Aggregations)?;
-        for job in &mut jobs {
-            if !job.attach(&aggregations) {
-                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
-                return Err(StoreError::Missing { table, key }.into());
-            }
-        }
-        let mut models = ModelRegistry::new(store::load(&*store, Table::Models)?);
-        for promotion in store::load(&*store, Table::Promotions)? {
-            models.promote(promotion);
-        }
+        let mut jobs = JobRecord::load_all(&*store)?;
+        let models = ModelRegistry::load(&*store)?;
         for job in &jobs {
             info!(job = %job.spec.name, round = %job.round.number, phase = job.round.phase.name(), "restored");
         }
@@ -215,7 +202,7 @@ impl Core {
             unseen: true,
             noted,
             refused: BTreeSet::new(),
-            sums: BTreeMap::new(),
+            sums: RoundSums::default(),
             spending,
             progress: Progress::default(),
             told: BTreeMap::new(),
@@ -399,33 +386,15 @@ impl Core {
     }
 
     fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
-        let internal =
-            |error: &dyn std::error::Error| Refusal::from_error(ErrorCode::Internal, error);
         let job = self.scheduler.job(&offer.job).expect("offers are checked before");
-        let round = job.round().number;
-        let staleness = round.0.saturating_sub(offer.round.0) as u32;
-        let mut sum = match self.sums.remove(&offer.job) {
-            Some(sum) if sum.round() == round => sum,
-            _ => self.empty_sum(&offer.job).map_err(|error| internal(&error))?,
-        };
-        match sum.add(tenant, offer.update.digest, staleness, &self.blobs) {
-            Ok(()) => {
-                self.sums.insert(offer.job.clone(), sum);
-                Ok(())
-            }
-            // The sum is dropped, since part of the update may be in it; the commit adds anew.
+        match self.sums.add(job, tenant, offer, &self.blobs) {
+            Ok(()) => Ok(()),
+            // The commit adds anew what was in the sum.
             Err(error @ AggregationError::Update { .. }) => {
                 Err(Refusal::from_error(ErrorCode::UpdateMalformed, &error))
             }
-            Err(error) => Err(internal(&error)),
+            Err(error) => Err(Refusal::from_error(ErrorCode::Internal, &error)),
         }
-    }
-
-    fn empty_sum(&self, job: &JobId) -> Result<RoundSum, AggregationError> {
-        let job = self.scheduler.job(job).expect("offers are checked before");
-        let record = job.record();
-        let dimension = record.spec.wire_dimension();
-        Ok(RoundSum::new(job.round().number, aggregation::lattice(record.lattice)?, dimension))
     }
 
     /// Registers a tenant's connection, in place of an earlier one, and greets it.
@@ -569,7 +538,7 @@ impl Core {
     fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
         let _span = info_span!("commit", job = %commit.job, round = %commit.round).entered();
         let started = tokio::time::Instant::now();
-        let aggregated = self.aggregate(commit);
+        let aggregated = self.sums.commit(&self.scheduler, commit, &self.blobs);
         telemetry::observe_aggregation(&commit.job, started.elapsed());
         match aggregated {
             Ok(model) => {
@@ -597,20 +566,6 @@ impl Core {
                 Ok(())
             }
         }
-    }
-
-    fn aggregate(&mut self, commit: &Commit) -> Result<NextModel, AggregationError> {
-        let sum = self.sums.remove(&commit.job);
-        let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-        let committing = Committing {
-            job: &job.record().spec,
-            lattice: job.record().lattice,
-            round: job.round(),
-            base: self.scheduler.models().latest(&commit.job).expect("every job has version 0"),
-            contributors: &commit.contributors,
-            unmask: commit.unmask.as_deref(),
-        };
-        aggregation::make(committing, sum, &self.blobs)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{BaseMetrics, Revealed};
 use crate::{
     audit::{Act, Actor, AuditEvent},
     round::{Aggregation, Phase, RoundRecord},
-    store::{Batch, Table},
+    store::{self, Batch, Store, StoreError, Table},
 };
 
 /// Whether a job still trains.
@@ -71,6 +71,22 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
+    /// Reads every job, with the secure aggregations that are stored by themselves.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a record is damaged, or the secure aggregation of an open round is missing.
+    pub fn load_all(store: &dyn Store) -> Result<Vec<Self>, StoreError> {
+        let mut jobs: Vec<Self> = store::load(store, Table::Jobs)?;
+        let aggregations: Vec<AggregationRecord> = store::load(store, Table::Aggregations)?;
+        for job in &mut jobs {
+            if !job.attach(&aggregations) {
+                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
+                return Err(StoreError::Missing { table, key });
+            }
+        }
+        Ok(jobs)
+    }
+
     /// Adds the record to a batch.
     pub fn put(&self, batch: &mut Batch) {
         self.put_changed(&mut None, batch);
@@ -99,8 +115,7 @@ impl JobRecord {
 
     /// Puts back the secure aggregation that is stored by itself; false if the open round needs one,
     /// and it is not there.
-    #[must_use]
-    pub fn attach(&mut self, stored: &[AggregationRecord]) -> bool {
+    fn attach(&mut self, stored: &[AggregationRecord]) -> bool {
         let own = |record: &&AggregationRecord| {
             record.job == self.spec.name && record.round == self.round.number
         };

@@ -73,7 +73,7 @@ pub fn run(images: &Images, size: Size, seed: u64) -> Result<Findings, AttackErr
         Ok(obeyed / all.len().max(1) as f64)
     };
     let mut rows = Vec::new();
-    for defence in Defence::ALL {
+    for defence in Defence::all(federation.tenants()) {
         let honest = federation.train(None, defence)?;
         let attacked = federation.train(Some(&trigger), defence)?;
         rows.push(Row {

@@ -5,15 +5,21 @@ use tributary_agent::{
     data::Dataset,
     train::{LocalTask, TrainError, Trainer, evaluate},
 };
-use tributary_coordinator::registry::initial_parameters;
+use tributary_coordinator::{
+    aggregation::{self, PackedUpdates},
+    registry::initial_parameters,
+};
 use tributary_privacy::{
     accountant::{Delta, epsilon},
     clip::{ClippingNorm, clip_l2},
-    lattice::{Lattice, LatticeRequest, ModularSum},
+    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum},
     mechanism::{NoisyUpdate, PrivacyEvent},
     noise::SeededNoise,
 };
-use tributary_protocol::{job::TrainingPlan, model::ModelSpec};
+use tributary_protocol::{
+    job::{AggregationRule, TrainingPlan},
+    model::ModelSpec,
+};
 
 use super::{AttackError, Images, Size, proceed};
 
@@ -32,12 +38,29 @@ pub(super) enum Defence {
     Clipping { norm: f64 },
     /// Clipped, and the sum is noised as for tenant-level privacy.
     Noise { norm: f64, multiplier: f64 },
+    /// The coordinator's rule in place of the mean, on updates that nobody clips.
+    Rule(AggregationRule),
 }
 
 impl Defence {
-    /// What every attack on the shared model is tried against.
-    pub(super) const ALL: [Self; 3] =
-        [Self::None, Self::Clipping { norm: 1.0 }, Self::Noise { norm: 1.0, multiplier: 0.5 }];
+    /// What every attack on the shared model is tried against. The rules are told to expect a fifth
+    /// of hostile tenants.
+    pub(super) fn all(tenants: usize) -> Vec<Self> {
+        let tenants = tenants as u32;
+        let byzantine_max = tenants / 5;
+        vec![
+            Self::None,
+            Self::Clipping { norm: 1.0 },
+            Self::Noise { norm: 1.0, multiplier: 0.5 },
+            Self::Rule(AggregationRule::Median),
+            Self::Rule(AggregationRule::TrimmedMean { trim: 0.25 }),
+            Self::Rule(AggregationRule::Krum { byzantine_max }),
+            Self::Rule(AggregationRule::MultiKrum {
+                byzantine_max,
+                selected: tenants - byzantine_max,
+            }),
+        ]
+    }
 
     pub(super) fn name(self) -> String {
         match self {
@@ -45,6 +68,15 @@ impl Defence {
             Self::Clipping { norm } => format!("clipping to {norm}"),
             Self::Noise { norm, multiplier } => {
                 format!("clipping to {norm}, noise {multiplier}")
+            }
+            Self::Rule(AggregationRule::Mean) => Self::None.name(),
+            Self::Rule(AggregationRule::Median) => "median".to_owned(),
+            Self::Rule(AggregationRule::TrimmedMean { trim }) => format!("trimmed mean, {trim}"),
+            Self::Rule(AggregationRule::Krum { byzantine_max }) => {
+                format!("Krum, {byzantine_max} hostile")
+            }
+            Self::Rule(AggregationRule::MultiKrum { byzantine_max, selected }) => {
+                format!("multi-Krum, {byzantine_max} hostile, {selected} selected")
             }
         }
     }
@@ -67,6 +99,22 @@ pub(super) trait Hostile {
 
     /// The update that it sends instead of its own.
     fn bend(&self, update: &mut [f32], tenants: usize, hostile: usize);
+}
+
+/// The packed updates of a round, one by one.
+struct Singles(Vec<Vec<u8>>);
+
+impl PackedUpdates for Singles {
+    type Error = LatticeError;
+
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read(&self, update: usize, offset: usize, bytes: &mut [u8]) -> Result<(), LatticeError> {
+        bytes.copy_from_slice(&self.0[update][offset..offset + bytes.len()]);
+        Ok(())
+    }
 }
 
 /// Tenants with equal shares of the training images; the first ones are hostile.
@@ -171,7 +219,7 @@ impl<'a> Federation<'a> {
     ) -> Result<Vec<f64>, AttackError> {
         let (dimension, count) = (self.spec.num_parameters(), updates.len());
         let (norm, multiplier) = match defence {
-            Defence::None => (NORM_MAX, 0.0),
+            Defence::None | Defence::Rule(_) => (NORM_MAX, 0.0),
             Defence::Clipping { norm } => (norm, 0.0),
             Defence::Noise { norm, multiplier } => (norm, multiplier),
         };
@@ -186,6 +234,7 @@ impl<'a> Federation<'a> {
         })?;
         let clipping_norm = ClippingNorm::new(norm)?;
         let mut sum = ModularSum::new(lattice, dimension);
+        let mut singles = Singles(Vec::new());
         for (tenant, mut update) in updates.into_iter().enumerate() {
             clip_l2(&mut update, clipping_norm)?;
             let grid = if share > 0.0 {
@@ -198,7 +247,13 @@ impl<'a> Federation<'a> {
             } else {
                 lattice.quantize(&update, clipping_norm)?
             };
-            sum.add_grid(&grid)?;
+            match defence {
+                Defence::Rule(_) => singles.0.push(lattice.pack(&grid)),
+                _ => sum.add_grid(&grid)?,
+            }
+        }
+        if let Defence::Rule(rule) = defence {
+            return Ok(aggregation::combine(&rule, &singles, lattice, dimension)?);
         }
         let total = lattice.dequantize_sum(sum.values());
         Ok(total.into_iter().map(|value| value / count as f64).collect())

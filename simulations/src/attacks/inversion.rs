@@ -153,7 +153,8 @@ impl Scene<'_> {
     fn sum(&self, victim: usize) -> Result<Vec<f64>, AttackError> {
         let mut sum = vec![0.0; self.base.len()];
         for member in 0..COHORT {
-            add_scaled(&mut sum, &self.plain(victim + member * 97)?, 1.0);
+            let image = (victim + member * 97) % self.images.train.len();
+            add_scaled(&mut sum, &self.plain(image)?, 1.0);
         }
         Ok(sum)
     }

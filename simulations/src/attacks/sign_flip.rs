@@ -43,7 +43,7 @@ pub(super) fn spoil(
     let tenants = Federation::new(images, size, 0, seed).tenants();
     let federation = Federation::new(images, size, tenants / 5, seed);
     let mut rows = Vec::new();
-    for defence in Defence::ALL {
+    for defence in Defence::all(tenants) {
         let (honest, attacked) =
             (federation.train(None, defence)?, federation.train(Some(hostile), defence)?);
         rows.push(Row {

@@ -37,7 +37,7 @@ fn members_are_told_from_losses_and_not_beyond_what_epsilon_allows() {
 }
 
 #[test]
-fn a_fifth_of_hostile_tenants_ruins_the_mean_and_not_a_clipped_one() {
+fn a_fifth_of_hostile_tenants_ruins_the_mean_and_not_a_clipped_one_or_a_robust_rule() {
     for run in [sign_flip::run, label_flip::run] {
         let findings = run(&images(), Size::Small, 3).unwrap();
         let (spoilt, honest) =
@@ -45,16 +45,25 @@ fn a_fifth_of_hostile_tenants_ruins_the_mean_and_not_a_clipped_one() {
         assert!(spoilt < honest - 0.3, "the attack works: {findings:?}");
         let clipped = measure(&findings, "clipping to 1", "accuracy");
         assert!(clipped > spoilt + 0.2, "clipping helps: {findings:?}");
+        for rule in ["median", "trimmed mean, 0.25", "multi-Krum, 2 hostile, 8 selected"] {
+            let (left, honest) =
+                (measure(&findings, rule, "accuracy"), measure(&findings, rule, "accuracy_honest"));
+            assert!(left > spoilt + 0.3 && left > honest - 0.1, "{rule} helps: {findings:?}");
+        }
     }
 }
 
 #[test]
-fn one_tenant_plants_a_trigger_into_the_mean_and_not_into_a_clipped_one() {
+fn one_tenant_plants_a_trigger_into_the_mean_and_not_into_a_clipped_one_or_a_robust_rule() {
     let findings = backdoor::run(&images(), Size::Small, 4).unwrap();
     let planted = measure(&findings, "mean", "success");
     assert!(planted > 0.7, "the attack works: {findings:?}");
     let clipped = measure(&findings, "clipping to 1", "success");
     assert!(clipped < planted - 0.3, "clipping helps: {findings:?}");
+    for rule in ["median", "trimmed mean, 0.25", "Krum, 2 hostile"] {
+        let left = measure(&findings, rule, "success");
+        assert!(left < planted - 0.3, "{rule} helps: {findings:?}");
+    }
 }
 
 #[test]

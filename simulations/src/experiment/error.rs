@@ -79,7 +79,10 @@ pub enum ExperimentError {
         tenants: usize,
     },
     /// No noise reaches the wanted ε.
-    #[error("`privacy`: epsilon {epsilon} cannot be met with {releases} releases of a tenant")]
+    #[error(
+        "`privacy`: epsilon {epsilon} cannot be met with {releases} releases of a tenant; raise \
+         epsilon or delta, or run fewer rounds"
+    )]
     Unreachable {
         /// What was asked for.
         epsilon: f64,
@@ -88,6 +91,34 @@ pub enum ExperimentError {
         /// Why.
         #[source]
         source: AccountantError,
+    },
+    /// The wanted ε needs more noise than the updates' integers can hold.
+    #[error(
+        "`privacy`: epsilon {epsilon} cannot be met with {releases} releases of a tenant: its noise \
+         does not fit into the updates. Epsilon {least:.2e} can be met; ask for that or more, or run \
+         fewer rounds"
+    )]
+    TooMuchNoise {
+        /// What was asked for.
+        epsilon: f64,
+        /// How often a tenant takes part at most.
+        releases: u64,
+        /// About the smallest ε that can be met.
+        least: f64,
+    },
+    /// The votes on the clipping norm alone cost more than the wanted ε.
+    #[error(
+        "`privacy.central.adaptive.count_noise_multiplier` is {given}; sum and votes together need \
+         more than {needed:.3} for epsilon {epsilon}: raise it, five times {needed:.3} costs the sum \
+         2 % more noise"
+    )]
+    Votes {
+        /// What was asked for.
+        epsilon: f64,
+        /// The votes' noise.
+        given: f64,
+        /// The noise that both together must have.
+        needed: f64,
     },
     /// The model cannot be built.
     #[error("`model` is not usable")]

@@ -1,7 +1,8 @@
 //! What the updates of an experiment reveal.
 
 use serde::{Deserialize, Serialize};
-use tributary_protocol::job::PrivacyUnit;
+use tributary_privacy::clip::{AdaptiveClip, AdaptiveClipPlan, ClipError};
+use tributary_protocol::job::{AdaptiveClipping, PrivacyUnit};
 
 use super::{Experiment, ExperimentError, TrainingSpec, spec::is_positive};
 
@@ -32,14 +33,17 @@ pub enum PrivacySpec {
     },
     /// The coordinator, on the sum of clipped updates (`tenant` unit).
     Central {
-        /// L2 bound of a tenant's update, in model units.
+        /// L2 bound of a tenant's update, in model units; of the first round, if it adapts.
         clipping_norm: f64,
         /// Noise deviation of the sum over clipping norm.
         noise_multiplier: Option<f64>,
-        /// The ε to reach instead.
+        /// The ε to reach instead, votes on the norm included.
         epsilon: Option<f64>,
         /// The δ of ε.
         delta: f64,
+        /// Whether and how the norm follows a quantile of the updates' norms.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        adaptive: Option<AdaptiveClipping>,
     },
     /// Every tenant a share, so that the sum has enough whichever tenants report (`tenant` unit).
     Distributed {
@@ -81,10 +85,19 @@ impl PrivacySpec {
         match *self {
             Self::None { .. } => None,
             Self::Local { clipping_norm, noise_multiplier, epsilon, delta, .. }
-            | Self::Central { clipping_norm, noise_multiplier, epsilon, delta }
+            | Self::Central { clipping_norm, noise_multiplier, epsilon, delta, .. }
             | Self::Distributed { clipping_norm, noise_multiplier, epsilon, delta, .. } => {
                 Some(NoiseSpec { clipping_norm, noise_multiplier, epsilon, delta })
             }
+        }
+    }
+
+    /// How the norm adapts, if it does.
+    #[must_use]
+    pub const fn adaptive(&self) -> Option<&AdaptiveClipping> {
+        match self {
+            Self::Central { adaptive, .. } => adaptive.as_ref(),
+            _ => None,
         }
     }
 
@@ -128,6 +141,18 @@ impl PrivacySpec {
                     let problem = "give either `noise_multiplier` or `epsilon`";
                     return conflict("privacy", problem);
                 }
+            }
+        }
+        if let (Some(adaptive), Some(noise)) = (self.adaptive(), self.noise()) {
+            let plan = AdaptiveClipPlan {
+                initial_norm: noise.clipping_norm,
+                target_quantile: adaptive.target_quantile,
+                learning_rate: adaptive.learning_rate,
+                count_noise_multiplier: adaptive.count_noise_multiplier,
+                contributors_expected: f64::from(experiment.cohort.report_goal()),
+            };
+            if let Err(ClipError::OutOfRange { field, value, range }) = AdaptiveClip::new(plan) {
+                return out_of_range(field, value, range);
             }
         }
         match self {

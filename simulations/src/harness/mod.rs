@@ -6,6 +6,7 @@
 //! the order in which tenants finish changes a bit of the model. Memory is a few models a thread,
 //! however large the population and the cohort are. All randomness follows from the seed.
 
+mod adaptive;
 mod clock;
 mod cohort;
 mod error;

@@ -3,14 +3,18 @@
 use tributary_privacy::{
     accountant::{Delta, calibrate_noise_multiplier, epsilon},
     clip::{ClippingNorm, clip_l2},
-    lattice::{Lattice, LatticeRequest, ModularSum},
+    lattice::{Lattice, LatticeError, LatticeRequest, ModularSum},
     mechanism::{NoisyGradientSum, NoisyUpdate, PrivacyEvent},
     noise::{DiscreteGaussian, NoiseSource},
     secagg::SecaggPlan,
 };
 use tributary_protocol::job::{PrivacyUnit, TrainingPlan};
 
-use super::{HarnessError, Schedule, secure::SecureRound};
+use super::{
+    HarnessError, Ranks, Schedule,
+    adaptive::{AdaptiveNorm, with_votes, without_votes},
+    secure::SecureRound,
+};
 use crate::experiment::{
     CohortSampling, Experiment, ExperimentError, NoiseSpec, PrivacySpec, TrainingSpec,
 };
@@ -28,6 +32,8 @@ pub(super) struct Release {
     pub(super) path: Path,
     /// Noise deviation of the protected sum over clipping norm.
     pub(super) noise_multiplier: Option<f64>,
+    /// Where the clipping norm follows the updates' norms.
+    adaptive: Option<AdaptiveNorm>,
     cost: Cost,
 }
 
@@ -77,19 +83,9 @@ impl Release {
     ) -> Result<Self, HarnessError> {
         let dimension = experiment.federated.dimension(&experiment.model);
         let cohort = &experiment.cohort;
-        let contributors_max = match cohort.sampling {
-            CohortSampling::Fixed => cohort.report_goal(),
-            CohortSampling::Poisson => tenants as u32,
-        };
+        let contributors_max = contributors_max(experiment, tenants);
         let lattice = |norm_max: f64, noise_sigma: f64, bits: u8| {
-            Lattice::plan(&LatticeRequest {
-                dimension,
-                norm_max,
-                noise_sigma,
-                contributors_max,
-                bits,
-                wrap_probability_max: WRAP_PROBABILITY_MAX,
-            })
+            lattice(dimension, norm_max, noise_sigma, contributors_max, bits)
         };
         let Some(noise) = experiment.privacy.noise() else {
             let PrivacySpec::None { update_norm_max } = experiment.privacy else {
@@ -97,7 +93,13 @@ impl Release {
             };
             let lattice = lattice(update_norm_max, 0.0, PLAIN_BITS)?;
             let path = Path::Plain { norm_max: ClippingNorm::new(update_norm_max)? };
-            return Ok(Self { lattice, path, noise_multiplier: None, cost: Cost::Nothing });
+            return Ok(Self {
+                lattice,
+                path,
+                noise_multiplier: None,
+                adaptive: None,
+                cost: Cost::Nothing,
+            });
         };
         let delta = Delta::new(noise.delta)?;
         let clipping_norm = ClippingNorm::new(noise.clipping_norm)?;
@@ -121,6 +123,7 @@ impl Release {
                     lattice: lattice(update_norm_max, 0.0, LATTICE_BITS)?,
                     path: Path::Record { mechanism, norm_max },
                     noise_multiplier: Some(multiplier),
+                    adaptive: None,
                     cost: Cost::Participation { event, per_round, delta },
                 })
             }
@@ -133,6 +136,7 @@ impl Release {
                     lattice,
                     path: Path::Noised { mechanism },
                     noise_multiplier: Some(multiplier),
+                    adaptive: None,
                     cost: Cost::Participation { event, per_round: 1, delta },
                 })
             }
@@ -145,27 +149,44 @@ impl Release {
                         (f64::from(cohort.size) / tenants as f64, experiment.rounds)
                     }
                 };
-                let multiplier = multiplier(&noise, delta, sampling_rate, || (releases, releases))?;
-                let share = norm * multiplier / f64::from(contributors_max).sqrt();
-                let lattice = lattice(norm, share, LATTICE_BITS)?;
-                let sigma = multiplier * norm / lattice.step();
-                let path = Path::Central { clipping_norm, noise: DiscreteGaussian::new(sigma)? };
+                let total = multiplier(&noise, delta, sampling_rate, || (releases, releases))?;
+                let votes = experiment.privacy.adaptive();
+                // What the sum itself gets, and what it costs together with the votes.
+                let (multiplier, total) = match (votes, noise.epsilon) {
+                    (None, _) => (total, total),
+                    (Some(votes), None) => (total, with_votes(total, votes.count_noise_multiplier)),
+                    (Some(votes), Some(epsilon)) => {
+                        let given = votes.count_noise_multiplier;
+                        let needed = total;
+                        let left = without_votes(total, given).ok_or(ExperimentError::Votes {
+                            epsilon,
+                            given,
+                            needed,
+                        })?;
+                        (left, total)
+                    }
+                };
+                let adaptive = votes
+                    .map(|votes| AdaptiveNorm::new(votes, norm, cohort.report_goal()))
+                    .transpose()?;
+                let (lattice, path) =
+                    central(clipping_norm, multiplier, contributors_max, dimension)?;
                 let cost = match cohort.sampling {
                     CohortSampling::Fixed => Cost::Participation {
-                        event: PrivacyEvent::Gaussian { noise_multiplier: multiplier, count: 1 },
+                        event: PrivacyEvent::Gaussian { noise_multiplier: total, count: 1 },
                         per_round: 1,
                         delta,
                     },
                     CohortSampling::Poisson => Cost::Round {
                         event: PrivacyEvent::PoissonGaussian {
                             sampling_rate,
-                            noise_multiplier: multiplier,
+                            noise_multiplier: total,
                             steps: 1,
                         },
                         delta,
                     },
                 };
-                Ok(Self { lattice, path, noise_multiplier: Some(multiplier), cost })
+                Ok(Self { lattice, path, noise_multiplier: Some(multiplier), adaptive, cost })
             }
             PrivacySpec::Distributed { corrupt_max, .. } => {
                 // Whatever the round commits with, so many honest shares are in the sum.
@@ -187,9 +208,9 @@ impl Release {
                 let multiplier = match (noise.noise_multiplier, noise.epsilon) {
                     (None, Some(target)) => {
                         let releases = releases();
-                        smallest(|multiplier| {
+                        smallest(target, releases, |multiplier| {
                             let (.., event) = plan(multiplier)?;
-                            Ok(epsilon(&[event.with_count(releases)], delta)? <= target)
+                            Ok(epsilon(&[event.with_count(releases)], delta)?)
                         })?
                     }
                     (given, _) => given.expect("the experiment was checked"),
@@ -200,6 +221,7 @@ impl Release {
                     lattice,
                     path: Path::Noised { mechanism },
                     noise_multiplier: Some(multiplier),
+                    adaptive: None,
                     cost: Cost::Participation { event, per_round: 1, delta },
                 })
             }
@@ -222,7 +244,10 @@ impl Release {
             Path::Plain { norm_max }
             | Path::Record { norm_max, .. }
             | Path::Central { clipping_norm: norm_max, .. } => {
-                clip_l2(update, *norm_max).map_err(clipped)?;
+                let norm = clip_l2(update, *norm_max).map_err(clipped)?;
+                if let Some(adaptive) = &self.adaptive {
+                    adaptive.vote(norm);
+                }
                 norm_max
             }
             Path::Noised { mechanism } => {
@@ -269,6 +294,61 @@ impl Release {
         })
     }
 
+    /// The clipping norm of the open round, where it adapts.
+    pub(super) fn adaptive_norm(&self) -> Option<f64> {
+        self.adaptive.as_ref().map(|adaptive| adaptive.norm().value())
+    }
+
+    /// Ends a round: the next one clips and noises with the norm that the votes lead to.
+    ///
+    /// - `committed`: whether the round became a model; else its votes are forgotten
+    /// - returns: whether lattice and noise are others now
+    pub(super) fn adapt(
+        &mut self,
+        experiment: &Experiment,
+        tenants: usize,
+        committed: bool,
+        ranks: &dyn Ranks,
+        noise: &mut impl NoiseSource,
+    ) -> Result<bool, HarnessError> {
+        let Some(adaptive) = &mut self.adaptive else { return Ok(false) };
+        if !committed {
+            adaptive.forget();
+            return Ok(false);
+        }
+        let norm = adaptive.follow(ranks, noise);
+        self.clip_to(norm, experiment, tenants)?;
+        Ok(true)
+    }
+
+    /// Goes on with a norm that an earlier part of the run adapted.
+    pub(super) fn restore_norm(
+        &mut self,
+        norm: f64,
+        experiment: &Experiment,
+        tenants: usize,
+    ) -> Result<(), HarnessError> {
+        let norm = ClippingNorm::new(norm)?;
+        if let Some(votes) = experiment.privacy.adaptive() {
+            let contributors = experiment.cohort.report_goal();
+            self.adaptive = Some(AdaptiveNorm::new(votes, norm.value(), contributors)?);
+        }
+        self.clip_to(norm, experiment, tenants)
+    }
+
+    fn clip_to(
+        &mut self,
+        norm: ClippingNorm,
+        experiment: &Experiment,
+        tenants: usize,
+    ) -> Result<(), HarnessError> {
+        let multiplier = self.noise_multiplier.expect("only noised sums adapt");
+        let dimension = experiment.federated.dimension(&experiment.model);
+        let contributors_max = contributors_max(experiment, tenants);
+        (self.lattice, self.path) = central(norm, multiplier, contributors_max, dimension)?;
+        Ok(())
+    }
+
     /// Adds the coordinator's noise to the sum of a round, where that is its task.
     pub(super) fn finish(
         &self,
@@ -282,6 +362,45 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// The most updates that a sum may have.
+fn contributors_max(experiment: &Experiment, tenants: usize) -> u32 {
+    match experiment.cohort.sampling {
+        CohortSampling::Fixed => experiment.cohort.report_goal(),
+        CohortSampling::Poisson => tenants as u32,
+    }
+}
+
+fn lattice(
+    dimension: usize,
+    norm_max: f64,
+    noise_sigma: f64,
+    contributors_max: u32,
+    bits: u8,
+) -> Result<Lattice, LatticeError> {
+    Lattice::plan(&LatticeRequest {
+        dimension,
+        norm_max,
+        noise_sigma,
+        contributors_max,
+        bits,
+        wrap_probability_max: WRAP_PROBABILITY_MAX,
+    })
+}
+
+/// Lattice and noise of a round whose sum the coordinator noises.
+fn central(
+    clipping_norm: ClippingNorm,
+    multiplier: f64,
+    contributors_max: u32,
+    dimension: usize,
+) -> Result<(Lattice, Path), HarnessError> {
+    let norm = clipping_norm.value();
+    let share = norm * multiplier / f64::from(contributors_max).sqrt();
+    let lattice = lattice(dimension, norm, share, contributors_max, LATTICE_BITS)?;
+    let sigma = multiplier * norm / lattice.step();
+    Ok((lattice, Path::Central { clipping_norm, noise: DiscreteGaussian::new(sigma)? }))
 }
 
 /// The noise multiplier as given, or as the wanted ε needs.
@@ -303,15 +422,34 @@ fn multiplier(
     }
 }
 
-/// The smallest multiplier (up to a thousandth above) that is enough.
-fn smallest(is_enough: impl Fn(f64) -> Result<bool, HarnessError>) -> Result<f64, HarnessError> {
+/// The smallest multiplier (up to a thousandth above) that reaches an ε.
+///
+/// - `reached`: ε by multiplier
+fn smallest(
+    target: f64,
+    releases: u64,
+    reached: impl Fn(f64) -> Result<f64, HarnessError>,
+) -> Result<f64, HarnessError> {
     let (mut low, mut high) = (0.05_f64, 0.1_f64);
-    while !is_enough(high)? {
-        (low, high) = (high, high * 2.0);
+    let mut least = f64::INFINITY;
+    loop {
+        match reached(high) {
+            Ok(epsilon) if epsilon <= target => break,
+            Ok(epsilon) => {
+                least = epsilon;
+                (low, high) = (high, high * 2.0);
+            }
+            // More noise than the lattice can hold.
+            Err(HarnessError::Lattice(_)) if least.is_finite() => {
+                let epsilon = target;
+                return Err(ExperimentError::TooMuchNoise { epsilon, releases, least }.into());
+            }
+            Err(error) => return Err(error),
+        }
     }
     while high / low > 1.001 {
         let middle = (low * high).sqrt();
-        if is_enough(middle)? { high = middle } else { low = middle }
+        if reached(middle)? <= target { high = middle } else { low = middle }
     }
     Ok(high)
 }

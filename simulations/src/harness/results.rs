@@ -35,6 +35,9 @@ pub struct RoundRow {
     /// Virtual time so far in seconds, if there is a clock.
     #[serde(default)]
     pub virtual_s: Option<f64>,
+    /// The round's clipping norm in model units, where it adapts.
+    #[serde(default)]
+    pub clipping_norm: Option<f64>,
 }
 
 /// How long a round took; different every time.

@@ -82,7 +82,7 @@ pub fn run(
         }
         Some(checkpoint) if checkpoint.run == identity => {
             (rows, timing) = (checkpoint.rows, checkpoint.timing);
-            simulation.restore(checkpoint.state);
+            simulation.restore(checkpoint.state)?;
         }
         Some(_) => {
             let problem = "belongs to another experiment or seed";
@@ -199,6 +199,7 @@ fn unmeasured(outcome: RoundOutcome, rows: &[RoundRow]) -> RoundRow {
         bytes_down: down + outcome.bytes_down,
         bytes_up: up + outcome.bytes_up,
         virtual_s: outcome.virtual_s,
+        clipping_norm: outcome.clipping_norm,
     }
 }
 
@@ -214,6 +215,7 @@ fn measured(
         bytes_down: 0,
         bytes_up: 0,
         virtual_s: simulation.virtual_s(),
+        clipping_norm: None,
     };
     let evaluation = simulation.evaluate()?;
     Ok(RoundRow {

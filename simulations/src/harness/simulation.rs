@@ -31,6 +31,8 @@ use crate::experiment::{Experiment, PrivacySpec, Records};
 const EVALUATION_BATCH: usize = 500;
 /// Bytes of a parameter of the base model on the wire.
 const PARAMETER_BYTES: u64 = 4;
+/// Tells the noise of the votes on the clipping norm from the sum's, which is 0.
+const VOTES: u32 = 1;
 
 /// A run: the data, the base model and everything between two rounds.
 pub struct Simulation<'a> {
@@ -65,6 +67,8 @@ pub struct RoundOutcome {
     pub bytes_up: u64,
     /// Virtual time at its end in seconds, if there is a clock.
     pub virtual_s: Option<f64>,
+    /// The clipping norm in model units, where it adapts.
+    pub clipping_norm: Option<f64>,
 }
 
 /// A weighted sum of updates, and the bytes of secure aggregation.
@@ -155,6 +159,7 @@ impl<'a> Simulation<'a> {
             false => self.aggregate(round, &cohort)?,
         };
         let committed = aggregate.is_some();
+        let packed = self.population.release.lattice.packed_len(dimension);
         let (mut bytes_down, mut bytes_up) = (0, 0);
         if let Some(aggregate) = aggregate {
             (bytes_down, bytes_up) = (aggregate.bytes_down, aggregate.bytes_up);
@@ -164,9 +169,10 @@ impl<'a> Simulation<'a> {
         for report in &cohort.reporting {
             self.participations[report.tenant as usize] += 1;
         }
+        let clipping_norm = self.population.release.adaptive_norm();
+        self.adapt(round, committed)?;
         self.round = round;
         self.virtual_s = self.virtual_s.zip(cohort.seconds).map(|(now, seconds)| now + seconds);
-        let packed = self.population.release.lattice.packed_len(dimension);
         Ok(RoundOutcome {
             round,
             invited: cohort.invited.len(),
@@ -175,7 +181,29 @@ impl<'a> Simulation<'a> {
                 + bytes_down,
             bytes_up: (cohort.reporting.len() * packed) as u64 + bytes_up,
             virtual_s: self.virtual_s,
+            clipping_norm,
         })
+    }
+
+    /// Moves a clipping norm that adapts; the next sums are on another lattice then.
+    fn adapt(&mut self, round: u64, committed: bool) -> Result<(), HarnessError> {
+        let Population { experiment, records, release, seeds, .. } = &mut self.population;
+        let mut noise = seeds.noise(Purpose::ServerNoise, round, VOTES);
+        let tenants = records.shares.len();
+        if release.adapt(experiment, tenants, committed, self.ranks, &mut noise)? {
+            self.begin_sums();
+        }
+        Ok(())
+    }
+
+    /// Gives every thread an empty sum on the lattice of the open round.
+    fn begin_sums(&mut self) {
+        let experiment = self.population.experiment;
+        let dimension = experiment.federated.dimension(&experiment.model);
+        for worker in &mut self.workers {
+            worker.sum = ModularSum::new(self.population.release.lattice, dimension);
+            worker.singles = None;
+        }
     }
 
     /// The sum of a round's updates, each weighted by its age; `None` if it cannot be unmasked.
@@ -467,6 +495,7 @@ impl<'a> Simulation<'a> {
         State {
             round: self.round,
             virtual_s: self.virtual_s,
+            clipping_norm: self.population.release.adaptive_norm(),
             participations: self.participations.clone(),
             controls: self.controls.clone(),
             parameters: self.base.clone(),
@@ -476,7 +505,15 @@ impl<'a> Simulation<'a> {
     }
 
     /// Goes on from a state of the same experiment and seed.
-    pub(super) fn restore(&mut self, state: State) {
+    ///
+    /// # Errors
+    /// [`HarnessError`] if the noise for its clipping norm cannot be planned.
+    pub(super) fn restore(&mut self, state: State) -> Result<(), HarnessError> {
+        if let Some(norm) = state.clipping_norm {
+            let Population { experiment, records, release, .. } = &mut self.population;
+            release.restore_norm(norm, experiment, records.shares.len())?;
+            self.begin_sums();
+        }
         let moments = state.moments.into_iter().map(Array1::from_vec).collect();
         self.optimizer = optimizer::build(&self.population.experiment.server_optimizer, moments);
         self.round = state.round;
@@ -485,5 +522,6 @@ impl<'a> Simulation<'a> {
         self.participations = state.participations;
         self.base = state.parameters;
         self.history = state.history.into();
+        Ok(())
     }
 }

@@ -113,7 +113,7 @@ fn an_interrupted_run_with_control_variates_goes_on_to_the_same_model() {
         first.step().expect("finite");
     }
     let mut second = Simulation::new(&scaffold, &records, 1, 1).expect("plans");
-    second.restore(first.state());
+    second.restore(first.state()).expect("restores");
     for _ in 5..scaffold.rounds {
         second.step().expect("finite");
     }

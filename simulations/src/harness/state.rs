@@ -16,6 +16,8 @@ use super::{HarnessError, RoundRow, Timing, single::Controls};
 pub(super) struct State {
     pub(super) round: u64,
     pub(super) virtual_s: Option<f64>,
+    /// Of the next round, where it adapts.
+    pub(super) clipping_norm: Option<f64>,
     pub(super) participations: Vec<u32>,
     pub(super) parameters: Vec<f32>,
     /// Earlier parameters, the newest first.
@@ -42,6 +44,8 @@ struct Header {
     run: Digest,
     round: u64,
     virtual_s: Option<f64>,
+    #[serde(default)]
+    clipping_norm: Option<f64>,
     participations: Vec<u32>,
     rows: Vec<RoundRow>,
     timing: Vec<Timing>,
@@ -63,14 +67,23 @@ impl Checkpoint {
     /// earlier parameters (f32), control variates (f32), moments (f64), all little endian.
     pub(super) fn write(&self, path: &Path) -> Result<(), HarnessError> {
         let failed = |source| HarnessError::File { path: path.to_owned(), source };
-        let State { round, virtual_s, participations, parameters, history, moments, controls } =
-            &self.state;
+        let State {
+            round,
+            virtual_s,
+            clipping_norm,
+            participations,
+            parameters,
+            history,
+            moments,
+            controls,
+        } = &self.state;
         let Controls { population, own } = controls;
         let population = (!population.is_empty()).then_some(population);
         let header = Header {
             run: self.run,
             round: *round,
             virtual_s: *virtual_s,
+            clipping_norm: *clipping_norm,
             participations: participations.clone(),
             rows: self.rows.clone(),
             timing: self.timing.clone(),
@@ -149,6 +162,7 @@ impl Checkpoint {
             state: State {
                 round: header.round,
                 virtual_s: header.virtual_s,
+                clipping_norm: header.clipping_norm,
                 participations: header.participations,
                 parameters,
                 history,
@@ -175,6 +189,7 @@ mod tests {
             state: State {
                 round: 3,
                 virtual_s: Some(2.5),
+                clipping_norm: Some(0.1 + 0.2),
                 participations: vec![1, 2],
                 parameters: vec![0.5, -1.5],
                 history: vec![vec![1.0, 2.0], vec![3.0, 4.0]],

@@ -49,6 +49,7 @@ const EPOCHS: &str = "[training.epochs]\nbatch_size = 10\nclient_learning_rate =
 const STEPS: &str = "[training.steps]\nlocal_steps = 3\nsampling_rate = 0.2\n\
                      batch_size_expected = 10\nclient_learning_rate = 0.2\n";
 const TENANT_NOISE: &str = "clipping_norm = 1.0\nepsilon = 20.0\ndelta = 1e-5\n";
+const ADAPTIVE: &str = "adaptive = { count_noise_multiplier = 8.0 }\n";
 
 const SECAGG: &str = "[secagg]\ndropout_max = 0.3\ncorrupt_max = 0.1\n";
 const CLOCK: &str = "[clock]\nspread = 0.4\nstraggler_share = 0.2\n";
@@ -62,6 +63,7 @@ fn modes() -> Vec<(String, &'static str)> {
         (format!("{STEPS}[privacy.local]\nunit = \"record\"\n{TENANT_NOISE}"), "record"),
         (format!("{EPOCHS}[privacy.local]\nunit = \"tenant\"\n{TENANT_NOISE}"), "tenant"),
         (format!("{EPOCHS}[privacy.central]\n{TENANT_NOISE}"), "tenant"),
+        (format!("{EPOCHS}[privacy.central]\n{TENANT_NOISE}{ADAPTIVE}"), "tenant"),
         (format!("{EPOCHS}[privacy.distributed]\n{TENANT_NOISE}corrupt_max = 1"), "tenant"),
         ("[training.null]\n[privacy.none]".to_owned(), "none"),
         (
@@ -133,6 +135,33 @@ fn any_number_of_processes_gives_the_same_bytes() {
         assert!(files(&shared) == files(&alone), "{privacy}");
         assert!(summaries.iter().all(|summary| *summary == summaries[0]), "{privacy}");
     }
+}
+
+#[test]
+fn an_adaptive_norm_leaves_a_start_that_is_far_off_within_the_wanted_epsilon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let noise = TENANT_NOISE.replace("clipping_norm = 1.0", "clipping_norm = 1e-3");
+    let rates = "adaptive = { learning_rate = 1.0, count_noise_multiplier = 8.0 }\n";
+    let experiment = experiment(&format!("{EPOCHS}[privacy.central]\n{noise}{rates}"));
+    let records = Records::load(&experiment, 1).expect("loads");
+    let summary = run(&experiment, &records, 1, &options(folder.path(), 2), &mut Silent);
+    let epsilon = summary.expect("runs").epsilon.expect("there is noise");
+    assert!((19.0..=20.0).contains(&epsilon), "sum and votes together: {epsilon}");
+    let rows = std::fs::read_to_string(folder.path().join("rounds.csv")).expect("written");
+    let norms: Vec<f64> = rows
+        .lines()
+        .skip(2)
+        .map(|row| row.rsplit(',').next().and_then(|last| last.parse().ok()).expect("a norm"))
+        .collect();
+    assert!((norms[0] - 1e-3).abs() < 1e-12 && norms[5] > 3e-3, "{norms:?}");
+    // Votes that cost more than all of ε leave nothing for the sum.
+    let loud = rates.replace("8.0", "0.1");
+    let experiment = self::experiment(&format!("{EPOCHS}[privacy.central]\n{noise}{loud}"));
+    let refused = Simulation::new(&experiment, &records, 1, 1).err().expect("refused").to_string();
+    assert!(
+        refused.contains("count_noise_multiplier") && refused.contains("more than"),
+        "{refused}"
+    );
 }
 
 #[test]

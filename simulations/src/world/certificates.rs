@@ -4,14 +4,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PKCS_ED25519,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tributary_agent::identity::{Coordinator, Identity};
-use tributary_protocol::{id::TenantId, time::Timestamp, transport::tls};
+use tributary_protocol::{
+    id::{Digest, TenantId},
+    time::Timestamp,
+    transport::tls,
+};
 
 /// One authority, its coordinator, and as many tenants as were ever asked for.
 ///
-/// Keys come from the operating system. Nothing that happens in a world depends on them.
+/// Keys follow from the names, and Ed25519 signs the same bytes every time: a cohort's random order
+/// depends on certificates, and a seed must repeat a world in any process.
 pub(super) struct Certificates {
     pub(super) authority: CertificateDer<'static>,
     pub(super) coordinator: tls::Identity,
@@ -32,7 +38,7 @@ impl Certificates {
     }
 
     fn new() -> Self {
-        let key = KeyPair::generate().expect("the system has entropy");
+        let key = key("authority");
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = parameters.self_signed(&key).expect("signs itself").der().clone();
@@ -62,7 +68,7 @@ fn issue(
     name: &str,
     usage: ExtendedKeyUsagePurpose,
 ) -> tls::Identity {
-    let key = KeyPair::generate().expect("the system has entropy");
+    let key = key(name);
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
@@ -70,4 +76,30 @@ fn issue(
     let leaf = parameters.signed_by(&key, issuer).expect("the authority signs").der().clone();
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
     tls::Identity { chain: vec![leaf], key }
+}
+
+/// The key of whoever has this name.
+fn key(name: &str) -> KeyPair {
+    // PKCS#8 of an Ed25519 key, RFC 8410, before its 32 bytes.
+    const PREFIX: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    let seed = Digest::of(format!("a key of the worlds: {name}").as_bytes());
+    let document = PrivatePkcs8KeyDer::from([PREFIX.as_slice(), seed.as_bytes()].concat());
+    KeyPair::from_pkcs8_der_and_sign_algo(&document, &PKCS_ED25519).expect("any 32 bytes are a key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_the_same_in_every_process() {
+        let (one, other) = (Certificates::new(), Certificates::new());
+        assert_eq!(one.authority, other.authority);
+        for tenant in 0..3 {
+            assert_eq!(one.tenant(tenant).tls.chain, other.tenant(tenant).tls.chain);
+        }
+    }
 }

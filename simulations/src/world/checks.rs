@@ -242,7 +242,7 @@ impl Checks {
         for summary in load::<RoundSummary>(store, Table::Rounds).map_err(damaged)? {
             self.summary(summary)?;
         }
-        let jobs: Vec<JobRecord> = load(store, Table::Jobs).map_err(damaged)?;
+        let jobs = JobRecord::load_all(store).map_err(damaged)?;
         for record in &jobs {
             let live = scheduler.job(&record.spec.name).map(Job::record);
             if live.is_ok_and(|live| live != record) {
@@ -251,8 +251,7 @@ impl Checks {
             }
         }
         let tenants = load(store, Table::Tenants).map_err(damaged)?;
-        let models = load(store, Table::Models).map_err(damaged)?;
-        let models = ModelRegistry::new(models);
+        let models = ModelRegistry::load(store).map_err(damaged)?;
         let restored = Scheduler::restore(tenants, jobs, models, now);
         for job in restored.jobs() {
             let name = &job.record().spec.name;

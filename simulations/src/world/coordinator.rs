@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use tributary_coordinator::{
-    aggregation::{self, AggregationError, Committing, NextModel, RoundSum},
+    aggregation::{self, AggregationError, NextModel, RoundSums},
     blobs::BlobStore,
     registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, JobState, OfferAnswer, Scheduler, SchedulerError},
@@ -17,7 +17,7 @@ use tributary_coordinator::{
 use tributary_privacy::secagg::PeerKeys;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{Digest, JobId, Region, TenantId},
+    id::{Digest, Region, TenantId},
     message::{AgentMessage, CoordinatorMessage, LedgerHead, UploadOffer},
     receipt::Receipt,
     time::Timestamp,
@@ -57,7 +57,7 @@ pub(super) struct CoordinatorSite {
 /// What a crash forgets.
 pub(super) struct Process {
     pub(super) scheduler: Scheduler,
-    sums: BTreeMap<JobId, RoundSum>,
+    sums: RoundSums,
     sessions: BTreeMap<TenantId, usize>,
 }
 
@@ -84,7 +84,7 @@ impl CoordinatorSite {
     pub(super) fn new(blobs: BlobStore, start: Timestamp) -> Self {
         let process = Process {
             scheduler: Scheduler::default(),
-            sums: BTreeMap::new(),
+            sums: RoundSums::default(),
             sessions: BTreeMap::new(),
         };
         Self {
@@ -274,19 +274,12 @@ impl World {
         process: &mut Process,
         commit: &Commit,
     ) -> Result<NextModel, AggregationError> {
+        let blobs = &self.coordinator.blobs;
+        let model = process.sums.commit(&process.scheduler, commit, blobs)?;
         let job = process.scheduler.job(&commit.job).expect("the commit came from this job");
-        let (record, blobs) = (job.record(), &self.coordinator.blobs);
-        let committing = Committing {
-            job: &record.spec,
-            lattice: record.lattice,
-            round: job.round(),
-            base: process.scheduler.models().latest(&commit.job).expect("there is version 0"),
-            contributors: &commit.contributors,
-            unmask: commit.unmask.as_deref(),
-        };
-        let model = aggregation::make(committing, process.sums.remove(&commit.job), blobs)?;
+        let (record, base) = (job.record(), job.round().base);
         let lattice = aggregation::lattice(record.lattice)?;
-        let (base, digest) = (job.round().base, model.file.digest);
+        let digest = model.file.digest;
         let checked = self.checks.model(commit, &record.spec, lattice, base, digest, blobs);
         self.checked(checked);
         Ok(model)
@@ -412,16 +405,7 @@ impl World {
 
     fn add_to_sum(&mut self, process: &mut Process, who: &TenantId, offer: &UploadOffer) {
         let job = process.scheduler.job(&offer.job).expect("the offer was checked");
-        let (record, round) = (job.record(), job.round().number);
-        let staleness = round.0.saturating_sub(offer.round.0) as u32;
-        let lattice = aggregation::lattice(record.lattice).expect("planned at submission");
-        let dimension = record.spec.wire_dimension();
-        let sum = process.sums.entry(offer.job.clone());
-        let sum = sum.or_insert_with(|| RoundSum::new(round, lattice, dimension));
-        if sum.round() != round {
-            *sum = RoundSum::new(round, lattice, dimension);
-        }
-        if let Err(error) = sum.add(who, offer.update.digest, staleness, &self.coordinator.blobs) {
+        if let Err(error) = process.sums.add(job, who, offer, &self.coordinator.blobs) {
             self.breaks((Rule::Soundness, error.to_string()));
         }
     }
@@ -480,8 +464,8 @@ impl World {
 
     fn restored(&self) -> Result<Scheduler, StoreError> {
         let store = &self.coordinator.store;
-        let jobs: Vec<JobRecord> = load(store, Table::Jobs)?;
-        let models = ModelRegistry::new(load(store, Table::Models)?);
+        let jobs = JobRecord::load_all(store)?;
+        let models = ModelRegistry::load(store)?;
         let tenants = load(store, Table::Tenants)?;
         Ok(Scheduler::restore(tenants, jobs, models, self.coordinator_clock()))
     }
@@ -496,7 +480,7 @@ impl World {
         let files = self.coordinator.blobs.retain(&scheduler.referenced_files());
         files.expect("the folder is there");
         self.coordinator.busy_until = self.now;
-        let process = Process { scheduler, sums: BTreeMap::new(), sessions: BTreeMap::new() };
+        let process = Process { scheduler, sums: RoundSums::default(), sessions: BTreeMap::new() };
         self.coordinator.process = Some(process);
         self.coordinate(|_, _| ());
     }
