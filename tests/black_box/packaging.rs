@@ -59,7 +59,7 @@ fn the_container_file_names_programs_commands_and_variables_that_there_are() {
     let text = read("container/Containerfile");
     let line = |key: &str| {
         let found =
-            text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).last();
+            text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).next_back();
         found.unwrap_or_else(|| panic!("{key}")).to_owned()
     };
     let command: Vec<Value> = serde_json::from_str(&line("CMD")).expect("a list");

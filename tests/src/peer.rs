@@ -111,7 +111,7 @@ impl Peer {
         isolation: Isolation,
     ) -> Result<Self, TransportError> {
         let tls = tls::agent(credentials.identity.clone(), &credentials.authority)?;
-        Self::connect_on(&endpoint::client(address, tls)?, address, credentials).await
+        Self::greet(&endpoint::client(address, tls)?, address, credentials, isolation).await
     }
 
     /// Connects over a socket that it shares with others, and says hello.
@@ -122,6 +122,15 @@ impl Peer {
         endpoint: &Endpoint,
         address: SocketAddr,
         credentials: &Credentials,
+    ) -> Result<Self, TransportError> {
+        Self::greet(endpoint, address, credentials, Isolation::default()).await
+    }
+
+    async fn greet(
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        credentials: &Credentials,
+        isolation: Isolation,
     ) -> Result<Self, TransportError> {
         let connection = dial(endpoint, address, credentials).await?;
         let (mut control, messages) =

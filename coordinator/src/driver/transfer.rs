@@ -188,8 +188,7 @@ async fn receive_update(
             let index = offset.div_ceil(CHUNK_BYTES as u64);
             let start = Seal::sealed_length(offset);
             file.seek(io::SeekFrom::Start(start)).await.map_err(TransportError::File)?;
-            let mut sealing =
-                Sealing { file: &mut file, seal, digest, index, chunk: Vec::new() };
+            let mut sealing = Sealing { file: &mut file, seal, digest, index, chunk: Vec::new() };
             let mut cursor = cursor;
             let received = stream::receive_chunks(receive, &mut sealing, &mut cursor).await;
             // Also after an error, as for a file that is not sealed.

@@ -53,12 +53,10 @@ impl NullAgent {
         };
         self.upload(&offer, &update).await;
         loop {
-            match self.peer.next().await.expect("a message") {
-                CoordinatorMessage::RoundClosed { abandoned, .. } => {
-                    assert_eq!(abandoned, None);
-                    return base;
-                }
-                _ => {}
+            let message = self.peer.next().await.expect("a message");
+            if let CoordinatorMessage::RoundClosed { abandoned, .. } = message {
+                assert_eq!(abandoned, None);
+                return base;
             }
         }
     }
@@ -77,7 +75,8 @@ impl NullAgent {
             send.write_chunk(payload).await.expect("sends");
         }
         send.finish().expect("finishes once");
-        let answer = stream::expect_message(&mut receive).await.expect("an answer");
+        let answer: TransferResponse =
+            stream::expect_message(&mut receive).await.expect("an answer");
         assert_eq!(answer, TransferResponse::Stored);
     }
 

@@ -93,12 +93,10 @@ async fn honest(address: SocketAddr, credentials: Credentials) {
     let offer = offer(&assignment.job.name, assignment.round, &update, 1);
     assert_eq!(peer.upload(&offer, &update).await, TransferResponse::Stored);
     loop {
-        match peer.next().await.expect("a message") {
-            CoordinatorMessage::RoundClosed { abandoned, .. } => {
-                assert_eq!(abandoned, None);
-                return;
-            }
-            _ => {}
+        let message = peer.next().await.expect("a message");
+        if let CoordinatorMessage::RoundClosed { abandoned, .. } = message {
+            assert_eq!(abandoned, None);
+            return;
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::task::block_in_place;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::RoundNumber,
+    isolation::Isolation,
     message::{AgentMessage, CoordinatorMessage, LedgerHead, SecaggPayload, TransferResponse},
     transport::endpoint,
 };
@@ -102,6 +103,7 @@ async fn messages_of_before_count_once() {
         let hello = AgentMessage::Hello {
             agent_version: "again".to_owned(),
             ledger_head: LedgerHead::EMPTY,
+            isolation: Isolation::default(),
         };
         peer.say(&hello).await;
         let reason = endpoint::refusal(&peer.connection.closed().await).expect("a refusal");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream};
 use tributary_protocol::{
     codec::{self, CodecError},
+    isolation::Isolation,
     message::{AgentMessage, LedgerHead, TransferRequest, TransferResponse},
     transport::stream,
 };
@@ -67,6 +68,7 @@ async fn half_handshakes_and_half_messages_stop_nobody() {
             let hello = AgentMessage::Hello {
                 agent_version: "slow".repeat(20),
                 ledger_head: LedgerHead::EMPTY,
+                isolation: Isolation::default(),
             };
             let (mut control, messages) = connection.open_bi().await.expect("a stream");
             if number % 2 == 0 {
