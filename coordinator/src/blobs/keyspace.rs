@@ -221,7 +221,8 @@ mod tests {
 
         fn stage(&self, digest: Digest) -> Staged {
             let job = JobId::new("job").expect("valid");
-            self.store.stage(Some(&self.keyspace), &job, RoundNumber(1), digest).expect("stages")
+            let (keyspace, tenant) = (Some(&*self.keyspace), TenantId::new("ash").expect("valid"));
+            self.store.stage(keyspace, &job, RoundNumber(1), &tenant, digest).expect("stages")
         }
 
         fn key(&self) -> Option<Vec<u8>> {
@@ -242,7 +243,7 @@ mod tests {
     }
 
     fn update() -> (Vec<u8>, Digest) {
-        let bytes: Vec<u8> = (0..CHUNK_BYTES * 2 + 5).map(|at| (at * 7 >> 4) as u8).collect();
+        let bytes: Vec<u8> = (0..CHUNK_BYTES * 2 + 5).map(|at| ((at * 7) >> 4) as u8).collect();
         let digest = Digest::of(&bytes);
         (bytes, digest)
     }

@@ -563,7 +563,7 @@ mod tests {
             for number in 0..20_u8 {
                 let digest = Digest::of(&[number]);
                 let mut staged =
-                    store.stage(&job, RoundNumber(1), &tenant, digest).expect("stages");
+                    store.stage(None, &job, RoundNumber(1), &tenant, digest).expect("stages");
                 assert_eq!(staged.length, 0);
                 staged.file.write_all(b"part").expect("writes");
             }

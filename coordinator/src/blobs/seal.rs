@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_whole_and_at_any_place_with_its_own_key_only() {
         let (own, other) = (Seal::new(&[1; 32]), Seal::new(&[2; 32]));
-        let bytes: Vec<u8> = (0..CHUNK_BYTES * 2 + 77).map(|at| (at * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..CHUNK_BYTES * 2 + 77).map(|at| ((at * 31) >> 3) as u8).collect();
         let (digest, sealed) = sealed(&own, &bytes);
         assert_eq!(opened(&own, digest, &sealed).expect("opens"), bytes);
         assert!(opened(&other, digest, &sealed).is_err());
