@@ -51,7 +51,11 @@ pub async fn enroll(address: SocketAddr, token: &EnrollmentToken) -> Result<Cred
         endpoint.connect(address, "localhost").expect("connects").await.expect("a connection");
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     stream::write_message(&mut send, &request).await.expect("sends");
-    match stream::expect_message(&mut receive).await.expect("an answer") {
+    let answer = stream::expect_message(&mut receive).await.expect("an answer");
+    // Said aloud: until then the coordinator keeps a place for this address.
+    connection.close(quinn::VarInt::from_u32(0), b"");
+    endpoint.wait_idle().await;
+    match answer {
         EnrollmentResponse::Refused(refusal) => Err(refusal),
         EnrollmentResponse::Issued { certificates } => {
             let chain: Vec<CertificateDer<'static>> =

@@ -109,8 +109,9 @@ async fn a_tenant_has_a_few_connections_however_many_it_opens() {
         let closed = connection.closed();
         let soon = std::time::Duration::from_millis(200);
         if let Ok(reason) = tokio::time::timeout(soon, closed).await {
-            let reason = endpoint::refusal(&reason).expect("a refusal");
-            assert_eq!(reason.code, ErrorCode::Superseded);
+            // A close that overtakes the end of the handshake cannot say why (RFC 9000, section 10.2.3).
+            let code = endpoint::refusal(&reason).map(|refusal| refusal.code);
+            assert!(matches!(code, None | Some(ErrorCode::Superseded)), "{reason}");
             turned_away += 1;
         }
     }
