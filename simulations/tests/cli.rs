@@ -384,7 +384,7 @@ fn processes_share_a_sweep_without_repeating_a_cell() {
         Command::new(BINARY)
             .args(arguments)
             .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
             .spawn()
             .expect("starts")
     };
@@ -393,7 +393,7 @@ fn processes_share_a_sweep_without_repeating_a_cell() {
         .into_iter()
         .map(|process| {
             let output = process.wait_with_output().expect("ends");
-            assert!(output.status.success());
+            assert!(output.status.success(), "{}", stderr(&output));
             serde_json::from_slice(&output.stdout).expect("JSON")
         })
         .collect();

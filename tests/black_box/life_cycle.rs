@@ -46,7 +46,8 @@ async fn a_request_quota_refuses_connections_and_survives_only_until_it_is_raise
     assert!(matches!(peer.next().await, Ok(CoordinatorMessage::Welcome { .. })));
 }
 
-#[tokio::test]
+// On two threads: the command line blocks one, and the connection must go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_suspended_between_handshake_and_hello_gets_no_session() {
     let coordinator = Coordinator::start();
     let credentials = credentials(&coordinator, "alpha").await;

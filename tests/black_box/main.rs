@@ -68,5 +68,6 @@ fn refused(error: TransportError) -> ErrorCode {
         | TransportError::Connection(error) => error,
         other => panic!("not refused: {other:?}"),
     };
-    endpoint::refusal(&connection).expect("a refusal").code
+    let refusal = endpoint::refusal(&connection);
+    refusal.unwrap_or_else(|| panic!("no refusal: {connection}")).code
 }

@@ -215,9 +215,12 @@ impl Checks {
     }
 
     /// Something became durable at the coordinator: its rounds are where they were, or further.
-    pub(super) fn rounds(&mut self, scheduler: &Scheduler) -> Result<(), Broken> {
-        for job in scheduler.jobs() {
-            let (name, number) = (&job.record().spec.name, job.record().round.number);
+    /// What it only knows may yet be lost.
+    pub(super) fn rounds(&mut self, store: &MemoryStore) -> Result<(), Broken> {
+        let jobs: Vec<JobRecord> =
+            load(store, Table::Jobs).map_err(|error| (Rule::Forward, error.to_string()))?;
+        for job in jobs {
+            let (name, number) = (&job.spec.name, job.round.number);
             let seen = self.rounds.entry(name.clone()).or_insert(number);
             if number < *seen {
                 let text = format!("{name} goes from round {seen} back to {number}");

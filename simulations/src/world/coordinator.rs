@@ -196,7 +196,7 @@ impl World {
                 Action::Persist(batch) => {
                     self.coordinator.store.apply(&batch).expect("memory does not fail");
                     done = done.after_ms(self.coordinator.write_ms);
-                    let checked = self.checks.rounds(&process.scheduler);
+                    let checked = self.checks.rounds(&self.coordinator.store);
                     self.checked(checked);
                 }
                 Action::Audit(_) => {}
