@@ -35,16 +35,18 @@ use tributary_coordinator::{
     tenants::authority,
 };
 
+/// Threads that wait for the disk. Each keeps memory of its own for good, so their number must not
+/// follow that of the agents; a disk serves no more requests at once.
+const BLOCKING_THREADS_MAX: usize = 16;
+
 pub(super) fn run(
     common: &Common,
     listen: &ListenFlags,
     exit_with_stdin: bool,
 ) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
-        common,
-        listen,
-        exit_with_stdin,
-    ))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX);
+    runtime.build()?.block_on(serve(common, listen, exit_with_stdin))
 }
 
 async fn serve(common: &Common, listen: &ListenFlags, exit_with_stdin: bool) -> anyhow::Result<()> {
