@@ -254,7 +254,7 @@ fn adapters_lower_the_perplexity_of_every_speaker() {
     let text = format!(
         r#"
         name = "play"
-        rounds = 2
+        rounds = 40
         [dataset.speakers]
         path = "play.txt"
         length = 12
@@ -262,11 +262,13 @@ fn adapters_lower_the_perplexity_of_every_speaker() {
         size = 3
         [model.decoder]
         vocab_size = 128
-        hidden_size = 64
-        intermediate_size = 64
+        hidden_size = 16
+        intermediate_size = 24
         num_layers = 1
-        num_heads = 4
+        num_heads = 2
         context_max = 12
+        [server_optimizer.adam]
+        server_learning_rate = 0.03
         {STEPS}
         [privacy.local]
         unit = "record"
@@ -289,10 +291,10 @@ fn adapters_lower_the_perplexity_of_every_speaker() {
     let both = |base: Option<f64>, adapted: Option<f64>| base.zip(adapted).expect("measured");
     for tenant in tenants {
         let (base, adapted) = both(tenant.held_out_perplexity, tenant.adapter_perplexity);
-        assert!(adapted < 0.8 * base && adapted >= 1.0, "{}: {base} {adapted}", tenant.tenant);
+        assert!(adapted < 0.7 * base && adapted >= 1.0, "{}: {base} {adapted}", tenant.tenant);
     }
     let (base, adapted) = both(summary.held_out_perplexity, summary.adapter_perplexity);
-    assert!(adapted < 0.8 * base, "{base} {adapted}");
+    assert!(adapted < 0.7 * base, "{base} {adapted}");
 }
 
 #[test]
