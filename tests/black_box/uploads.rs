@@ -103,6 +103,21 @@ async fn chunks_that_lie_about_the_file_never_become_an_update() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_model_is_no_update_and_the_model_stays() {
+    let coordinator = Coordinator::start();
+    let (peer, assignment) = open_round(&coordinator, 8).await;
+    let base = assignment.base.file.digest;
+    let update = vec![3; update_bytes(&assignment)];
+    let good = offer(&assignment.job.name, assignment.round, &update, 1);
+    let mut named = good.clone();
+    named.update.digest = base;
+    assert_eq!(code(peer.upload(&named, &update).await), ErrorCode::ChecksumMismatch);
+    assert!(coordinator.path("blobs").join(base.to_string()).is_file());
+    assert_eq!(peer.upload(&good, &update).await, TransferResponse::Stored);
+    coordinator.finish("points", 10);
+}
+
+#[tokio::test]
 async fn oversized_and_garbage_frames_end_the_stream_not_the_coordinator() {
     let coordinator = Coordinator::start();
     let (peer, _) = open_round(&coordinator, 8).await;
