@@ -35,6 +35,7 @@ pub mod deadline;
 pub mod demo;
 pub mod experiment;
 pub mod harness;
+mod identity;
 pub mod population;
 pub mod report;
 pub mod sweep;

@@ -1,38 +1,16 @@
 //! One upload under secure aggregation, as the coordinator gets it.
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use tributary_privacy::{
     lattice::Lattice,
     secagg::{
-        Adversary, Blob, ByteArray, Client, ClientOutput, Identity, Member, PeerKeys, RoundContext,
-        SecaggError, SecaggPlan, Server, Step, cohort_root,
+        Adversary, Blob, ByteArray, Client, ClientOutput, Member, RoundContext, SecaggError,
+        SecaggPlan, Server, Step, cohort_root,
     },
 };
 use tributary_protocol::id::Digest;
 
-struct Key(SigningKey);
-
-impl Identity for Key {
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(message).to_bytes().to_vec()
-    }
-}
-
-/// Credentials are the public keys themselves.
-struct PublicKeys;
-
-impl PeerKeys for PublicKeys {
-    fn name(&self, credential: &[u8]) -> Option<String> {
-        Some(Digest::of(credential).to_string())
-    }
-
-    fn verify(&self, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let key = credential.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
-        let signature = Signature::from_slice(signature).ok();
-        key.zip(signature)
-            .is_some_and(|(key, signature)| key.verify_strict(message, &signature).is_ok())
-    }
-}
+use crate::identity::{PublicKeys, TenantKey};
 
 /// Exchanges the keys of a cohort and masks the update of its first member.
 ///
@@ -50,8 +28,8 @@ pub(super) fn upload(
     let secret = |purpose: &str, member: u32| {
         *Digest::of(format!("{purpose} {member} {seed}").as_bytes()).as_bytes()
     };
-    let keys: Vec<Key> = (0..cohort_size)
-        .map(|member| Key(SigningKey::from_bytes(&secret("key", member))))
+    let keys: Vec<TenantKey> = (0..cohort_size)
+        .map(|member| TenantKey(SigningKey::from_bytes(&secret("key", member))))
         .collect();
     let credentials: Vec<Blob> =
         keys.iter().map(|key| Blob(key.0.verifying_key().to_bytes().to_vec())).collect();

@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use tributary_privacy::{
     lattice::{Lattice, ModularSum},
     secagg::{
-        Blob, ByteArray, Client, ClientMessage, Identity, Member, PeerKeys, RoundContext,
-        SecaggError, SecaggPlan, Server, ServerMessage, Step, cohort_root,
+        Blob, ByteArray, Client, ClientMessage, Member, RoundContext, SecaggError, SecaggPlan,
+        Server, ServerMessage, Step, cohort_root,
     },
 };
 use tributary_protocol::{codec, id::Digest};
@@ -17,7 +17,10 @@ use super::{
     pool::share,
     seeds::{Purpose, Seeds},
 };
-use crate::experiment::{Experiment, ExperimentError};
+use crate::{
+    experiment::{Experiment, ExperimentError},
+    identity::{PublicKeys, TenantKey},
+};
 
 /// Steps in which a tenant that does not report may be lost.
 const LOST_IN: [Step; 3] = [Step::AdvertiseKeys, Step::ShareKeys, Step::MaskedInput];
@@ -39,31 +42,6 @@ pub(super) fn plan(experiment: &Experiment) -> Result<Option<SecaggPlan>, Experi
         return Err(ExperimentError::SecaggGoal { report_goal, cohort_size, survivors_min });
     }
     plan.with_survivors_min(survivors_min).map(Some).map_err(refused)
-}
-
-/// A tenant's long-term key.
-struct TenantKey(SigningKey);
-
-impl Identity for TenantKey {
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(message).to_bytes().to_vec()
-    }
-}
-
-/// Credentials are the public keys themselves.
-struct PublicKeys;
-
-impl PeerKeys for PublicKeys {
-    fn name(&self, credential: &[u8]) -> Option<String> {
-        Some(Digest::of(credential).to_string())
-    }
-
-    fn verify(&self, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let key = credential.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
-        let signature = Signature::from_slice(signature).ok();
-        key.zip(signature)
-            .is_some_and(|(key, signature)| key.verify_strict(message, &signature).is_ok())
-    }
 }
 
 /// One round: everybody has the neighbours' shares, and updates may be masked.
