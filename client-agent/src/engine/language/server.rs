@@ -137,9 +137,8 @@ impl Start<'_> {
         shares: HashMap<TenantId, TenantShare>,
         threads: Option<usize>,
     ) -> Result<LanguageModel, LanguageError> {
-        let Loaded { name, base, decoder, tokenizer, chat_template, generation, adapters } =
-            loaded.clone();
-        let scheduler = Scheduler::new(decoder, tokenizer.clone(), base, limits, shares);
+        let (decoder, tokenizer) = (loaded.decoder.clone(), loaded.tokenizer.clone());
+        let scheduler = Scheduler::new(decoder, tokenizer, loaded.base, limits, shares);
         let context_max = scheduler.context_max();
         if context_max == 0 {
             return Err(LanguageError::Cache { bytes: limits.cache_bytes });
@@ -149,18 +148,7 @@ impl Start<'_> {
             None => None,
         };
         let generator = Generator::start(scheduler, pool).map_err(LanguageError::Thread)?;
-        let answer_timeout_ms = self.options.answer_timeout_ms;
-        Ok(LanguageModel {
-            name,
-            base,
-            tokenizer,
-            chat_template,
-            generation,
-            generator,
-            answer_timeout_ms,
-            context_max,
-            adapters,
-        })
+        Ok(self.served(loaded.clone(), generator, context_max))
     }
 
     /// A process of its own, which reads weights and adapters itself.
@@ -190,20 +178,24 @@ impl Start<'_> {
         };
         let (generator, ready) = Generator::start_process(program)
             .map_err(|source| LanguageError::Process { tenant: id, source })?;
+        debug_assert_eq!(ready.base, loaded.base, "both read the same folder");
+        Ok(self.served(loaded, generator, ready.context_max))
+    }
+
+    /// What answers requests, wherever its generator runs.
+    fn served(&self, loaded: Loaded, generator: Generator, context_max: usize) -> LanguageModel {
         let Loaded { name, base, tokenizer, chat_template, generation, adapters, .. } = loaded;
-        debug_assert_eq!(ready.base, base, "both read the same folder");
-        let answer_timeout_ms = self.options.answer_timeout_ms;
-        Ok(LanguageModel {
+        LanguageModel {
             name,
             base,
             tokenizer,
             chat_template,
             generation,
             generator,
-            answer_timeout_ms,
-            context_max: ready.context_max,
+            answer_timeout_ms: self.options.answer_timeout_ms,
+            context_max,
             adapters,
-        })
+        }
     }
 }
 
