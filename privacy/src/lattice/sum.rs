@@ -191,6 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lattice::{BITS_MAX, BITS_MIN};
 
     #[test]
     fn malformed_updates_leave_the_sum_unchanged() {
@@ -213,28 +214,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_of_any_cut_equal_the_whole(
+        fn chunks_of_any_cut_equal_the_whole_at_every_width(
             values in prop::collection::vec(any::<i64>(), 1..200),
-            bits in 8u8..=32,
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
         ) {
-            let lattice = Lattice::new(1.0, bits).expect("valid");
-            let packed = lattice.pack(&values);
-            prop_assert_eq!(packed.len(), lattice.packed_len(values.len()));
-            let mut whole = ModularSum::new(lattice, values.len());
-            whole.add_packed(&packed).expect("well formed");
-            let expected: Vec<u32> = values.iter().map(|&v| v as u32 & lattice.mask()).collect();
-            prop_assert_eq!(whole.values(), &expected[..]);
+            for bits in BITS_MIN..=BITS_MAX {
+                let lattice = Lattice::new(1.0, bits).expect("valid");
+                let packed = lattice.pack(&values);
+                prop_assert_eq!(packed.len(), lattice.packed_len(values.len()));
+                let mut whole = ModularSum::new(lattice, values.len());
+                whole.add_packed(&packed).expect("well formed");
+                let expected: Vec<u32> =
+                    values.iter().map(|&v| v as u32 & lattice.mask()).collect();
+                prop_assert_eq!(whole.values(), &expected[..], "{} bits", bits);
 
-            let mut borders: Vec<usize> = cuts.iter().map(|cut| cut.index(packed.len())).collect();
-            borders.extend([0, packed.len()]);
-            borders.sort_unstable();
-            let mut pieces = ModularSum::new(lattice, values.len());
-            // Backwards, as the order does not matter.
-            for border in borders.windows(2).rev() {
-                pieces.add_chunk(border[0], &packed[border[0]..border[1]]).expect("in range");
+                let mut borders: Vec<usize> =
+                    cuts.iter().map(|cut| cut.index(packed.len())).collect();
+                borders.extend([0, packed.len()]);
+                borders.sort_unstable();
+                let mut pieces = ModularSum::new(lattice, values.len());
+                // Backwards, as the order does not matter.
+                for border in borders.windows(2).rev() {
+                    pieces.add_chunk(border[0], &packed[border[0]..border[1]]).expect("in range");
+                }
+                prop_assert_eq!(&pieces, &whole, "{} bits", bits);
             }
-            prop_assert_eq!(&pieces, &whole);
         }
 
         #[test]

@@ -2,16 +2,13 @@
 
 use std::{fs::File, hint::black_box, io::Read, time::Instant};
 
-use tributary_privacy::lattice::{Lattice, ModularSum};
+use tributary_privacy::lattice::{BITS_MAX, BITS_MIN, Lattice, ModularSum};
 
 /// Repetitions, of which the best counts.
 const REPEATS: usize = 40;
 
 /// As the coordinator reads its files.
 const PIECE_BYTES: usize = 256 * 1024;
-
-/// Moduli that are shown: the default, a narrower one, one beyond what four bytes carry, and words.
-const BITS: [u8; 4] = [24, 20, 28, 32];
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn best(mut run: impl FnMut()) -> f64 {
@@ -38,7 +35,7 @@ pub(crate) fn report(parameters: usize) {
         "with file"
     );
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for bits in BITS {
+    for bits in BITS_MIN..=BITS_MAX {
         let lattice = Lattice::new(1.0, bits).expect("a valid lattice");
         let values: Vec<i64> =
             (0..parameters as i64).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
