@@ -1,5 +1,6 @@
 //! Tokens a second, time to the first token, what adapters cost a batch, how long one takes to load
-//! and how long others wait for it, over a model folder named by `TRIBUTARY_BENCH_MODEL`.
+//! and how long others wait for it, over a model folder named by `TRIBUTARY_BENCH_MODEL`, on the device
+//! of `TRIBUTARY_BENCH_DEVICE` (default `cpu`).
 //!
 //! With `RAYON_NUM_THREADS=1` times are of the thread's processor, otherwise of the wall. One line a
 //! figure, name and value, so that `beside_transformers.py` can read them.
@@ -15,6 +16,7 @@ use std::{
 };
 
 use tributary_agent::{
+    compute::ComputeDevice,
     engine::generation::{GenerationRequest, Input, Limits, RequestId, Sampling, Scheduler, Work},
     model::{
         checkpoint::Checkpoint,
@@ -46,8 +48,12 @@ fn main() {
         return;
     };
     let checkpoint = Checkpoint::open(Path::new(&folder)).expect("a model folder");
+    let choice = std::env::var("TRIBUTARY_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let choice = choice.parse().expect("a device");
+    let device = ComputeDevice::open(choice, None).expect("a usable device");
+    println!("device {device}");
     let model = Model {
-        decoder: Arc::new(checkpoint.decoder),
+        decoder: Arc::new(checkpoint.decoder.on(&device).expect("room for the weights")),
         tokenizer: Arc::new(checkpoint.tokenizer),
         base: checkpoint.digest,
     };
@@ -143,6 +149,7 @@ fn scheduler(model: &Model) -> Scheduler {
         Limits { batch_rows_max: PROMPT_MAX, prompt_rows_max: PROMPT_MAX, ..Limits::default() };
     let Model { decoder, tokenizer, base } = model;
     Scheduler::new(decoder.clone(), tokenizer.clone(), *base, limits, HashMap::new())
+        .expect("room for the cache")
 }
 
 fn submit(

@@ -66,9 +66,9 @@ pub enum CliError {
     /// The language model cannot be served.
     #[error(transparent)]
     Language(#[from] LanguageError),
-    /// Adapters without a language model.
-    #[error("--adapter needs --language-model or [language] in agent.toml")]
-    AdapterWithoutModel,
+    /// Options of a language model without one.
+    #[error("--adapter and --device need --language-model or [language] in agent.toml")]
+    WithoutLanguageModel,
     /// The adapters cannot be read or changed.
     #[error(transparent)]
     AdapterFolder(Box<AdapterFolderError>),

@@ -5,7 +5,9 @@ use tributary_protocol::id::JobId;
 
 use tributary_protocol::id::TenantId;
 
-use crate::{config::Overrides, feedback::PredictionId, keys::KeyRole, site::Site};
+use crate::{
+    compute::DeviceChoice, config::Overrides, feedback::PredictionId, keys::KeyRole, site::Site,
+};
 
 /// The Tributary agent: trains on data that stays here, and serves the result.
 #[derive(Debug, Parser)]
@@ -122,6 +124,9 @@ pub struct ServeOptions {
     /// Folder of a language model to serve, instead of `language.model`.
     #[arg(long, value_name = "DIR")]
     pub language_model: Option<PathBuf>,
+    /// What computes for the language model: auto, cpu, cuda or cuda:N; replaces `language.device`.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
     /// A PEFT folder to serve on top of the language model, under a name.
     #[arg(long, value_name = "NAME=DIR", value_parser = named_folder)]
     pub adapter: Vec<(String, PathBuf)>,

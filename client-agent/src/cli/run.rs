@@ -84,7 +84,7 @@ pub(super) async fn run(options: RunOptions) -> Result<ExitCode, CliError> {
 
 /// Serves what was last served, or a language model, without a coordinator.
 pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
-    let ServeOptions { run: options, language_model, adapter } = options;
+    let ServeOptions { run: options, language_model, device, adapter } = options;
     let site = options.site.site();
     let overrides = options.overrides.overrides();
     // A language model can be served before anything is set up.
@@ -103,9 +103,12 @@ pub(super) async fn serve(options: ServeOptions) -> Result<ExitCode, CliError> {
         });
     }
     match &mut config.language {
-        Some(language) => language.adapters.extend(adapter),
-        None if adapter.is_empty() => {}
-        None => return Err(CliError::AdapterWithoutModel),
+        Some(language) => {
+            language.adapters.extend(adapter);
+            language.device = device.unwrap_or(language.device);
+        }
+        None if adapter.is_empty() && device.is_none() => {}
+        None => return Err(CliError::WithoutLanguageModel),
     }
     let tenant = match Identity::load(&site) {
         Ok(identity) => identity.coordinator.tenant,

@@ -14,6 +14,7 @@ use tributary_protocol::{
 };
 
 use crate::{
+    compute::{DeviceChoice, Precision},
     engine::{
         generation::{Limits, TenantShare},
         language::{LanguageOptions, TenantOptions},
@@ -37,6 +38,12 @@ pub(super) struct LanguageSection {
     /// Adapters (PEFT folders) by their name in requests.
     #[serde(default)]
     adapters: BTreeMap<String, PathBuf>,
+    /// What computes: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`. Default `"auto"`. That is the first CUDA device, or
+    /// the processor where there is none.
+    #[serde(default)]
+    device: DeviceChoice,
+    /// How weights and past tokens are stored; the processor has `"f32"` alone. Default `"bf16"` on a CUDA device.
+    precision: Option<Precision>,
     /// Memory for keys and values of past tokens, in MiB. Default 512.
     cache_mib: Option<NonZeroU32>,
     /// Requests in one batch. Default 32.
@@ -72,6 +79,8 @@ struct TenantSection {
     isolation: IsolationSection,
     /// Weights of its own, at the model level `independent-copy`. Default those of `language.model`.
     model: Option<PathBuf>,
+    /// What computes for it, where it has a worker of its own, as in `language.device`. Default that of the whole.
+    device: Option<DeviceChoice>,
     /// Memory of its own for past tokens, in MiB, where it has a worker of its own. Default that of the
     /// whole.
     cache_mib: Option<NonZeroU32>,
@@ -136,6 +145,7 @@ impl TenantSection {
                 "an agent keeps no data of guests; give the tenant an agent of its own",
             ),
             (self.model.is_some() && !copied, "model", "needs the level `independent-copy`"),
+            (self.device.is_some() && !apart, "device", "needs a worker of its own"),
             (self.cache_mib.is_some() && !apart, "cache_mib", "needs a worker of its own"),
             (
                 self.threads.is_some() && compute == ComputeIsolation::SharedQueue,
@@ -157,6 +167,7 @@ impl TenantSection {
             context,
             key_file: self.key_file.map(|file| site.join(file)),
             model: self.model.map(|folder| site.join(folder)),
+            device: self.device,
             cache_bytes: self.cache_mib.map(|mebibytes| (mebibytes.get() as usize) << 20),
             threads: self.threads.map_or(1, |threads| threads.get() as usize),
         })
@@ -182,6 +193,8 @@ impl LanguageSection {
         if let Some(timeout) = self.answer_timeout_ms {
             options.answer_timeout_ms = u64::from(timeout.get());
         }
+        options.device = self.device;
+        options.precision = self.precision;
         options.name = self.name.unwrap_or(options.name);
         options.adapters =
             self.adapters.into_iter().map(|(name, folder)| (name, site.join(folder))).collect();
@@ -200,6 +213,8 @@ pub fn serve_folder(model: &Path) -> LanguageOptions {
         name: name.into_owned(),
         model: model.to_owned(),
         adapters: BTreeMap::new(),
+        device: DeviceChoice::default(),
+        precision: None,
         limits: Limits::default(),
         tenants: Vec::new(),
         answer_timeout_ms: ANSWER_TIMEOUT_MS,

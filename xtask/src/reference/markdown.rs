@@ -90,6 +90,9 @@ fn value(source: &Source, shape: &Shape) -> String {
 }
 
 fn named(source: &Source, name: &str) -> String {
+    if let Some(other) = source.written_as(name) {
+        return named(source, other);
+    }
     if let Some(choice) = source.choice(name) {
         let one = |variant: &super::source::Variant| match variant.held {
             Held::Nothing => format!("`\"{}\"`", variant.name),

@@ -49,6 +49,7 @@ const DOCUMENTS: [Document; 3] = [
             "client-agent/src/adapter/plan.rs",
             "client-agent/src/data/mod.rs",
             "protocol/src/isolation.rs",
+            "client-agent/src/compute/device.rs",
         ],
     },
     Document {

@@ -20,6 +20,8 @@ pub(super) struct Source {
     enums: BTreeMap<String, Enum>,
     /// By type and field, and by the name of a function: what it begins with.
     defaults: BTreeMap<(String, String), String>,
+    /// Types that are written as another.
+    written_as: BTreeMap<String, String>,
 }
 
 /// A table of a file.
@@ -74,6 +76,7 @@ struct Serde {
     default: Option<Option<String>>,
     rename_all: Option<String>,
     rename: Option<String>,
+    try_from: Option<String>,
 }
 
 impl Source {
@@ -90,6 +93,11 @@ impl Source {
             }
         }
         Ok(source)
+    }
+
+    /// The type whose form another is written in.
+    pub(super) fn written_as(&self, name: &str) -> Option<&str> {
+        self.written_as.get(name).map(String::as_str)
     }
 
     pub(super) fn table(&self, name: &str) -> Option<&Struct> {
@@ -151,6 +159,10 @@ impl Source {
             }
             Item::Enum(item) => {
                 let outer = serde(&item.attrs)?;
+                if let Some(other) = outer.try_from {
+                    self.written_as.insert(item.ident.to_string(), other);
+                    return Ok(());
+                }
                 let mut variants = Vec::new();
                 for variant in &item.variants {
                     let own = serde(&variant.attrs)?;
@@ -242,6 +254,7 @@ fn serde(attributes: &[Attribute]) -> anyhow::Result<Serde> {
                 Some("default") => found.default = Some(value),
                 Some("rename_all") => found.rename_all = value,
                 Some("rename") => found.rename = value,
+                Some("try_from") => found.try_from = value,
                 _ => {}
             }
             Ok(())

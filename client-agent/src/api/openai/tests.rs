@@ -55,7 +55,14 @@ fn with_keys(directory: &Path, share: TenantShare) -> LanguageOptions {
                 context.adapters = Some(["all".to_owned()].into());
             }
             let key_file = Some(key_file);
-            TenantOptions { context, key_file, model: None, cache_bytes: None, threads: 1 }
+            TenantOptions {
+                context,
+                key_file,
+                model: None,
+                device: None,
+                cache_bytes: None,
+                threads: 1,
+            }
         })
         .into();
     LanguageOptions { tenants, ..options() }
@@ -312,8 +319,14 @@ fn with_tenant(
     context.isolation.model = ModelIsolation::Adapter;
     context.adapters = Some(["all".to_owned()].into());
     let key_file = Some(key_file);
-    let mut tenant =
-        TenantOptions { context, key_file, model: None, cache_bytes: None, threads: 1 };
+    let mut tenant = TenantOptions {
+        context,
+        key_file,
+        model: None,
+        device: None,
+        cache_bytes: None,
+        threads: 1,
+    };
     change(&mut tenant);
     (LanguageOptions { tenants: vec![tenant], ..options() }, key)
 }

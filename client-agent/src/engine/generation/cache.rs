@@ -22,8 +22,12 @@ struct LayerCache {
 }
 
 /// Bytes of a block's keys and values over all layers.
-pub(super) const fn block_bytes(config: &DecoderConfig, block_tokens: usize) -> usize {
-    2 * config.num_layers * config.kv_width() * block_tokens * size_of::<f32>()
+pub(super) const fn block_bytes(
+    config: &DecoderConfig,
+    block_tokens: usize,
+    element_bytes: usize,
+) -> usize {
+    2 * config.num_layers * config.kv_width() * block_tokens * element_bytes
 }
 
 impl KvCache {

@@ -5,8 +5,11 @@
 //! batch; blocks of the cache are shared only within one tenant, base and adapter version.
 //! [`Generator`] drives it on a thread of its own, or in a process of its own.
 
+mod backend;
 mod blocks;
 mod cache;
+#[cfg(any(test, feature = "cuda"))]
+mod device;
 mod fair;
 mod pass;
 mod process;

@@ -1,11 +1,11 @@
-//! A decoder's steps over ragged rows of many requests.
+//! A decoder's steps over ragged rows of many requests, on the processor.
 
 use std::{ops::Range, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{blocks::BlockId, cache::KvCache};
+use super::{backend::SequenceRows, cache::KvCache};
 use crate::model::{
     add_scaled_assign,
     decoder::{
@@ -18,18 +18,6 @@ use crate::model::{
 
 /// Elements above which element-wise work is split between threads.
 const PARALLEL_MIN: usize = 1 << 14;
-
-/// The rows of one sequence within a batch.
-pub(super) struct SequenceRows {
-    /// Which rows of the batch.
-    pub(super) rows: Range<usize>,
-    /// Position of the first.
-    pub(super) position: usize,
-    /// The sequence's blocks.
-    pub(super) table: Vec<BlockId>,
-    /// Its adapter.
-    pub(super) adapter: Option<Arc<DecoderAdapter>>,
-}
 
 /// A batch over the cache. Sequences with the same adapter lie next to each other.
 pub(super) struct Cached<'a> {

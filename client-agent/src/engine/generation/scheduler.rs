@@ -14,17 +14,14 @@ use tributary_protocol::{
 use super::{
     BlockPool, Event, FinishReason, GenerationRequest, Input, Limits, Output, Refusal, RequestId,
     TenantShare, Work,
+    backend::{Backend, Computed, SequenceRows, Wanted, backend},
     blocks::root,
-    cache::{KvCache, block_bytes},
+    cache::block_bytes,
     fair::Lane,
-    pass::{Cached, SequenceRows},
     sequence::Sequence,
 };
 use crate::{
-    model::{
-        decoder::{Decoder, product},
-        with_elements,
-    },
+    model::decoder::{Decoder, DecoderConfig},
     text::Tokenizer,
 };
 
@@ -35,14 +32,14 @@ const LEAD_MAX: f64 = 64.0;
 ///
 /// No clock, no threads, no sockets: every call takes the time.
 pub struct Scheduler {
-    decoder: Arc<Decoder>,
+    config: DecoderConfig,
+    backend: Box<dyn Backend>,
     tokenizer: Arc<Tokenizer>,
     base: Digest,
     limits: Limits,
     shares: HashMap<TenantId, TenantShare>,
     lanes: BTreeMap<TenantId, Lane>,
     pool: BlockPool,
-    cache: KvCache,
     outputs: VecDeque<Output>,
     draining: bool,
 }
@@ -55,25 +52,28 @@ struct Planned {
 }
 
 impl Scheduler {
-    /// A scheduler without requests.
+    /// A scheduler without requests, which computes where the decoder's weights are.
     ///
     /// - `base`: names the model in the keys of the cache
     /// - `shares`: tenants whose share is not the default
-    #[must_use]
+    ///
+    /// # Errors
+    /// The tensor library's, if a device has no room for the cache.
     pub fn new(
         decoder: Arc<Decoder>,
         tokenizer: Arc<Tokenizer>,
         base: Digest,
         limits: Limits,
         shares: HashMap<TenantId, TenantShare>,
-    ) -> Self {
-        let config = decoder.config();
-        let blocks = limits.cache_bytes / block_bytes(config, limits.block_tokens);
-        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
-        Self {
+    ) -> Result<Self> {
+        let config = decoder.config().clone();
+        let element_bytes = decoder.dtype().size_in_bytes();
+        let block_bytes = block_bytes(&config, limits.block_tokens, element_bytes);
+        let blocks = u32::try_from(limits.cache_bytes / block_bytes).unwrap_or(u32::MAX);
+        Ok(Self {
             pool: BlockPool::new(blocks),
-            cache: KvCache::new(config, blocks as usize, limits.block_tokens),
-            decoder,
+            backend: backend(decoder, blocks as usize, limits.block_tokens)?,
+            config,
             tokenizer,
             base,
             limits,
@@ -81,7 +81,13 @@ impl Scheduler {
             lanes: BTreeMap::new(),
             outputs: VecDeque::new(),
             draining: false,
-        }
+        })
+    }
+
+    /// The same with another backend of as many blocks.
+    #[cfg(test)]
+    pub(super) fn computing_with(self, backend: Box<dyn Backend>) -> Self {
+        Self { backend, ..self }
     }
 
     /// Takes an input.
@@ -131,7 +137,7 @@ impl Scheduler {
     #[must_use]
     pub fn context_max(&self) -> usize {
         let cached = self.pool.total() * self.limits.block_tokens;
-        self.decoder.config().context_max.min(self.limits.context_max).min(cached)
+        self.config.context_max.min(self.limits.context_max).min(cached)
     }
 
     /// Blocks that each tenant's requests use.
@@ -177,7 +183,7 @@ impl Scheduler {
         now: Timestamp,
         request: &GenerationRequest,
     ) -> std::result::Result<(), Refusal> {
-        let vocab_size = self.decoder.config().vocab_size;
+        let vocab_size = self.config.vocab_size;
         if self.draining {
             return Err(Refusal::Draining);
         }
@@ -350,39 +356,32 @@ impl Scheduler {
                 position: sequence.computed,
                 table: sequence.table.clone(),
                 adapter: sequence.request.adapter.clone(),
+                // Only the last row of a complete sequence is followed by a token.
+                wanted: if sequence.embeds() {
+                    Wanted::Hidden
+                } else if end == sequence.tokens.len() {
+                    Wanted::Logits
+                } else {
+                    Wanted::Nothing
+                },
             });
         }
-        let decoder = self.decoder.clone();
-        let config = decoder.config();
-        let mut pass = Cached {
-            config,
-            cache: &mut self.cache,
-            tokens: &tokens,
-            sequences: &sequences,
-            angles: Default::default(),
-        };
-        let hidden = decoder.hidden(&mut pass)?;
-        let hidden = with_elements(&hidden, <[f32]>::to_vec)?;
-        let width = config.hidden_size;
-        // Only the last row of a complete sequence is followed by a token.
-        let mut last_rows = Vec::new();
-        for (planned, rows) in plan.iter().zip(&sequences) {
+        let Computed { mut logits, hidden } = self.backend.run(&tokens, &sequences)?;
+        let width = self.config.hidden_size;
+        let mut hidden = hidden.chunks_exact(width);
+        for planned in plan {
             let lane = self.lanes.get_mut(&planned.tenant).expect("planned lanes stay");
             let sequence = &mut lane.sequences[planned.index];
             sequence.computed += planned.rows;
             sequence.name_blocks(&mut self.pool, self.limits.block_tokens);
             if sequence.embeds() {
                 sequence.pooled.resize(width, 0.0);
-                for row in hidden[rows.rows.start * width..rows.rows.end * width].chunks(width) {
+                for row in hidden.by_ref().take(planned.rows) {
                     sequence.pooled.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
                 }
-            } else if sequence.computed == sequence.tokens.len() {
-                let last = rows.rows.end - 1;
-                last_rows.extend_from_slice(&hidden[last * width..(last + 1) * width]);
             }
         }
-        let mut logits = with_elements(decoder.head(), |head| product(&last_rows, head, width))?;
-        let mut rows = logits.chunks_exact_mut(config.vocab_size);
+        let mut rows = logits.chunks_exact_mut(self.config.vocab_size);
         let mut ended = Vec::new();
         for planned in plan {
             let lane = self.lanes.get_mut(&planned.tenant).expect("planned lanes stay");

@@ -22,14 +22,14 @@ use crate::{
     text::Tokenizer,
 };
 
-struct Fixture {
-    decoder: Arc<Decoder>,
+pub(super) struct Fixture {
+    pub(super) decoder: Arc<Decoder>,
     tokenizer: Arc<Tokenizer>,
     base: Digest,
-    adapters: BTreeMap<&'static str, Arc<DecoderAdapter>>,
+    pub(super) adapters: BTreeMap<&'static str, Arc<DecoderAdapter>>,
 }
 
-fn load(family: &str) -> Fixture {
+pub(super) fn load(family: &str) -> Fixture {
     let checkpoint = Checkpoint::open(&fixture(family)).unwrap();
     let adapter = |name: &'static str| {
         let folder = fixture(family).join(name);
@@ -46,8 +46,13 @@ fn load(family: &str) -> Fixture {
 }
 
 impl Fixture {
-    fn scheduler(&self, limits: Limits, shares: HashMap<TenantId, TenantShare>) -> Scheduler {
+    pub(super) fn scheduler(
+        &self,
+        limits: Limits,
+        shares: HashMap<TenantId, TenantShare>,
+    ) -> Scheduler {
         Scheduler::new(self.decoder.clone(), self.tokenizer.clone(), self.base, limits, shares)
+            .unwrap()
     }
 }
 
@@ -55,12 +60,12 @@ fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
-fn limits(blocks: usize) -> Limits {
+pub(super) fn limits(blocks: usize) -> Limits {
     // A block of any fixture with 4 tokens: 2 layers, keys and values, at most 16 wide, f32.
     Limits { cache_bytes: blocks * 1024, block_tokens: 4, ..Limits::default() }
 }
 
-fn greedy(id: u64, of: &str, prompt: &[u32], tokens_max: usize) -> GenerationRequest {
+pub(super) fn greedy(id: u64, of: &str, prompt: &[u32], tokens_max: usize) -> GenerationRequest {
     GenerationRequest {
         id: RequestId(id),
         tenant: tenant(of),
@@ -76,12 +81,12 @@ fn greedy(id: u64, of: &str, prompt: &[u32], tokens_max: usize) -> GenerationReq
     }
 }
 
-fn submit(scheduler: &mut Scheduler, request: GenerationRequest) -> Result<(), Refusal> {
+pub(super) fn submit(scheduler: &mut Scheduler, request: GenerationRequest) -> Result<(), Refusal> {
     scheduler.handle(Timestamp(0), Input::Submit(Box::new(request)))
 }
 
 /// Steps to the end; answers by request, with the invariants of the cache checked at each step.
-fn run(scheduler: &mut Scheduler) -> BTreeMap<u64, Finished> {
+pub(super) fn run(scheduler: &mut Scheduler) -> BTreeMap<u64, Finished> {
     let mut answers = BTreeMap::new();
     for step in 0..20_000 {
         if scheduler.is_idle() {

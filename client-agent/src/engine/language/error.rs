@@ -2,6 +2,7 @@ use thiserror::Error;
 use tributary_protocol::id::TenantId;
 
 use crate::{
+    compute::DeviceError,
     engine::generation::ProcessError,
     model::{checkpoint::CheckpointError, peft::PeftError},
 };
@@ -41,6 +42,18 @@ pub enum LanguageError {
     Cache {
         /// The limit.
         bytes: usize,
+    },
+    /// The device cannot be used.
+    #[error("the language model has no device to run on")]
+    Device(#[from] DeviceError),
+    /// The device has no room for weights or cache.
+    #[error("weights and cache cannot be put on {device}")]
+    Memory {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
     },
     /// There is no thread for the engine.
     #[error("the engine's thread cannot start")]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::id::TenantId;
 
 use crate::{
+    compute::{DeviceChoice, Precision},
     engine::generation::Limits,
     keys::{KeyFile, Tenancy, TenantContext},
 };
@@ -17,6 +18,10 @@ pub struct LanguageOptions {
     pub name: String,
     /// PEFT folders by the name of the adapter in requests.
     pub adapters: BTreeMap<String, PathBuf>,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// How numbers are stored; without it, as suits the device.
+    pub precision: Option<Precision>,
     /// Bounds of the engine.
     pub limits: Limits,
     /// Tenants with a share, levels or adapters of their own.
@@ -36,6 +41,8 @@ pub struct TenantOptions {
     pub key_file: Option<PathBuf>,
     /// The folder of its independent copy, where that is not the shared one.
     pub model: Option<PathBuf>,
+    /// What computes for its own worker or process, where that is not what computes for all.
+    pub device: Option<DeviceChoice>,
     /// Memory of its own cache, where it has one.
     pub cache_bytes: Option<usize>,
     /// Compute threads of its own worker or process.
@@ -67,6 +74,10 @@ pub struct ProcessOptions {
     pub model: PathBuf,
     /// Its adapters' folders.
     pub adapters: Vec<PathBuf>,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// How numbers are stored.
+    pub precision: Option<Precision>,
     /// Bounds of the engine.
     pub limits: Limits,
     /// Compute threads.

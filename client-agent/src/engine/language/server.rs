@@ -11,6 +11,7 @@ use tributary_protocol::{
 
 use super::{LanguageError, LanguageModel, LanguageOptions, ProcessOptions, TenantOptions};
 use crate::{
+    compute::ComputeDevice,
     engine::generation::{Generator, Limits, Program, Ready, Scheduler, TenantShare},
     model::{
         checkpoint::{Checkpoint, GenerationDefaults},
@@ -34,6 +35,7 @@ struct Loaded {
     name: String,
     base: Digest,
     decoder: Arc<Decoder>,
+    device: ComputeDevice,
     tokenizer: Arc<Tokenizer>,
     chat_template: Option<Arc<ChatTemplate>>,
     generation: GenerationDefaults,
@@ -46,7 +48,10 @@ impl LanguageServer {
     /// # Errors
     /// [`LanguageError`] naming what cannot be used.
     pub fn start(options: LanguageOptions) -> Result<Self, LanguageError> {
-        let loaded = Loaded::read(&options.model, options.name.clone(), &options.adapters)?;
+        let device = ComputeDevice::open(options.device, options.precision)?;
+        tracing::info!(%device, "language models compute");
+        let loaded =
+            Loaded::read(&options.model, options.name.clone(), &options.adapters, &device)?;
         for tenant in &options.tenants {
             let unknown = |name: &&String| !options.adapters.contains_key(*name);
             if let Some(name) = tenant.context.adapters.iter().flatten().find(unknown) {
@@ -107,11 +112,19 @@ impl Start<'_> {
     fn dedicated(&self, tenant: TenantOptions) -> Result<LanguageModel, LanguageError> {
         let Isolation { model, compute, .. } = tenant.context.isolation;
         let own = |name: &String| tenant.context.may_use(name);
-        let loaded = if model == ModelIsolation::IndependentCopy {
+        let in_process = compute == ComputeIsolation::DedicatedDevice;
+        let own_device = tenant.device.filter(|_| !in_process);
+        let loaded = if model == ModelIsolation::IndependentCopy || own_device.is_some() {
             let folder = tenant.model.as_ref().unwrap_or(&self.options.model);
+            let device = match own_device {
+                Some(choice) => ComputeDevice::open(choice, self.options.precision)?,
+                // The process has the weights; here only its texts and adapters' names are read.
+                None if in_process => ComputeDevice::cpu(),
+                None => self.loaded.device.clone(),
+            };
             let mut adapters = self.options.adapters.clone();
             adapters.retain(|name, _| own(name));
-            Loaded::read(folder, self.options.name.clone(), &adapters)?
+            Loaded::read(folder, self.options.name.clone(), &adapters, &device)?
         } else {
             let mut loaded = self.loaded.clone();
             loaded.adapters.retain(|name, _| own(name));
@@ -119,7 +132,7 @@ impl Start<'_> {
         };
         let cache_bytes = tenant.cache_bytes.unwrap_or(self.options.limits.cache_bytes);
         let limits = Limits { cache_bytes, ..self.options.limits };
-        if compute == ComputeIsolation::DedicatedDevice {
+        if in_process {
             return self.process(tenant, loaded, limits);
         }
         let shares = HashMap::from([(tenant.context.id.clone(), tenant.context.share)]);
@@ -138,7 +151,8 @@ impl Start<'_> {
         threads: Option<usize>,
     ) -> Result<LanguageModel, LanguageError> {
         let (decoder, tokenizer) = (loaded.decoder.clone(), loaded.tokenizer.clone());
-        let scheduler = Scheduler::new(decoder, tokenizer, loaded.base, limits, shares);
+        let scheduler = Scheduler::new(decoder, tokenizer, loaded.base, limits, shares)
+            .map_err(|source| no_room(&loaded.device, source))?;
         let context_max = scheduler.context_max();
         if context_max == 0 {
             return Err(LanguageError::Cache { bytes: limits.cache_bytes });
@@ -158,7 +172,7 @@ impl Start<'_> {
         loaded: Loaded,
         limits: Limits,
     ) -> Result<LanguageModel, LanguageError> {
-        let TenantOptions { context, model, threads, .. } = tenant;
+        let TenantOptions { context, model, device, threads, .. } = tenant;
         let copy = context.isolation.model == ModelIsolation::IndependentCopy;
         let folder = model.filter(|_| copy).unwrap_or_else(|| self.options.model.clone());
         let id = context.id.clone();
@@ -167,6 +181,8 @@ impl Start<'_> {
             adapters: adapters.collect(),
             model: folder,
             tenant: context,
+            device: device.unwrap_or(self.options.device),
+            precision: self.options.precision,
             limits,
             threads,
         };
@@ -215,8 +231,11 @@ impl LanguageProcess {
     /// # Errors
     /// [`LanguageError`] naming what cannot be used.
     pub fn start(options: &ProcessOptions) -> Result<Self, LanguageError> {
-        let ProcessOptions { tenant, model, adapters, limits, threads: _ } = options;
+        let ProcessOptions { tenant, model, adapters, device, precision, limits, threads: _ } =
+            options;
+        let device = ComputeDevice::open(*device, *precision)?;
         let Checkpoint { digest: base, decoder, tokenizer, .. } = Checkpoint::open(model)?;
+        let decoder = on(decoder, &device)?;
         let mut by_digest = HashMap::new();
         for folder in adapters {
             let adapter =
@@ -227,7 +246,8 @@ impl LanguageProcess {
         }
         let shares = HashMap::from([(tenant.id.clone(), tenant.share)]);
         let (decoder, tokenizer) = (Arc::new(decoder), Arc::new(tokenizer));
-        let scheduler = Scheduler::new(decoder, tokenizer, base, *limits, shares);
+        let scheduler = Scheduler::new(decoder, tokenizer, base, *limits, shares)
+            .map_err(|source| no_room(&device, source))?;
         let context_max = scheduler.context_max();
         if context_max == 0 {
             return Err(LanguageError::Cache { bytes: limits.cache_bytes });
@@ -237,11 +257,21 @@ impl LanguageProcess {
     }
 }
 
+/// A decoder with its weights where it computes.
+fn on(decoder: Decoder, device: &ComputeDevice) -> Result<Decoder, LanguageError> {
+    decoder.on(device).map_err(|source| no_room(device, source))
+}
+
+fn no_room(device: &ComputeDevice, source: candle_core::Error) -> LanguageError {
+    LanguageError::Memory { device: device.to_string(), source }
+}
+
 impl Loaded {
     fn read(
         folder: &std::path::Path,
         name: String,
         folders: &BTreeMap<String, PathBuf>,
+        device: &ComputeDevice,
     ) -> Result<Self, LanguageError> {
         let Checkpoint { digest, decoder, tokenizer, chat_template, generation } =
             Checkpoint::open(folder)?;
@@ -260,7 +290,8 @@ impl Loaded {
         Ok(Self {
             name,
             base: digest,
-            decoder: Arc::new(decoder),
+            decoder: Arc::new(on(decoder, device)?),
+            device: device.clone(),
             tokenizer: Arc::new(tokenizer),
             chat_template: chat_template.map(Arc::new),
             generation,

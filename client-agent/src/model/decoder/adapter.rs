@@ -109,6 +109,12 @@ impl DecoderAdapter {
         self.sites.get(&site)
     }
 
+    /// Rows of every factor A.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) const fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// What the product of the factors is multiplied with.
     #[must_use]
     pub fn scale(&self) -> f32 {

@@ -16,7 +16,7 @@ mod training;
 
 use std::{collections::HashMap, fmt};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 pub(super) use self::training::logits;
 pub use self::{
@@ -27,6 +27,7 @@ pub use self::{
 };
 pub(crate) use self::{product::product, rope::turn_head};
 use super::layer::rms_norm;
+use crate::compute::ComputeDevice;
 
 /// Parameters by the name that checkpoints use, row-major.
 pub(crate) type Weights = HashMap<String, Vec<f32>>;
@@ -273,6 +274,55 @@ impl Decoder {
             head: take("lm_head.weight"),
             config,
         }
+    }
+
+    /// The same decoder with its parameters on a device.
+    ///
+    /// # Errors
+    /// The tensor library's, if the device has no room for them.
+    pub fn on(self, device: &ComputeDevice) -> Result<Self> {
+        let (device, dtype) = (&device.device, device.precision.dtype());
+        let there = |tensor: Tensor| tensor.to_device(device)?.to_dtype(dtype);
+        let linear = |Linear { weight, bias }: Linear| {
+            let bias = bias.map(there).transpose()?;
+            Result::Ok(Linear { weight: there(weight)?, bias })
+        };
+        let block = |block: Block| {
+            Result::Ok(Block {
+                attention_norm: there(block.attention_norm)?,
+                query: linear(block.query)?,
+                key: linear(block.key)?,
+                value: linear(block.value)?,
+                output: linear(block.output)?,
+                mlp_norm: there(block.mlp_norm)?,
+                gate: linear(block.gate)?,
+                up: linear(block.up)?,
+                down: linear(block.down)?,
+            })
+        };
+        Ok(Self {
+            embedding: there(self.embedding)?,
+            blocks: self.blocks.into_iter().map(block).collect::<Result<_>>()?,
+            norm: there(self.norm)?,
+            head: self.head.map(there).transpose()?,
+            ..self
+        })
+    }
+
+    /// Where the parameters are.
+    pub(crate) fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    /// The parameters' precision.
+    pub(crate) fn dtype(&self) -> DType {
+        self.embedding.dtype()
+    }
+
+    /// The angles of positions.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) const fn rope(&self) -> &Rope {
+        &self.rope
     }
 
     /// The shape.

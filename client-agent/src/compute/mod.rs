@@ -1,6 +1,10 @@
-//! How many threads the tensor library may use.
+//! What the tensor library computes with: how many threads, and on which device.
+
+mod device;
 
 use thiserror::Error;
+
+pub use self::device::{ComputeDevice, DeviceChoice, DeviceError, DeviceNameError, Precision};
 
 /// Says why the number of compute threads cannot be set.
 #[derive(Debug, Error)]
