@@ -140,8 +140,9 @@ impl Round {
         let carried = Carried::default();
         let record = RoundRecord { number, base, plan, secagg, cohort_seed, phase, carried };
         let mut round = Self { record, outputs: VecDeque::new(), given: BTreeSet::new() };
+        let told = round.told();
         round.persist();
-        round.tell();
+        round.outputs.extend(told);
         round
     }
 
@@ -383,8 +384,10 @@ impl Round {
         match step {
             Step::Stay => return,
             Step::Changed => {
+                let told = self.told();
                 self.persist();
-                return self.tell();
+                self.outputs.extend(told);
+                return;
             }
             Step::Asked => {
                 self.persist();
@@ -443,16 +446,19 @@ impl Round {
         self.outputs.extend(dismissed.into_iter().map(dismiss));
     }
 
-    /// Says who was invited to an asynchronous round, and whose ticket ended.
-    fn tell(&mut self) {
-        let Phase::Buffering(buffering) = &mut self.record.phase else { return };
-        self.outputs.extend(std::mem::take(&mut buffering.dismissed).into_iter().map(dismiss));
+    /// Takes whom to tell that they are invited to an asynchronous round, or that their ticket ended.
+    /// What is made durable afterwards is the record without them.
+    fn told(&mut self) -> Vec<Output> {
+        let Phase::Buffering(buffering) = &mut self.record.phase else { return Vec::new() };
+        let ended = std::mem::take(&mut buffering.dismissed).into_iter().map(dismiss);
+        let mut told: Vec<Output> = ended.collect();
         for tenant in std::mem::take(&mut buffering.invited) {
             if let Some(ticket) = buffering.ticket(&tenant) {
-                self.outputs.push_back(Output::Configure(tenant.clone(), ticket.due));
+                told.push(Output::Configure(tenant.clone(), ticket.due));
                 self.given.insert(tenant);
             }
         }
+        told
     }
 
     /// Who was given a ticket in an asynchronous round since this was last asked.

@@ -3,28 +3,23 @@
 //! What [`tributary_agent::driver`] does with tasks and sockets is done here event by event. Policy,
 //! ledger, receipts, releases and masks are the agent's own; only the training is a stand-in.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use rand::{Rng, RngExt};
 use tributary_agent::{
     identity::Identity,
     policy::{Approved, Policy},
     receipt_file::ReceiptFile,
-    secagg::{self, Cohort, Exchange, TenantKeys},
-    session::{Failure, Input, Output, RoundKey, Seed, Session, TrainingEnd, UploadEnd},
+    secagg::{Cohort, Exchange, TenantKeys},
+    session::{Failure, Input, Output, RoundKey, Seed, Session, UploadEnd},
     site::Site,
-    update::{Release, ReleaseFiles, SharedLedger, Standing, UpdateError, release, standing},
+    update::{Release, ReleaseFiles, SharedLedger, standing},
 };
 use tributary_coordinator::scheduler::OfferAnswer;
-use tributary_privacy::{
-    lattice::Lattice,
-    ledger::{ChainStore, MemoryChainStore},
-    noise::SeededNoise,
-};
+use tributary_privacy::ledger::{ChainStore, MemoryChainStore};
 use tributary_protocol::{
     error_code::Refusal,
     id::{DatasetName, Digest, TenantId},
-    job::PrivacyUnit,
     message::{AgentMessage, Assignment, CoordinatorMessage, UploadOffer},
     receipt::Receipt,
     time::Timestamp,
@@ -38,7 +33,7 @@ use super::{
 
 const POLICY: &str = "[datasets.records]\nepsilon_max = 1e6\ndelta = 1e-5\n\
     units = [\"record\", \"tenant\"]\ntrusts = [\"local\", \"distributed\"]\nfamilies = [\"mlp\"]\n\
-    noise_multiplier_min = 0.5\n";
+    noise_multiplier_min = 0.5\ncorrelated_bands_max = 8\n";
 
 /// What outlives an agent's process, and the process.
 pub(super) struct AgentSite {
@@ -48,40 +43,40 @@ pub(super) struct AgentSite {
     ledger: MemoryChainStore,
     folder: PathBuf,
     /// Base models that are on the disk.
-    models: BTreeSet<Digest>,
+    pub(super) models: BTreeMap<Digest, Arc<[u8]>>,
     /// `None` while it is down.
-    process: Option<Process>,
+    pub(super) process: Option<Process>,
     /// Counts processes, so that nothing from an old one is taken for the new one's.
     incarnation: u64,
     /// What its clock shows too much, in milliseconds.
     pub(super) clock_ms: i64,
     /// How long it is down once the ordered torn write has come, in milliseconds.
-    torn: Option<u64>,
+    pub(super) torn: Option<u64>,
     /// Its connection, as far as it knows.
     pub(super) link: Option<usize>,
     wake: Option<Timestamp>,
 }
 
 /// What a crash forgets.
-struct Process {
-    session: Session,
-    ledger: SharedLedger<MemoryChainStore>,
-    releases: ReleaseFiles,
+pub(super) struct Process {
+    pub(super) session: Session,
+    pub(super) ledger: SharedLedger<MemoryChainStore>,
+    pub(super) releases: ReleaseFiles,
     receipts: ReceiptFile,
-    training: Option<Training>,
+    pub(super) training: Option<Training>,
     /// Whether the adaptation under way was cut short.
     adapting: Option<bool>,
 }
 
 /// A round at work.
-struct Training {
-    key: RoundKey,
-    assignment: Box<Assignment>,
-    approved: Approved,
-    exchange: Option<Exchange>,
-    cancelled: bool,
+pub(super) struct Training {
+    pub(super) key: RoundKey,
+    pub(super) assignment: Box<Assignment>,
+    pub(super) approved: Approved,
+    pub(super) exchange: Option<Exchange>,
+    pub(super) cancelled: bool,
     /// The base is not here yet.
-    fetching: bool,
+    pub(super) fetching: bool,
 }
 
 impl AgentSite {
@@ -93,7 +88,7 @@ impl AgentSite {
             keys,
             ledger: MemoryChainStore::new(),
             folder,
-            models: BTreeSet::new(),
+            models: BTreeMap::new(),
             process: None,
             incarnation: 0,
             clock_ms: 0,
@@ -142,7 +137,7 @@ impl AgentSite {
 }
 
 impl World {
-    fn agent_clock(&self, tenant: u32) -> Timestamp {
+    pub(super) fn agent_clock(&self, tenant: u32) -> Timestamp {
         let skew = self.agents[tenant as usize].clock_ms;
         Timestamp(self.now.0.saturating_add_signed(skew))
     }
@@ -190,7 +185,7 @@ impl World {
         self.carry_out(tenant);
     }
 
-    fn give(&mut self, tenant: u32, input: Input) {
+    pub(super) fn give(&mut self, tenant: u32, input: Input) {
         let now = self.agent_clock(tenant);
         if let Some(process) = &mut self.agents[tenant as usize].process {
             process.session.handle(now, input);
@@ -261,8 +256,8 @@ impl World {
                 self.give(tenant, Input::Begin { key, cohort, seed: Seed(seed) });
             }
             Down::Control(message) => self.give(tenant, Input::Message(message)),
-            Down::Base(blob, Ok(())) => {
-                self.agents[tenant as usize].models.insert(blob.digest);
+            Down::Base(blob, Ok(bytes)) => {
+                self.agents[tenant as usize].models.insert(blob.digest, bytes);
                 self.begin_training(tenant);
             }
             Down::Base(_, Err(refusal)) => self.training_failed(tenant, refusal),
@@ -291,7 +286,7 @@ impl World {
         }
     }
 
-    fn up(&mut self, tenant: u32, message: Up, stream: Stream) {
+    pub(super) fn up(&mut self, tenant: u32, message: Up, stream: Stream) {
         let Some(link) = self.agents[tenant as usize].link else { return };
         let arrival = self.network.arrival(link, stream, self.now, &mut self.draw);
         self.queue.add(arrival, Event::Up(link, message));
@@ -348,7 +343,7 @@ impl World {
                 let site = &mut self.agents[tenant as usize];
                 let process = site.process.as_mut().expect("its session asked for this");
                 process.training = Some(training);
-                if site.models.contains(&file.digest) {
+                if site.models.contains_key(&file.digest) {
                     self.begin_training(tenant);
                 } else {
                     self.up(tenant, Up::Download(file), Stream::File);
@@ -398,7 +393,7 @@ impl World {
         self.give(tenant, Input::LedgerCompared(Ok(())));
     }
 
-    fn work(&mut self, tenant: u32, range_ms: (u64, u64), work: Work) {
+    pub(super) fn work(&mut self, tenant: u32, range_ms: (u64, u64), work: Work) {
         let takes_ms = self.draw.random_range(range_ms.0..=range_ms.1);
         let incarnation = self.agents[tenant as usize].incarnation;
         self.queue.add(self.now.after_ms(takes_ms), Event::Worked { tenant, incarnation, work });
@@ -434,92 +429,6 @@ impl World {
                 self.give(tenant, Input::Trained { key, outcome });
             }
         }
-    }
-
-    fn begin_training(&mut self, tenant: u32) {
-        let process = self.agents[tenant as usize].process.as_mut();
-        let training = process.and_then(|process| process.training.as_mut());
-        let Some(training) = training.filter(|training| training.fetching) else { return };
-        training.fetching = false;
-        let key = training.key.clone();
-        self.work(tenant, self.scenario.training_ms, Work::Train(key));
-    }
-
-    fn cancel_training(&mut self, tenant: u32, key: &RoundKey) {
-        let process = self.agents[tenant as usize].process.as_mut();
-        let Some(training) = process.and_then(|process| process.training.as_mut()) else { return };
-        if training.key == *key {
-            training.cancelled = true;
-            let key = key.clone();
-            if std::mem::take(&mut training.fetching) {
-                self.work(tenant, (0, 1), Work::Train(key));
-            }
-        }
-    }
-
-    fn training_failed(&mut self, tenant: u32, refusal: Refusal) {
-        let process = self.agents[tenant as usize].process.as_mut();
-        let training = process.and_then(|process| process.training.take_if(|at| at.fetching));
-        if let Some(Training { key, .. }) = training {
-            let outcome = Err(TrainingEnd::Failed(refusal));
-            self.give(tenant, Input::Trained { key, outcome });
-        }
-    }
-
-    /// Makes an update, masks it where that is asked for, and releases it.
-    fn release(&mut self, tenant: u32, training: &Training) -> Result<Release, TrainingEnd> {
-        if training.cancelled {
-            return Err(TrainingEnd::Cancelled);
-        }
-        let failed = |error: UpdateError| TrainingEnd::Failed(error.refusal());
-        let Training { assignment, approved, exchange, .. } = training;
-        let now = self.agent_clock(tenant);
-        let site = &self.agents[tenant as usize];
-        let process = site.process.as_ref().expect("it has trained");
-        let Process { ledger, releases, .. } = process;
-        // Another round may have been debited since this one was examined.
-        let standing = standing(ledger, releases, assignment, approved, now.0).map_err(failed)?;
-        if let Standing::Released(release) = standing {
-            return Ok(release);
-        }
-        let job = &assignment.job;
-        let lattice = Lattice::new(assignment.lattice.step, assignment.lattice.bits)
-            .map_err(|error| failed(error.into()))?;
-        let dimension = job.model.num_parameters();
-        let norm = match job.privacy.unit {
-            PrivacyUnit::Record => job.training.update_norm_max,
-            PrivacyUnit::Tenant => job.privacy.clipping_norm,
-        };
-        let bound = (0.9 * norm / lattice.step() / (dimension as f64).sqrt()) as i64;
-        let grid: Vec<i64> =
-            (0..dimension).map(|_| self.draw.random_range(-bound..=bound)).collect();
-        let mut approved = approved.clone();
-        let mask = u32::MAX >> (32 - u32::from(lattice.bits()));
-        let (values, packed) = match exchange {
-            None => {
-                let values = grid.iter().map(|&value| value as u32 & mask).collect();
-                (values, lattice.pack(&grid))
-            }
-            Some(exchange) => {
-                let terms = secagg::noise(job).expect("an exchange belongs to masked updates");
-                let plan = exchange.plan();
-                let mut seed = [0; 32];
-                self.draw.fill_bytes(&mut seed);
-                let mut noise = SeededNoise::from_seed(seed);
-                let mut update = terms
-                    .add_share(&plan, lattice, grid, &mut noise)
-                    .map_err(|error| failed(error.into()))?;
-                let values = update.clone();
-                exchange.mask(&mut update).map_err(|error| failed(error.into()))?;
-                approved.events = vec![secagg::event(job, &terms, &plan, lattice)];
-                let packed: Vec<i64> = update.into_iter().map(i64::from).collect();
-                (values, lattice.pack(&packed))
-            }
-        };
-        let site = &self.agents[tenant as usize];
-        self.checks.made(Digest::of(&packed), &site.tenant, &job.name, assignment.round, values);
-        let Process { ledger, releases, .. } = site.process.as_ref().expect("it has trained");
-        release(ledger, releases, assignment, &approved, &packed, &|| false, now.0).map_err(failed)
     }
 
     fn upload(&mut self, tenant: u32, release: Release) {

@@ -15,7 +15,7 @@ use tributary_privacy::{
 };
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber, TenantId},
-    job::{JobSpec, ServerOptimizerSpec},
+    job::{AggregationRule, JobSpec, ServerOptimizerSpec},
     message::{SecaggPayload, UploadOffer},
     tensor_file,
     time::Timestamp,
@@ -84,6 +84,7 @@ impl Checks {
             );
             return Err((Rule::Release, text));
         }
+        runs_go_on(&ledger, job)?;
         let key = (tenant.clone(), job.clone(), *round);
         let before = *self.left.entry(key).or_insert(update.digest);
         if before != update.digest {
@@ -124,7 +125,11 @@ impl Checks {
                 let text = format!("{} of {tenant} was never made", update.short());
                 return Err((Rule::CountedOnce, text));
             };
-            if (&made.tenant, &made.job, made.round) != (tenant, name, *round) {
+            let stale_max =
+                job.record().spec.round.asynchronous.map_or(0, |plan| plan.staleness_max);
+            let stale = round.0.checked_sub(made.round.0);
+            let counts = stale.is_some_and(|stale| stale <= stale_max.into());
+            if (&made.tenant, &made.job) != (tenant, name) || !counts {
                 let text = format!(
                     "round {round} of {name} counts for {tenant} what {} made for round {} of {}",
                     made.tenant, made.round, made.job
@@ -190,17 +195,9 @@ impl Checks {
             unreachable!("worlds train with plain SGD")
         };
         let (before, after) = (read(base)?, read(model)?);
-        let shift = 32 - u32::from(lattice.bits());
         for coordinate in 0..before.len() {
-            let sum = commit
-                .contributors
-                .values()
-                .map(|update| self.made[update].values[coordinate])
-                .fold(0_u32, u32::wrapping_add);
-            // The upper bits are not the lattice's; the highest of the others is the sign.
-            let sum = ((sum << shift) as i32) >> shift;
-            let mean = f64::from(sum) * lattice.step() / f64::from(spec.round.report_goal);
-            let expected = f64::from(before[coordinate]) + server_learning_rate * mean;
+            let moved = self.moved(commit, spec, lattice, coordinate);
+            let expected = f64::from(before[coordinate]) + server_learning_rate * moved;
             let found = f64::from(after[coordinate]);
             if (found - expected).abs() > 1e-6 * expected.abs().max(1.0) {
                 let text = format!(
@@ -212,6 +209,40 @@ impl Checks {
             }
         }
         Ok(())
+    }
+
+    /// What the counted updates make of a coordinate, by the job's rule.
+    fn moved(&self, commit: &Commit, spec: &JobSpec, lattice: Lattice, coordinate: usize) -> f64 {
+        let updates = commit.contributors.values().map(|update| &self.made[update]);
+        let shift = 32 - u32::from(lattice.bits());
+        // The upper bits are not the lattice's; the highest of the others is the sign.
+        let signed = |value: u32| f64::from(((value << shift) as i32) >> shift) * lattice.step();
+        let mut each: Vec<f64> =
+            updates.clone().map(|made| signed(made.values[coordinate])).collect();
+        each.sort_by(f64::total_cmp);
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        match spec.aggregation {
+            AggregationRule::Mean => {
+                let mut sums: BTreeMap<u64, u32> = BTreeMap::new();
+                for made in updates {
+                    let sum = sums.entry(commit.round.0 - made.round.0).or_default();
+                    *sum = sum.wrapping_add(made.values[coordinate]);
+                }
+                let exponent = spec.round.asynchronous.map_or(0.0, |plan| plan.staleness_exponent);
+                let weighted = sums
+                    .into_iter()
+                    .map(|(stale, sum)| (1.0 + stale as f64).powf(-exponent) * signed(sum));
+                weighted.sum::<f64>() / f64::from(spec.round.report_goal)
+            }
+            AggregationRule::Median => mean(&each[(each.len() - 1) / 2..=each.len() / 2]),
+            AggregationRule::TrimmedMean { trim } => {
+                let cut = (trim * each.len() as f64).floor() as usize;
+                mean(&each[cut..each.len() - cut])
+            }
+            AggregationRule::Krum { .. } | AggregationRule::MultiKrum { .. } => {
+                unreachable!("worlds have no such jobs")
+            }
+        }
     }
 
     /// Something became durable at the coordinator: its rounds are where they were, or further.
@@ -247,8 +278,8 @@ impl Checks {
         }
         let jobs = JobRecord::load_all(store).map_err(damaged)?;
         for record in &jobs {
-            let live = scheduler.job(&record.spec.name).map(Job::record);
-            if live.is_ok_and(|live| live != record) {
+            let live = scheduler.job(&record.spec.name).map(Job::record).ok();
+            if live.is_some_and(|live| live != record) {
                 let text = format!("{} is not what the store holds of it", record.spec.name);
                 return Err((Rule::Forward, text));
             }
@@ -319,4 +350,24 @@ impl Checks {
         }
         (committed, abandoned, counted)
     }
+}
+
+/// No step of a run with correlated noise is released twice or left out, and each run begins anew.
+fn runs_go_on(ledger: &Ledger<MemoryChainStore>, job: &JobId) -> Result<(), Broken> {
+    let mut reached = (0, 0);
+    let of_job = ledger.entries().iter().filter(|entry| entry.job == job.as_str());
+    for steps in of_job.filter_map(|entry| entry.run.as_ref()) {
+        let (run, step) = reached;
+        let follows = steps.run == run && steps.first_step == step;
+        let begins = steps.run > run && steps.first_step == 0;
+        if !follows && !begins {
+            let text = format!(
+                "{job} debits steps {}..{} of run {} after step {step} of run {run}",
+                steps.first_step, steps.end_step, steps.run
+            );
+            return Err((Rule::OneRelease, text));
+        }
+        reached = (steps.run, steps.end_step);
+    }
+    Ok(())
 }

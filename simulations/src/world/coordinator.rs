@@ -4,7 +4,7 @@
 //! the same order: a request changes the scheduler, passed deadlines follow, every action is carried
 //! out in turn, and only then is the request answered. A crash may come between any two actions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tributary_coordinator::{
     aggregation::{self, AggregationError, NextModel, RoundSums},
@@ -12,12 +12,11 @@ use tributary_coordinator::{
     registry::ModelRegistry,
     scheduler::{Action, Commit, JobRecord, JobState, OfferAnswer, Scheduler, SchedulerError},
     store::{MemoryStore, Store, StoreError, Table, load},
-    tenants::{TenantContext, invite},
 };
 use tributary_privacy::secagg::PeerKeys;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
-    id::{Digest, Region, TenantId},
+    id::{Digest, TenantId},
     message::{AgentMessage, CoordinatorMessage, LedgerHead, UploadOffer},
     receipt::Receipt,
     time::Timestamp,
@@ -38,7 +37,7 @@ const STORE_CHECK_EVERY: u64 = 32;
 /// What outlives the coordinator's process, and the process.
 pub(super) struct CoordinatorSite {
     store: MemoryStore,
-    blobs: BlobStore,
+    pub(super) blobs: BlobStore,
     /// `None` while it is down.
     pub(super) process: Option<Process>,
     /// What its clock shows too much, in milliseconds.
@@ -58,7 +57,7 @@ pub(super) struct CoordinatorSite {
 pub(super) struct Process {
     pub(super) scheduler: Scheduler,
     sums: RoundSums,
-    sessions: BTreeMap<TenantId, usize>,
+    pub(super) sessions: BTreeMap<TenantId, usize>,
 }
 
 /// Recognises tenants as the coordinator does.
@@ -102,46 +101,8 @@ impl CoordinatorSite {
 }
 
 impl World {
-    fn coordinator_clock(&self) -> Timestamp {
+    pub(super) fn coordinator_clock(&self) -> Timestamp {
         Timestamp(self.now.0.saturating_add_signed(self.coordinator.clock_ms))
-    }
-
-    /// Adds a tenant that has enrolled.
-    pub(super) fn enrol(&mut self, tenant: u32) {
-        self.coordinate(|world, process| {
-            let now = world.coordinator_clock();
-            let region = Region::new("eu").expect("a name");
-            let context = TenantContext::new(name(tenant), region);
-            let (mut record, _) = invite(context, None, [1; 32], Digest::of(b"authority"), now);
-            record.invitation.used = Some(now);
-            let identity = Certificates::shared().tenant(tenant);
-            record.certificate = Some(Digest::of(&identity.tls.chain[0]));
-            process.scheduler.put_tenant(record);
-        });
-    }
-
-    /// Submits the jobs of the scenario.
-    pub(super) fn submit_jobs(&mut self) {
-        for (number, plan) in self.scenario.jobs.clone().iter().enumerate() {
-            let seed = self.scenario.seed.wrapping_add(number as u64);
-            self.coordinate(|world, process| {
-                let (spec, now) = (plan.spec(number), world.coordinator_clock());
-                let blobs = &world.coordinator.blobs;
-                let submitted = aggregation::plan_lattice(&spec).and_then(|lattice| {
-                    let initial =
-                        tributary_coordinator::registry::initial_model(&spec, seed, now, blobs)?;
-                    Ok((lattice, initial))
-                });
-                let outcome =
-                    submitted.map_err(|error| error.to_string()).and_then(|(lattice, initial)| {
-                        let submitted = process.scheduler.submit(spec, lattice, initial, seed, now);
-                        submitted.map_err(|error| format!("{error:?}"))
-                    });
-                if let Err(error) = outcome {
-                    world.breaks((Rule::Soundness, format!("job {number}: {error}")));
-                }
-            });
-        }
     }
 
     /// Runs a request and everything that follows from it; `None` if the process is down or dies.
@@ -306,7 +267,9 @@ impl World {
                     let (file, length) = (blob.digest, blob.length);
                     counted
                         .and_then(|()| process.scheduler.download(&who, file, length, now))
-                        .map_err(|error| error.refusal())
+                        .map_err(|error| error.refusal())?;
+                    let bytes = world.coordinator.blobs.read(file);
+                    Ok(Arc::from(bytes.expect("what may be downloaded is there")))
                 });
                 if let Some(answer) = answer {
                     self.reply(link, Down::Base(blob, answer));
@@ -418,34 +381,6 @@ impl World {
                 process.sessions.remove(&who);
                 process.scheduler.disconnected(&who, world.coordinator_clock());
             }
-        });
-    }
-
-    /// Suspends a tenant, or revokes it for ever.
-    pub(super) fn stop_tenant(&mut self, tenant: u32, for_ever: bool) {
-        let who = name(tenant);
-        self.coordinate(|world, process| {
-            let now = world.coordinator_clock();
-            let reason = "the world wants it".to_owned();
-            let stopped = match for_ever {
-                true => process.scheduler.revoke(&who, reason, now),
-                false => process.scheduler.suspend(&who, reason, now),
-            };
-            // A tenant that has not enrolled yet, or was revoked before, cannot be stopped.
-            let Ok(refusal) = stopped else { return };
-            if let Some(link) = process.sessions.remove(&who) {
-                world.close_link(link, Some(refusal));
-                process.scheduler.disconnected(&who, now);
-            }
-        });
-    }
-
-    /// Lets a suspended tenant act again.
-    pub(super) fn resume_tenant(&mut self, tenant: u32) {
-        let who = name(tenant);
-        self.coordinate(|world, process| {
-            // It may have been revoked meanwhile.
-            let _ = process.scheduler.resume(&who, world.coordinator_clock());
         });
     }
 

@@ -37,6 +37,7 @@ mod checks;
 mod coordinator;
 mod fault;
 mod network;
+mod operator;
 mod outcome;
 mod play;
 mod queue;
@@ -44,6 +45,7 @@ mod scenario;
 mod shrink;
 #[cfg(test)]
 mod tests;
+mod training;
 
 pub use self::{
     fault::{Fault, FaultKind},

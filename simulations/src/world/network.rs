@@ -4,7 +4,7 @@
 //! the connection breaks first; lost packets only make it late; streams overtake each other. A peer
 //! that dies or cannot be reached is noticed when nothing was heard for [`IDLE_MS`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::{RngExt, rngs::Xoshiro256PlusPlus};
 use tributary_coordinator::scheduler::OfferAnswer;
@@ -34,7 +34,8 @@ pub(super) enum Up {
 #[derive(Debug, Clone)]
 pub(super) enum Down {
     Control(CoordinatorMessage),
-    Base(BlobRef, Result<(), Refusal>),
+    /// A model's bytes.
+    Base(BlobRef, Result<Arc<[u8]>, Refusal>),
     Offered(UploadOffer, Result<OfferAnswer, Refusal>),
     Stored(UploadOffer, Result<(), Refusal>),
 }

@@ -394,7 +394,9 @@ fn up(message: &Up) -> String {
 fn down(message: &Down) -> String {
     match message {
         Down::Control(message) => brief(message),
-        Down::Base(blob, answer) => format!("base {} {answer:?}", blob.digest.short()),
+        Down::Base(blob, answer) => {
+            format!("base {} {:?}", blob.digest.short(), answer.as_ref().map(|_| ()))
+        }
         Down::Offered(offer, answer) => format!("offered {}/{} {answer:?}", offer.job, offer.round),
         Down::Stored(offer, answer) => format!("stored {}/{} {answer:?}", offer.job, offer.round),
     }

@@ -8,6 +8,10 @@ use super::{Fault, FaultKind};
 
 /// Faults happen within this time, in milliseconds: about as long as the jobs take undisturbed.
 const FAULTS_WITHIN_MS: u64 = 60_000;
+/// Versions that the base of an asynchronous update may lie behind.
+const STALENESS_MAX: u32 = 2;
+/// Left out at each end of a trimmed mean: of three updates, one.
+const TRIM: f64 = 0.34;
 
 /// What a world consists of.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +35,7 @@ pub struct Scenario {
 /// One job of a world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobPlan {
-    /// How its updates are protected.
+    /// How its updates are protected and combined.
     pub kind: JobKind,
     /// Rounds to commit.
     pub rounds: u64,
@@ -45,14 +49,22 @@ pub struct JobPlan {
     pub inputs: u32,
 }
 
-/// How the updates of a job are protected.
+/// How the updates of a job are protected and combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     /// Local noise, one record is protected.
     LocalRecord,
+    /// Local noise that is correlated over the rounds, one record is protected; really trained.
+    Correlated,
     /// Local noise, the tenant is protected.
     LocalTenant,
+    /// The same, each tenant at its own pace.
+    Asynchronous,
+    /// The same with the median in place of the mean.
+    Median,
+    /// The same with the mean of what is left without the extremes.
+    TrimmedMean,
     /// Secure aggregation, the coordinator keeps to the protocol.
     SemiHonest,
     /// Secure aggregation with confirmed survivors.
@@ -60,6 +72,17 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    const ALL: [Self; 8] = [
+        Self::LocalRecord,
+        Self::Correlated,
+        Self::LocalTenant,
+        Self::Asynchronous,
+        Self::Median,
+        Self::TrimmedMean,
+        Self::SemiHonest,
+        Self::Malicious,
+    ];
+
     /// Whether the updates are masked.
     #[must_use]
     pub const fn is_masked(self) -> bool {
@@ -76,31 +99,40 @@ impl JobPlan {
     pub fn spec(&self, number: usize) -> JobSpec {
         let Self { kind, rounds, cohort_size, cohort_size_min, report_goal, inputs } = self;
         let (trust, unit) = match kind {
-            JobKind::LocalRecord => ("local", "record"),
-            JobKind::LocalTenant => ("local", "tenant"),
+            JobKind::LocalRecord | JobKind::Correlated => ("local", "record"),
             JobKind::SemiHonest | JobKind::Malicious => ("distributed", "tenant"),
+            _ => ("local", "tenant"),
         };
-        let adversary = match kind {
-            JobKind::LocalRecord | JobKind::LocalTenant => None,
-            JobKind::SemiHonest => Some("semi-honest"),
-            JobKind::Malicious => Some("malicious-coordinator"),
-        };
-        let secagg = adversary.map(|adversary| {
+        let secagg = |adversary| {
             format!(
                 "[secagg]\nadversary = \"{adversary}\"\ndropout_max = 0.3\ncorrupt_max = 0.0\n\
                  step_timeout_ms = 4000\n"
             )
-        });
+        };
+        let more = match kind {
+            // Fewer rounds than a job may need, so that runs end and new ones begin.
+            JobKind::Correlated => {
+                "[privacy.correlated]\nbands = 2\ngroups = 2\nrounds_max = 3\n".to_owned()
+            }
+            JobKind::Asynchronous => {
+                format!("[round.asynchronous]\nstaleness_max = {STALENESS_MAX}\n")
+            }
+            JobKind::TrimmedMean => format!("[aggregation.trimmed-mean]\ntrim = {TRIM}\n"),
+            JobKind::SemiHonest => secagg("semi-honest"),
+            JobKind::Malicious => secagg("malicious-coordinator"),
+            JobKind::LocalRecord | JobKind::LocalTenant | JobKind::Median => String::new(),
+        };
+        let rule = if *kind == JobKind::Median { "aggregation = \"median\"\n" } else { "" };
+        let sampling_rate = if *kind == JobKind::Correlated { 1.0 } else { 0.1 };
         let text = format!(
-            "name = \"job-{number}\"\ndataset = \"records\"\n[model.mlp]\ninputs = {inputs}\n\
-             classes = 2\n[training]\nlocal_steps = 1\nsampling_rate = 0.1\n\
+            "name = \"job-{number}\"\ndataset = \"records\"\n{rule}[model.mlp]\ninputs = {inputs}\n\
+             classes = 2\n[training]\nlocal_steps = 1\nsampling_rate = {sampling_rate:?}\n\
              batch_size_expected = 8\nclient_learning_rate = 0.1\nupdate_norm_max = 4.0\n\
              [privacy]\ntrust = \"{trust}\"\nunit = \"{unit}\"\nclipping_norm = 1.0\n\
              noise_multiplier = 1.0\ndelta = 1e-5\n[round]\nrounds = {rounds}\n\
              cohort_size = {cohort_size}\ncohort_size_min = {cohort_size_min}\n\
              report_goal = {report_goal}\nselection_timeout_ms = 3000\n\
-             configuration_timeout_ms = 3000\nreport_timeout_ms = 12000\n{}",
-            secagg.unwrap_or_default()
+             configuration_timeout_ms = 3000\nreport_timeout_ms = 12000\n{more}"
         );
         toml::from_str(&text).expect("the document is well-formed")
     }
@@ -166,15 +198,15 @@ impl Scenario {
 }
 
 fn job(draw: &mut Xoshiro256PlusPlus, tenants: u32) -> JobPlan {
-    let kinds =
-        [JobKind::LocalRecord, JobKind::LocalTenant, JobKind::SemiHonest, JobKind::Malicious];
-    let kind = kinds[draw.random_range(0..kinds.len())];
+    let kind = JobKind::ALL[draw.random_range(0..JobKind::ALL.len())];
     // Two tenants may leave for good, and a cohort must still come together.
     let available = tenants - 1;
-    let smallest = if kind.is_masked() { 3 } else { 1 };
+    // Masks and rules that leave some out need a few.
+    let needs_three = kind.is_masked() || matches!(kind, JobKind::Median | JobKind::TrimmedMean);
+    let smallest = if needs_three { 3 } else { 1 };
     let cohort_size = draw.random_range(smallest.max(2)..=available);
     let cohort_size_min =
-        if kind.is_masked() { smallest } else { draw.random_range(1..=cohort_size.min(2)) };
+        if needs_three { smallest } else { draw.random_range(1..=cohort_size.min(2)) };
     let report_goal = draw.random_range(cohort_size_min.max(cohort_size - 1)..=cohort_size);
     let (rounds, inputs) = (draw.random_range(2..=4), draw.random_range(1..=5));
     JobPlan { kind, rounds, cohort_size, cohort_size_min, report_goal, inputs }
