@@ -105,8 +105,9 @@ impl ApiRotation {
         }
         let pair = folder.api_pair(&self.tls, self.address, authority, now)?;
         let Some(pair) = pair else { return Ok(()) };
-        self.due = authority::renewal_due(&pair)?;
         let config = tls::https(authority::identity(&pair)?)?;
+        // Only now: a pair that is not usable is looked at again at the next hour.
+        self.due = authority::renewal_due(&pair)?;
         self.shown.send_replace(Arc::new(config));
         info!("new connections to the HTTP API see its newest certificate");
         Ok(())
@@ -159,4 +160,93 @@ impl Rotation {
 fn said(error: &RotationError, what: &str) {
     let Refusal { message, .. } = Refusal::from_error(ErrorCode::Internal, error);
     error!(reason = message, "{what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Agents, Api, Config, Listen};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// A coordinator's folder, its authority, and the API's certificate as a start would show it.
+    struct Bench {
+        _temporary: tempfile::TempDir,
+        folder: Folder,
+        authority: Authority,
+        api: ApiRotation,
+        seen: watch::Receiver<Arc<rustls::ServerConfig>>,
+    }
+
+    impl Bench {
+        fn new(tls: ApiTls) -> Self {
+            let temporary = tempfile::tempdir().expect("a folder");
+            let folder = Folder::new(temporary.path().join("coordinator"));
+            let address = SocketAddr::from(([127, 0, 0, 1], 0));
+            let config = Config {
+                listen: Listen { quic: address, api: address },
+                api: Api::default(),
+                agents: Agents::default(),
+                pace: crate::pace::Pace::default(),
+            };
+            let pair = Authority::generate(NOW).expect("makes");
+            let authority = Authority::load(&pair).expect("loads");
+            let server = authority.issue_server(&["localhost".to_owned()], NOW).expect("issues");
+            folder.initialize(&config, &pair, &server, "secret").expect("makes");
+            std::fs::write(folder.join("api.pem"), &server.certificate).expect("writes");
+            std::fs::write(folder.join("api.key"), &server.key).expect("writes");
+            let pair = folder.api_pair(&tls, address, &authority, NOW).expect("a pair");
+            let pair = pair.expect("the API speaks TLS");
+            let identity = authority::identity(&pair).expect("an identity");
+            let config = Arc::new(tls::https(identity).expect("a configuration"));
+            let (shown, seen) = watch::channel(config);
+            let due = authority::renewal_due(&pair).expect("a certificate");
+            let api = ApiRotation { tls, address, due, shown };
+            Self { _temporary: temporary, folder, authority, api, seen }
+        }
+
+        /// Whether new connections see another certificate after this.
+        fn turn(&mut self, asked: bool, now: Timestamp) -> Result<bool, RotationError> {
+            let turned = self.api.turn(&self.folder, &self.authority, asked, now);
+            let changed = self.seen.has_changed().expect("the sender is here");
+            self.seen.borrow_and_update();
+            turned.map(|()| changed)
+        }
+    }
+
+    fn files() -> ApiTls {
+        ApiTls::Files { certificate: "api.pem".into(), key: "api.key".into() }
+    }
+
+    #[test]
+    fn the_apis_certificate_is_made_anew_before_it_expires() {
+        let mut bench = Bench::new(ApiTls::Authority);
+        let due = bench.api.due;
+        let before = Timestamp(due.0 - HOUR_MS);
+        assert!(!bench.turn(false, before).expect("nothing to do"));
+        assert!(bench.turn(false, due).expect("renewed"));
+        assert!(bench.api.due > due, "the new one lasts longer");
+        assert!(!bench.turn(false, due.after_ms(HOUR_MS)).expect("nothing to do"));
+        assert!(bench.turn(true, due.after_ms(HOUR_MS)).expect("asked for"));
+    }
+
+    #[test]
+    fn a_certificate_from_elsewhere_is_read_again_near_its_end() {
+        let mut bench = Bench::new(files());
+        let due = bench.api.due;
+        // Nobody has replaced the file yet: it is looked at again at the next hour.
+        assert!(bench.turn(false, due).expect("read again"));
+        assert_eq!(bench.api.due, due);
+        let newer = bench.authority.issue_server(&["localhost".to_owned()], due).expect("issues");
+        std::fs::write(bench.folder.join("api.pem"), &newer.certificate).expect("writes");
+        // Its key is missing: the certificate before stays.
+        let error = bench.turn(false, due.after_ms(HOUR_MS)).expect_err("no pair");
+        assert!(matches!(error, RotationError::Transport(_)), "{error:?}");
+        assert_eq!(bench.api.due, due);
+        std::fs::write(bench.folder.join("api.key"), &newer.key).expect("writes");
+        assert!(bench.turn(false, due.after_ms(2 * HOUR_MS)).expect("read again"));
+        assert!(bench.api.due > due);
+        assert!(!bench.turn(false, due.after_ms(3 * HOUR_MS)).expect("nothing to do"));
+    }
 }
