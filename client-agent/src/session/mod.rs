@@ -15,6 +15,7 @@
 
 mod backoff;
 mod event;
+mod failures;
 mod link;
 mod renewal;
 #[cfg(test)]
@@ -41,7 +42,7 @@ pub use self::{
     renewal::Renewed,
     view::{Phase, View},
 };
-use self::{link::Link, renewal::Renewal, rounds::Rounds, secagg::Exchanges};
+use self::{failures::Failures, link::Link, renewal::Renewal, rounds::Rounds, secagg::Exchanges};
 use crate::{policy::Policy, secagg::TenantKeys};
 
 /// How long the coordinator may take to answer the hello, in milliseconds.
@@ -64,6 +65,7 @@ pub struct Session {
     link: Link,
     renewal: Renewal,
     rounds: Rounds,
+    failures: Failures,
     exchanges: Exchanges,
     /// The newest base that is not fully adapted to.
     wanted: Option<BaseModel>,
@@ -101,6 +103,7 @@ impl Session {
             link: Link::Connecting { attempt: 0 },
             renewal: Renewal::default(),
             rounds: Rounds::default(),
+            failures: Failures::default(),
             exchanges: Exchanges::default(),
             wanted: None,
             settled_at: None,
@@ -181,7 +184,7 @@ impl Session {
             Input::Begin { key, cohort, seed } => self.begin(now, &key, cohort, seed),
             Input::LedgerCompared(outcome) => self.compared(outcome),
             Input::Examined { key, outcome } => self.examined(&key, outcome),
-            Input::Trained { key, outcome } => self.trained(&key, outcome),
+            Input::Trained { key, outcome } => self.trained(now, &key, outcome),
             Input::Uploaded { key, outcome } => self.uploaded(now, &key, outcome),
             Input::Adapted { base, complete } => self.adapted(now, base, complete),
             Input::Renewed(outcome) => self.renewed(now, outcome),

@@ -220,6 +220,9 @@ impl Session {
             }
             Some(_) => return self.accept(&key),
         }
+        if let Some(refusal) = self.failures.refusal(&key.job, now) {
+            return self.decline(&key, refusal);
+        }
         match self.policy.check(&assignment, &self.configured) {
             Err(refusal) => self.decline(&key, refusal.declined()),
             Ok(approved) => {
@@ -256,10 +259,16 @@ impl Session {
         }
     }
 
-    pub(super) fn trained(&mut self, key: &RoundKey, outcome: Result<Release, TrainingEnd>) {
+    pub(super) fn trained(
+        &mut self,
+        now: Timestamp,
+        key: &RoundKey,
+        outcome: Result<Release, TrainingEnd>,
+    ) {
         let Some(Round::Training { cancelled }) = self.rounds.rounds.get(key) else { return };
         match outcome {
             Ok(release) if !cancelled => {
+                self.failures.succeeded(&key.job);
                 self.rounds.rounds.insert(key.clone(), Round::Released { release });
             }
             Ok(_) | Err(TrainingEnd::Cancelled) => {
@@ -269,6 +278,7 @@ impl Session {
                 let cancelled = *cancelled;
                 self.rounds.rounds.remove(key);
                 if !cancelled {
+                    self.failures.failed(&key.job, refusal.clone(), now);
                     self.decline(key, refusal);
                 }
             }

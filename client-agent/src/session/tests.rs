@@ -222,6 +222,33 @@ fn rounds_cut_an_adaptation_short_and_it_goes_on_later() {
 }
 
 #[test]
+fn a_job_that_fails_here_is_not_trained_again_at_once() {
+    let mut stage = Stage::welcomed();
+    let full = Refusal::new(ErrorCode::Internal, "the disk is full");
+    stage.configure(1);
+    stage.examined(1);
+    let outcome = Err(TrainingEnd::Failed(full.clone()));
+    let outputs = stage.give(Input::Trained { key: key(1), outcome });
+    assert!(matches!(outputs[..], [Output::RecordDecline(..), Output::Send(_)]), "{outputs:?}");
+    let outputs = stage.configure(2);
+    let [Output::RecordDecline(_, _), Output::Send(AgentMessage::Decline { refusal, .. })] =
+        &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(refusal.code, full.code);
+    assert!(refusal.message.contains("the disk is full"), "{refusal}");
+    stage.now = stage.now.after_ms(10_000);
+    assert!(matches!(stage.configure(3)[..], [Output::Examine(..)]));
+    stage.examined(3);
+    assert_eq!(
+        stage.give(Input::Trained { key: key(3), outcome: Ok(release(3)) }),
+        [Output::Upload(release(3))]
+    );
+    assert!(matches!(stage.configure(4)[..], [Output::Examine(..)]), "it works again");
+}
+
+#[test]
 fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
     let mut stage = Stage::welcomed();
     let digest = |version| base(version).file.digest;
