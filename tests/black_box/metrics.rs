@@ -1,11 +1,12 @@
 //! What monitoring is told: every metric that the examples use exists on a coordinator that has
 //! seen it all.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use tributary_tests::{
     agent::{Agent, POLICY},
     coordinator::Coordinator,
+    installed,
     wait::until,
 };
 
@@ -73,6 +74,32 @@ fn every_metric_of_the_board_and_the_alerts_is_exported() {
         .sum();
     let model = coordinator.get("/v1/jobs/points")["terms"]["num_parameters"].as_u64();
     assert_eq!(bytes, 6 * model.expect("a count") * 24 / 8, "six updates of 24 bits a coordinate");
+}
+
+/// The example files as Prometheus' own checker reads them; when alerts fire is in `alerts_test.yml`.
+#[test]
+fn prometheus_takes_the_examples_and_alerts_fire_when_they_should() {
+    let Some(promtool) = installed("promtool") else {
+        eprintln!("skipped: no promtool here (Debian: prometheus)");
+        return;
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/prometheus");
+    // The configuration names a token's file, which only a real installation has.
+    let own = tempfile::tempdir().expect("a folder");
+    let token = own.path().join("token");
+    fs::write(&token, "prometheus.secret").expect("writes");
+    fs::copy(folder.join("alerts.yml"), own.path().join("alerts.yml")).expect("copies");
+    let text = fs::read_to_string(folder.join("prometheus.yml")).expect("an example");
+    let text = text.replace("/etc/prometheus/tributary.token", &token.to_string_lossy());
+    let configuration = own.path().join("prometheus.yml");
+    fs::write(&configuration, text).expect("writes");
+    for (what, file) in
+        [(["check", "config"], configuration), (["test", "rules"], folder.join("alerts_test.yml"))]
+    {
+        let output = Command::new(&promtool).args(what).arg(file).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{what:?}: {}", String::from_utf8_lossy(&said));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::wait::until;
+use crate::{installed, wait::until};
 
 /// The key under which WebDriver names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -63,10 +63,6 @@ impl Browser {
     #[must_use]
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     pub fn start() -> Option<Self> {
-        let installed = |name: &str| {
-            let path = env::var_os("PATH")?;
-            env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-        };
         let (Some(chromium), Some(chromedriver)) =
             (installed("chromium"), installed("chromedriver"))
         else {

@@ -38,3 +38,10 @@ pub fn program(name: &str) -> Command {
     assert!(path.exists(), "{} is missing; run the tests with `cargo xtask test`", path.display());
     Command::new(path)
 }
+
+/// The file of a program that this machine may have or not.
+#[must_use]
+pub fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
