@@ -32,9 +32,13 @@ const RECORDS: u32 = 6;
 
 impl World {
     pub(super) fn begin_training(&mut self, tenant: u32) {
-        let process = self.agents[tenant as usize].process.as_mut();
-        let training = process.and_then(|process| process.training.as_mut());
-        let Some(training) = training.filter(|training| training.fetching) else { return };
+        let site = &mut self.agents[tenant as usize];
+        let training = site.process.as_mut().and_then(|process| process.training.as_mut());
+        // What has arrived may be the base of a round that was closed meanwhile.
+        let is_here =
+            |it: &&mut Training| site.models.contains_key(&it.assignment.base.file.digest);
+        let training = training.filter(|it| it.fetching).filter(is_here);
+        let Some(training) = training else { return };
         training.fetching = false;
         let key = training.key.clone();
         self.work(tenant, self.scenario.training_ms, Work::Train(key));
