@@ -6,7 +6,7 @@ use candle_core::{Device, Result};
 
 use super::{blocks::BlockId, cache::KvCache, pass::Cached};
 use crate::model::{
-    decoder::{Decoder, DecoderAdapter, product},
+    decoder::{Decoder, DecoderAdapter, panel_product},
     with_elements,
 };
 
@@ -66,6 +66,11 @@ pub(super) fn backend(
     match decoder.device() {
         Device::Cpu => {
             let cache = KvCache::new(decoder.config(), blocks, block_tokens);
+            let decoder = if decoder.is_in_panels() {
+                decoder
+            } else {
+                Arc::new(Arc::unwrap_or_clone(decoder).in_panels()?)
+            };
             Ok(Box::new(Processor { decoder, cache }))
         }
         #[cfg(feature = "cuda")]
@@ -78,6 +83,7 @@ pub(super) fn backend(
 /// The processor: kernels with a fixed order of sums, so that a request's tokens are the same alone
 /// and in any batch.
 struct Processor {
+    /// In panels.
     decoder: Arc<Decoder>,
     cache: KvCache,
 }
@@ -106,7 +112,9 @@ impl Backend for Processor {
                 }
             }
         })?;
-        let logits = with_elements(decoder.head(), |head| product(&last, head, width))?;
+        let logits = with_elements(decoder.head(), |head| {
+            panel_product(&last, head, width, config.vocab_size)
+        })?;
         Ok(Computed { logits, hidden })
     }
 }

@@ -5,6 +5,7 @@
 //! batch; blocks of the cache are shared only within one tenant, base and adapter version.
 //! [`Generator`] drives it on a thread of its own, or in a process of its own.
 
+mod attend;
 mod backend;
 mod blocks;
 mod cache;

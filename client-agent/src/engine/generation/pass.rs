@@ -5,19 +5,20 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{backend::SequenceRows, cache::KvCache};
+use super::{attend::Line, backend::SequenceRows, cache::KvCache};
 use crate::model::{
     add_scaled_assign,
     decoder::{
-        DecoderAdapter, DecoderConfig, Linear, LowRankFactors, Pass, Rope, Site, product, turn_head,
+        DecoderAdapter, DecoderConfig, Linear, LowRankFactors, Pass, Rope, Site, panel_product,
+        product, row_of_panels, turn_head,
     },
-    gate as gate_rows,
-    layer::embedding,
-    with_elements,
+    gate as gate_rows, with_elements,
 };
 
 /// Elements above which element-wise work is split between threads.
 const PARALLEL_MIN: usize = 1 << 14;
+/// Rows of a prompt whose attention is one piece of work.
+const PROMPT_ROWS: usize = 8;
 
 /// A batch over the cache. Sequences with the same adapter lie next to each other.
 pub(super) struct Cached<'a> {
@@ -53,12 +54,19 @@ impl<'a> Cached<'a> {
 
 impl Pass for Cached<'_> {
     fn embed(&mut self, table: &Tensor) -> Result<Tensor> {
-        let tokens = Tensor::from_slice(self.tokens, (1, self.tokens.len()), table.device())?;
-        embedding(&tokens, table, None)
+        let width = self.config.hidden_size;
+        let mut rows = vec![0.0; self.tokens.len() * width];
+        with_elements(table, |panels| {
+            for (row, &token) in rows.chunks_exact_mut(width).zip(self.tokens) {
+                row_of_panels(panels, token as usize, row);
+            }
+        })?;
+        Tensor::from_vec(rows, (1, self.tokens.len(), width), table.device())
     }
 
     fn linear(&mut self, site: Site, linear: &Linear, rows: &Tensor) -> Result<Tensor> {
-        let outputs = rows.apply_op2_no_bwd(&linear.weight, &FixedOrder)?;
+        let (_, outputs) = self.config.sizes(site.projection);
+        let outputs = rows.apply_op2_no_bwd(&linear.weight, &FixedOrder { outputs })?;
         let outputs = match &linear.bias {
             Some(bias) => outputs.broadcast_add(bias)?,
             None => outputs,
@@ -108,18 +116,18 @@ impl Pass for Cached<'_> {
                 cache.write(layer, table, position, key, value);
             }
         })?;
-        let group = self.config.num_heads / self.config.num_kv_heads;
         let mut answers = vec![0.0; queries.len()];
-        let cache = &*self.cache;
-        // One head of one row is a piece of work: a single row still uses every core.
-        answers
-            .par_chunks_exact_mut(dim)
-            .zip(queries.par_chunks_exact(dim))
-            .enumerate()
-            .for_each_init(Vec::new, |scores, (index, (answer, query))| {
-                let (row, head) = (index / self.config.num_heads, index % self.config.num_heads);
-                cache.attend((layer, head / group), places[row], query, scores, answer);
-            });
+        let attention = Attention {
+            cache: &*self.cache,
+            layer,
+            group: self.config.num_heads / self.config.num_kv_heads,
+            queries: &queries,
+            query_width,
+        };
+        attention
+            .pieces(self.sequences, &mut answers)
+            .into_par_iter()
+            .for_each_init(Vec::new, |scores, piece| attention.answer(piece, scores));
         Tensor::from_vec(answers, query.shape(), query.device())
     }
 
@@ -139,8 +147,84 @@ impl Pass for Cached<'_> {
     }
 }
 
-/// `inputs · weightᵀ` with each element summed in one fixed order.
-struct FixedOrder;
+/// One layer's attention over the cache.
+struct Attention<'a> {
+    cache: &'a KvCache,
+    layer: usize,
+    /// Query heads of one key head.
+    group: usize,
+    /// `[rows, query_width]`.
+    queries: &'a [f32],
+    query_width: usize,
+}
+
+/// What one thread answers at a time.
+struct AttentionPiece<'a> {
+    sequence: &'a SequenceRows,
+    /// Rows of the batch.
+    rows: Range<usize>,
+    /// Key heads.
+    heads: Range<usize>,
+    /// `[rows, query heads of the key heads, head_dim]`.
+    answers: &'a mut [f32],
+}
+
+impl Attention<'_> {
+    /// Cuts the answers into pieces: some rows of a prompt, or one key head of a single row, so that
+    /// it too uses every core.
+    fn pieces<'p>(
+        &self,
+        sequences: &'p [SequenceRows],
+        mut answers: &'p mut [f32],
+    ) -> Vec<AttentionPiece<'p>> {
+        let kv_heads = self.query_width / (self.group * self.cache.head_dim());
+        let mut pieces = Vec::new();
+        for sequence in sequences {
+            let heads_together = if sequence.rows.len() == 1 { 1 } else { kv_heads };
+            for start in sequence.rows.clone().step_by(PROMPT_ROWS) {
+                let rows = start..sequence.rows.end.min(start + PROMPT_ROWS);
+                for head in (0..kv_heads).step_by(heads_together) {
+                    let heads = head..head + heads_together;
+                    let length = rows.len() * self.query_width / kv_heads * heads_together;
+                    let (own, rest) = answers.split_at_mut(length);
+                    answers = rest;
+                    pieces.push(AttentionPiece {
+                        sequence,
+                        rows: rows.clone(),
+                        heads,
+                        answers: own,
+                    });
+                }
+            }
+        }
+        pieces
+    }
+
+    fn answer(&self, piece: AttentionPiece<'_>, scores: &mut Vec<f32>) {
+        let AttentionPiece { sequence, rows, heads, answers } = piece;
+        let dim = self.cache.head_dim();
+        let (wide, row_width) = (self.group * dim, heads.len() * self.group * dim);
+        for (head, at) in heads.zip((0..).step_by(wide)) {
+            let rows = rows.clone().zip(answers.chunks_exact_mut(row_width));
+            let mut lines: Vec<Line<'_>> = rows
+                .flat_map(|(row, answers)| {
+                    let position = sequence.position + row - sequence.rows.start;
+                    let queries = &self.queries[row * self.query_width + head * wide..][..wide];
+                    answers[at..at + wide]
+                        .chunks_exact_mut(dim)
+                        .zip(queries.chunks_exact(dim))
+                        .map(move |(answer, query)| Line { query, position, answer })
+                })
+                .collect();
+            self.cache.attend((self.layer, head), &sequence.table, &mut lines, scores);
+        }
+    }
+}
+
+/// `inputs · weightᵀ` with each element summed in one fixed order, the weight being in panels.
+struct FixedOrder {
+    outputs: usize,
+}
 
 impl CustomOp2 for FixedOrder {
     fn name(&self) -> &'static str {
@@ -154,14 +238,14 @@ impl CustomOp2 for FixedOrder {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, width) = weight_layout.shape().dims2()?;
+        let (_, width, _) = weight_layout.shape().dims3()?;
         let mut dims = inputs_layout.dims().to_vec();
         if dims.pop() != Some(width) {
             bail!("a layer of width {width} got rows of shape {:?}", inputs_layout.shape())
         }
-        dims.push(outputs);
-        let values =
-            product(elements(inputs, inputs_layout)?, elements(weight, weight_layout)?, width);
+        dims.push(self.outputs);
+        let (inputs, panels) = (elements(inputs, inputs_layout)?, elements(weight, weight_layout)?);
+        let values = panel_product(inputs, panels, width, self.outputs);
         Ok((CpuStorage::F32(values), Shape::from(dims)))
     }
 }

@@ -8,6 +8,7 @@
 mod adapter;
 mod config;
 mod dense;
+mod panels;
 mod product;
 mod rope;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::{collections::HashMap, fmt};
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use self::panels::in_panels;
 pub(super) use self::training::logits;
 pub use self::{
     adapter::{DecoderAdapter, LowRankFactors},
@@ -25,7 +27,11 @@ pub use self::{
     dense::{Dense, DenseAdapter},
     rope::{Rope, RopeScaling},
 };
-pub(crate) use self::{product::product, rope::turn_head};
+pub(crate) use self::{
+    panels::{panel_product, row_of_panels},
+    product::product,
+    rope::turn_head,
+};
 use super::layer::rms_norm;
 use crate::compute::ComputeDevice;
 
@@ -72,13 +78,15 @@ pub enum NormSite {
 }
 
 /// A linear layer's parameters.
+#[derive(Clone)]
 pub struct Linear {
-    /// `[outputs, inputs]`.
+    /// `[outputs, inputs]`, or its panels ([`Decoder::in_panels`]).
     pub weight: Tensor,
     /// `[outputs]`.
     pub bias: Option<Tensor>,
 }
 
+#[derive(Clone)]
 struct Block {
     attention_norm: Tensor,
     query: Linear,
@@ -92,6 +100,7 @@ struct Block {
 }
 
 /// A decoder with its parameters.
+#[derive(Clone)]
 pub struct Decoder {
     config: DecoderConfig,
     rope: Rope,
@@ -276,35 +285,66 @@ impl Decoder {
         }
     }
 
-    /// The same decoder with its parameters on a device.
+    /// The same decoder with its parameters on a device, on the processor in panels if in f32.
     ///
     /// # Errors
     /// The tensor library's, if the device has no room for them.
     pub fn on(self, device: &ComputeDevice) -> Result<Self> {
         let (device, dtype) = (&device.device, device.precision.dtype());
         let there = |tensor: Tensor| tensor.to_device(device)?.to_dtype(dtype);
+        let decoder = self.map(there, there)?;
+        if device.is_cpu() && dtype == DType::F32 { decoder.in_panels() } else { Ok(decoder) }
+    }
+
+    /// The same decoder with its weights laid out as the engine's products on the processor read
+    /// them; it runs there alone.
+    ///
+    /// A weight `[outputs, inputs]`, the table and the head among them, becomes
+    /// `[panels, inputs, outputs of a panel]`. The plain weights are given up one after the other, so
+    /// there is no second copy of the whole.
+    ///
+    /// # Errors
+    /// The tensor library's, for parameters that are not f32 on the processor.
+    pub fn in_panels(self) -> Result<Self> {
+        if self.is_in_panels() {
+            return Ok(self);
+        }
+        self.map(|weight| in_panels(&weight), Ok)
+    }
+
+    /// Whether it was laid out so.
+    pub(crate) fn is_in_panels(&self) -> bool {
+        self.embedding.rank() == 3
+    }
+
+    /// Replaces every weight matrix, and every vector.
+    fn map(
+        self,
+        matrix: impl Fn(Tensor) -> Result<Tensor>,
+        vector: impl Fn(Tensor) -> Result<Tensor>,
+    ) -> Result<Self> {
         let linear = |Linear { weight, bias }: Linear| {
-            let bias = bias.map(there).transpose()?;
-            Result::Ok(Linear { weight: there(weight)?, bias })
+            let bias = bias.map(&vector).transpose()?;
+            Result::Ok(Linear { weight: matrix(weight)?, bias })
         };
         let block = |block: Block| {
             Result::Ok(Block {
-                attention_norm: there(block.attention_norm)?,
+                attention_norm: vector(block.attention_norm)?,
                 query: linear(block.query)?,
                 key: linear(block.key)?,
                 value: linear(block.value)?,
                 output: linear(block.output)?,
-                mlp_norm: there(block.mlp_norm)?,
+                mlp_norm: vector(block.mlp_norm)?,
                 gate: linear(block.gate)?,
                 up: linear(block.up)?,
                 down: linear(block.down)?,
             })
         };
         Ok(Self {
-            embedding: there(self.embedding)?,
+            embedding: matrix(self.embedding)?,
             blocks: self.blocks.into_iter().map(block).collect::<Result<_>>()?,
-            norm: there(self.norm)?,
-            head: self.head.map(there).transpose()?,
+            norm: vector(self.norm)?,
+            head: self.head.map(&matrix).transpose()?,
             ..self
         })
     }
@@ -358,7 +398,7 @@ impl Decoder {
         pass.norm(NormSite::Last, &self.norm, eps, &hidden)
     }
 
-    /// The head's weight, `[vocabulary, hidden]`.
+    /// The head's weight, `[vocabulary, hidden]`, or its panels ([`Decoder::in_panels`]).
     #[must_use]
     pub fn head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)

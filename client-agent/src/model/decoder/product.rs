@@ -1,8 +1,7 @@
-//! Matrix products whose every element is summed in one fixed order.
+//! Matrix products with an adapter's few rows, whose every element is summed in one fixed order.
 //!
-//! The library's products choose their blocking by the number of rows, so a row's result depends on
-//! which rows share the batch. Here each element is one running sum along the inner dimension,
-//! whatever the tile: a request's tokens are the same alone and in any batch.
+//! A row's result does not depend on which rows share the batch, as in the panels of whole weights;
+//! but factors of rank 8 would fill a sixth of a panel. Here a register runs along the inner dimension.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
