@@ -5,6 +5,8 @@
 
 BENCHMARK is the executable of `cargo bench -p tributary-agent --bench generation --no-run`. Needs
 the packages of `tests/fixtures/language/requirements.txt`. THREADS sets the threads of both.
+A cost of adapters is the time of a step with a mixed batch of all-linear rank-8 adapters, dealt out in turn, over that of
+a step with the base alone; PEFT's mixed batches are `adapter_names` of `generate`.
 """
 
 import os
@@ -15,6 +17,7 @@ import sys
 import time
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 HERE = pathlib.Path(__file__).parent
@@ -39,15 +42,29 @@ def clock():
     return time.process_time() if THREADS == 1 else time.perf_counter()
 
 
-def step_seconds(model, batch):
-    """Seconds of one decoding step behind prompts of 8 tokens, by the difference of two lengths."""
+def with_adapters(folder, count):
+    """The model with so many random adapters, named by their numbers."""
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), config, adapter_name="0")
+    for number in range(1, count):
+        model.add_adapter(str(number), config)
+    return model.eval()
+
+
+def step_seconds(model, batch, adapters=None):
+    """Seconds of one decoding step behind prompts of 8 tokens, by the difference of two lengths.
+
+    With a number of adapters, those are dealt out to the rows in turn.
+    """
     prompts = torch.tensor([[5 + row] * 8 for row in range(batch)])
+    mixed = {"adapter_names": [str(row % adapters) for row in range(batch)]} if adapters else {}
 
     def run(length):
         start = clock()
         model.generate(
             prompts, attention_mask=torch.ones_like(prompts), do_sample=False, min_new_tokens=length,
-            max_new_tokens=length, pad_token_id=0,
+            max_new_tokens=length, pad_token_id=0, **mixed,
         )
         return clock() - start
 
@@ -62,11 +79,15 @@ def first_token_seconds(model, length):
     return clock() - start
 
 
-def theirs(model):
+def theirs(model, adapted):
     figures = {}
     with torch.inference_mode():
         for batch in (1, 8, 32):
-            figures[f"decode_tokens_per_second_batch_{batch}"] = batch / step_seconds(model, batch)
+            base = step_seconds(model, batch)
+            figures[f"decode_tokens_per_second_batch_{batch}"] = batch / base
+            for count in (8, 32):
+                mixed = step_seconds(adapted, batch, count)
+                figures[f"decode_cost_of_{count}_adapters_batch_{batch}"] = mixed / base
         for length in (128, 512):
             figures[f"first_token_ms_prompt_{length}"] = first_token_seconds(model, length) * 1e3
     return figures
@@ -86,9 +107,10 @@ def better(name, left, right):
 def run(folder, benchmark):
     torch.set_num_threads(THREADS)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    adapted = with_adapters(folder, 32)
     best = [{}, {}]
     for _ in range(ROUNDS):
-        for side, figures in zip(best, (theirs(model), ours(folder, benchmark))):
+        for side, figures in zip(best, (theirs(model, adapted), ours(folder, benchmark))):
             for name, value in figures.items():
                 side[name] = better(name, side.get(name, value), value)
     print(f"{THREADS} thread(s), torch {torch.__version__}; best of {ROUNDS} rounds in turn")
@@ -99,7 +121,7 @@ def run(folder, benchmark):
             print(f"{name:42} {'':12} {value:10.3f}")
             continue
         factor = value / other if "per_second" in name else other / value
-        print(f"{name:42} {other:12.1f} {value:10.1f} {factor:7.2f}")
+        print(f"{name:42} {other:12.3f} {value:10.3f} {factor:7.2f}")
 
 
 if __name__ == "__main__":
