@@ -244,6 +244,16 @@ impl Cursor {
         self.finish(header, &arriving)
     }
 
+    /// Moves past a chunk that is sent.
+    ///
+    /// # Errors
+    /// As [`Self::expect`]; the cursor stays.
+    pub fn pass(&mut self, header: &ChunkHeader) -> Result<(), TensorStreamError> {
+        self.expect(header)?;
+        self.offset += u64::from(header.length);
+        Ok(())
+    }
+
     /// Describes the payload a sender sends next and moves past it.
     #[must_use]
     pub fn send(&mut self, payload: &[u8]) -> ChunkHeader {

@@ -259,7 +259,7 @@ mod tests {
         let mut staged = bench.stage(digest);
         assert!((CHUNK_BYTES..CHUNK_BYTES * 2).contains(&(staged.length as usize)));
         write(&mut staged, &bytes);
-        bench.store.complete(&staged).expect("completes");
+        bench.store.complete(&staged, None).expect("completes");
         assert!(bench.keyspace.contains(digest) && bench.store.contains(digest));
         assert!(!bench.store.path(digest).exists(), "nothing lies in the clear");
         // Also for a process that starts anew.
@@ -280,7 +280,7 @@ mod tests {
         let mut staged = bench.stage(digest);
         let first = bench.key().expect("a key");
         write(&mut staged, &bytes);
-        bench.store.complete(&staged).expect("completes");
+        bench.store.complete(&staged, None).expect("completes");
         bench.store.unstage(&JobId::new("job").expect("valid"), RoundNumber(1)).expect("removes");
         assert_eq!(bench.key().as_ref(), Some(&first), "it still seals an update");
         bench.store.remove(digest).expect("removes");
@@ -298,7 +298,7 @@ mod tests {
         write(&mut staged, &bytes);
         staged.file.seek(SeekFrom::Start(3)).expect("seeks");
         staged.file.write_all(&[0; 16]).expect("writes");
-        assert!(matches!(bench.store.complete(&staged), Err(BlobError::Seal { .. })));
+        assert!(matches!(bench.store.complete(&staged, None), Err(BlobError::Seal { .. })));
         assert!(!bench.keyspace.contains(digest));
         assert_eq!(bench.stage(digest).length, 0);
     }
@@ -309,7 +309,7 @@ mod tests {
         let (bytes, digest) = update();
         let mut staged = bench.stage(digest);
         write(&mut staged, &bytes);
-        bench.store.complete(&staged).expect("completes");
+        bench.store.complete(&staged, None).expect("completes");
         let store = BlobStore::open(bench.folder.path()).expect("opens");
         store.retain(&[digest].into()).expect("keeps");
         store.retain_staged(std::iter::empty()).expect("keeps");

@@ -305,19 +305,15 @@ impl BlobStore {
 
     /// Completes a staged upload: checks its digest, makes it durable, gives it its name.
     ///
+    /// - `found`: the digest of what was written, if the writer saw all of it
+    ///
     /// # Errors
     /// [`BlobError::Digest`] if the content is not what was announced (the staging file is then removed, since a
     /// resumption could not mend it), or [`BlobError::Io`].
-    pub fn complete(&self, staged: &Staged) -> Result<(), BlobError> {
-        let (path, seal) = (staged.path.clone(), staged.seal.clone());
-        let file = File::open(&path).map_err(io_error("open", &path))?;
-        let found = match (Found { path, file, seal }).digest(staged.digest) {
-            // What a crash has left of it cannot be mended by a resumption either.
-            Err(error @ BlobError::Seal { .. }) => {
-                remove_tree(&staged.path)?;
-                return Err(error);
-            }
-            found => found?,
+    pub fn complete(&self, staged: &Staged, found: Option<Digest>) -> Result<(), BlobError> {
+        let found = match found {
+            Some(found) => found,
+            None => self.read_staged(staged)?,
         };
         if found != staged.digest {
             fs::remove_file(&staged.path).map_err(io_error("remove", &staged.path))?;
@@ -328,6 +324,18 @@ impl BlobStore {
             });
         }
         finish(&staged.file, &staged.path, &staged.home, staged.digest)
+    }
+
+    /// The digest of what has arrived of an upload.
+    fn read_staged(&self, staged: &Staged) -> Result<Digest, BlobError> {
+        let (path, seal) = (staged.path.clone(), staged.seal.clone());
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let found = (Found { path, file, seal }).digest(staged.digest);
+        if let Err(BlobError::Seal { .. }) = found {
+            // What a crash has left of it cannot be mended by a resumption either.
+            remove_tree(&staged.path)?;
+        }
+        found
     }
 
     /// Removes a complete file that nothing refers to any more; one that is gone already is fine.
@@ -543,13 +551,13 @@ mod tests {
         assert_eq!(staged.length, 3);
         io::Seek::seek(&mut staged.file, io::SeekFrom::Start(3)).expect("seeks");
         staged.file.write_all(b"ate").expect("writes");
-        store.complete(&staged).expect("completes");
+        store.complete(&staged, None).expect("completes");
         assert_eq!(store.read(digest).expect("reads"), b"update");
 
         let other = Digest::of(b"announced");
         let mut staged = stage(other).expect("stages");
         staged.file.write_all(b"something else").expect("writes");
-        assert!(matches!(store.complete(&staged), Err(BlobError::Digest { .. })));
+        assert!(matches!(store.complete(&staged, None), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
         assert_eq!(stage(other).expect("starts anew").length, 0);
     }

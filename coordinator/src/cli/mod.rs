@@ -9,6 +9,7 @@ mod backup;
 mod client;
 mod init;
 mod job;
+mod memory;
 mod model;
 mod pretrained;
 mod serve;
@@ -26,6 +27,7 @@ use tributary_protocol::{
     transport::log::{self, LogFormat},
 };
 
+pub(crate) use self::memory::bound_memory;
 use tributary_coordinator::config::Folder;
 
 /// Schedules federated learning rounds and keeps the shared base models.

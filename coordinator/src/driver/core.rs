@@ -37,6 +37,9 @@ use crate::{
 /// Requests waiting for the core; senders wait when it is full.
 const QUEUE: usize = 1024;
 
+/// Requests that become durable with one flush of the disk, if so many wait.
+const GROUP_MAX: usize = 64;
+
 /// Says why the coordinator had to stop. What is durable stays as it is.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -230,12 +233,15 @@ impl Core {
                 };
                 tokio::task::block_in_place(|| {
                     let now = process::now();
-                    let answer = request.map(|request| request(&mut self, now));
+                    let mut answers: Vec<Answer> = Vec::new();
+                    answers.extend(request.map(|request| request(&mut self, now)));
+                    while answers.len() < GROUP_MAX && self.may_wait() {
+                        let Ok(request) = inbox.try_recv() else { break };
+                        answers.push(request(&mut self, now));
+                    }
                     self.scheduler.handle_timeout(now);
                     self.settle(now)?;
-                    if let Some(answer) = answer {
-                        answer();
-                    }
+                    answers.into_iter().for_each(|answer| answer());
                     Ok::<(), CoreError>(())
                 })
                 .inspect_err(|error| error!(%error, "the coordinator must stop"))?;
@@ -434,6 +440,11 @@ impl Core {
         }
     }
 
+    /// Whether another request may run before what was asked for so far is carried out.
+    fn may_wait(&self) -> bool {
+        self.events.is_empty() && self.unsaved.is_empty() && self.scheduler.may_wait()
+    }
+
     /// Carries out every action, in order: a send never overtakes the persist before it.
     fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
         while self.settle_next(now)? {}
@@ -475,7 +486,12 @@ impl Core {
 
     fn carry_out(&mut self, action: Action, now: Timestamp) -> Result<(), CoreError> {
         match action {
-            Action::Persist(batch) => self.persist(&batch)?,
+            Action::Persist(mut batch) => {
+                while let Some(later) = self.scheduler.poll_persist() {
+                    batch.append(later);
+                }
+                self.persist(&batch)?;
+            }
             Action::Audit(event) => {
                 telemetry::count_event(&event);
                 self.audit.append(event, now)?;

@@ -18,14 +18,15 @@ pub trait Line: Send {
 /// A QUIC connection; a task of its own writes what is queued.
 #[derive(Debug)]
 pub struct QuicLine {
-    outbox: mpsc::Sender<CoordinatorMessage>,
+    /// Of pointers: a channel keeps room for some of what goes through it.
+    outbox: mpsc::Sender<Box<CoordinatorMessage>>,
     connection: quinn::Connection,
 }
 
 impl QuicLine {
     /// A line on `connection`, and where its control messages come out.
     #[must_use]
-    pub fn new(connection: quinn::Connection) -> (Self, mpsc::Receiver<CoordinatorMessage>) {
+    pub fn new(connection: quinn::Connection) -> (Self, mpsc::Receiver<Box<CoordinatorMessage>>) {
         let (outbox, messages) = mpsc::channel(QUEUE);
         (Self { outbox, connection }, messages)
     }
@@ -33,7 +34,7 @@ impl QuicLine {
 
 impl Line for QuicLine {
     fn send(&self, message: CoordinatorMessage) -> bool {
-        self.outbox.try_send(message).is_ok()
+        self.outbox.try_send(Box::new(message)).is_ok()
     }
 
     fn close(&self, refusal: &Refusal) {

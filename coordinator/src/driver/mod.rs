@@ -16,6 +16,7 @@ mod progress;
 mod room;
 pub mod rotation;
 mod session;
+mod shelf;
 pub(crate) mod telemetry;
 mod throttle;
 #[cfg(any(test, feature = "otel"))]

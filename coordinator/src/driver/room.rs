@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,12 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tributary_protocol::transport::endpoint;
+use tributary_protocol::{
+    tensor_stream::CHUNK_BYTES,
+    transport::{endpoint, stream::PIECE_BYTES},
+};
+
+use super::shelf::Shelf;
 
 /// Transfers with wide windows.
 const WIDE_MAX: usize = 8;
@@ -37,22 +42,26 @@ pub(super) struct Room {
     places: Arc<Semaphore>,
     /// Transfers that finished in their turn.
     finished: Arc<AtomicU64>,
+    /// What many transfers need.
+    pub(super) shelf: Shelf,
 }
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(WIDE_MAX)), finished: Arc::default() }
+        let places = Arc::new(Semaphore::new(WIDE_MAX));
+        Self { places, finished: Arc::default(), shelf: Shelf::default() }
     }
 
     /// Runs a transfer, with wide windows for its first part if there is a place in time.
-    pub(super) async fn run<T>(
+    pub(super) async fn run<T, F: Future<Output = T>>(
         &self,
         connection: &Connection,
-        transfer: impl Future<Output = T>,
+        transfer: impl FnOnce(Turn) -> F,
     ) -> T {
-        let Some(place) = self.place().await else { return transfer.await };
-        let wide = Wide::new(connection, place);
-        let mut transfer = pin!(transfer);
+        let turn = Turn::default();
+        let Some(place) = self.place().await else { return transfer(turn).await };
+        let wide = Wide::new(connection, place, turn.clone());
+        let mut transfer = pin!(transfer(turn));
         match timeout(TURN, &mut transfer).await {
             Ok(done) => {
                 self.finished.fetch_add(1, Ordering::Relaxed);
@@ -79,21 +88,35 @@ impl Room {
     }
 }
 
+/// Tells a transfer whether it has a place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    /// Bytes that the transfer may gather before it hands them on.
+    pub(super) fn piece_max(&self) -> usize {
+        if self.0.load(Ordering::Relaxed) { CHUNK_BYTES } else { PIECE_BYTES }
+    }
+}
+
 /// Wide windows until it is dropped.
 struct Wide<'a> {
     connection: &'a Connection,
+    turn: Turn,
     _place: OwnedSemaphorePermit,
 }
 
 impl<'a> Wide<'a> {
-    fn new(connection: &'a Connection, place: OwnedSemaphorePermit) -> Self {
+    fn new(connection: &'a Connection, place: OwnedSemaphorePermit, turn: Turn) -> Self {
         endpoint::widen(connection);
-        Self { connection, _place: place }
+        turn.0.store(true, Ordering::Relaxed);
+        Self { connection, turn, _place: place }
     }
 }
 
 impl Drop for Wide<'_> {
     fn drop(&mut self) {
+        self.turn.0.store(false, Ordering::Relaxed);
         endpoint::narrow(self.connection);
     }
 }

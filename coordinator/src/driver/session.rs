@@ -269,10 +269,10 @@ async fn read_control(
 
 async fn write_control(
     mut send: SendStream,
-    mut outbox: mpsc::Receiver<CoordinatorMessage>,
+    mut outbox: mpsc::Receiver<Box<CoordinatorMessage>>,
 ) -> Result<(), TransportError> {
     while let Some(message) = outbox.recv().await {
-        stream::write_message(&mut send, &message).await?;
+        stream::write_message(&mut send, &*message).await?;
     }
     // A newer connection of the tenant took over; the close frame says so.
     std::future::pending().await

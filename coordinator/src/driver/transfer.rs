@@ -1,12 +1,13 @@
 //! File streams: base models down, updates up.
 
-use std::{io, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Seek, Write},
+    sync::Arc,
+};
 
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::{
-    fs::File,
-    io::{AsyncSeekExt, AsyncWriteExt},
-};
+use tokio::task::spawn_blocking;
 use tracing::{Span, field, info, warn};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
@@ -19,7 +20,11 @@ use tributary_protocol::{
     },
 };
 
-use super::{CoreError, CoreHandle, room::Room, telemetry};
+use super::{
+    CoreError, CoreHandle,
+    room::{Room, Turn},
+    telemetry,
+};
 use crate::{
     blobs::{BlobError, BlobStore, Keyspace, Seal},
     scheduler::OfferAnswer,
@@ -126,11 +131,8 @@ async fn download(
     let cursor = Cursor::new(length, offset)?;
     stream::write_message(send, &TransferResponse::Sending { length }).await?;
     telemetry::count_download(tenant, length - offset);
-    let sending = async {
-        let mut file = File::open(&path).await.map_err(TransportError::File)?;
-        stream::send_file(send, &mut file, cursor, |_| ()).await
-    };
-    room.run(connection, sending).await?;
+    let mut file = room.shelf.file(digest, path);
+    room.run(connection, |_| stream::send_chunks(send, &mut file, cursor, |_| ())).await?;
     Ok(())
 }
 
@@ -156,8 +158,9 @@ async fn upload(
         None => blobs.holds(offer.update),
     };
     if answer == OfferAnswer::Receive && !is_here {
-        let receiving = receive_update(send, receive, &blobs, keyspace.as_deref(), tenant, &offer);
-        room.run(connection, receiving).await?;
+        let place = Place { blobs: &blobs, keyspace: keyspace.as_deref(), tenant, offer: &offer };
+        let (send, receive) = (&mut *send, &mut *receive);
+        room.run(connection, move |turn| receive_update(send, receive, place, turn)).await?;
     }
     let (who, report) = (tenant.clone(), offer.clone());
     core.call(move |core, now| core.reported(&who, &report, now))
@@ -168,44 +171,95 @@ async fn upload(
     Ok(())
 }
 
+/// Where an update belongs.
+struct Place<'a> {
+    blobs: &'a BlobStore,
+    keyspace: Option<&'a Keyspace>,
+    tenant: &'a TenantId,
+    offer: &'a UploadOffer,
+}
+
 async fn receive_update(
     send: &mut SendStream,
     receive: &mut RecvStream,
-    blobs: &BlobStore,
-    keyspace: Option<&Keyspace>,
-    tenant: &TenantId,
-    offer: &UploadOffer,
+    Place { blobs, keyspace, tenant, offer }: Place<'_>,
+    turn: Turn,
 ) -> Result<(), TransferError> {
     let (job, round, digest) = (&offer.job, offer.round, offer.update.digest);
-    let mut staged = blobs.stage(keyspace, job, round, tenant, digest)?;
+    let staged = blobs.stage(keyspace, job, round, tenant, digest)?;
     let offset = Cursor::resumable(offer.update.length, staged.length);
-    let cursor = Cursor::new(offer.update.length, offset)?;
+    let mut cursor = Cursor::new(offer.update.length, offset)?;
     stream::write_message(send, &TransferResponse::SendFrom { offset }).await?;
-    let mut file = File::from_std(staged.file);
-    match staged.seal.clone() {
-        None => stream::receive_file(receive, &mut file, cursor).await?,
-        Some(seal) => {
-            let index = offset.div_ceil(CHUNK_BYTES as u64);
-            let start = Seal::sealed_length(offset);
-            file.seek(io::SeekFrom::Start(start)).await.map_err(TransportError::File)?;
-            let mut sealing = Sealing { file: &mut file, seal, digest, index, chunk: Vec::new() };
-            let mut cursor = cursor;
-            let received = stream::receive_chunks(receive, &mut sealing, &mut cursor).await;
-            // Also after an error, as for a file that is not sealed.
-            file.flush().await.map_err(TransportError::File)?;
+    let file = Arc::new(staged.file.try_clone().map_err(TransportError::File)?);
+    let piece_max = move || turn.piece_max();
+    let found = match staged.seal.clone() {
+        None => {
+            let mut plain = Plain::new(file, offset).map_err(TransportError::File)?;
+            let received =
+                stream::receive_chunks(receive, &mut plain, &mut cursor, piece_max).await;
+            if received.is_err() {
+                // The rest may be of a chunk that is damaged.
+                staged.file.set_len(cursor.offset()).map_err(TransportError::File)?;
+            }
             received?;
+            plain.digest()
         }
-    }
-    staged.file = file.into_std().await;
+        Some(seal) => {
+            let mut sealing =
+                Sealing::new(file, seal, digest, offset).map_err(TransportError::File)?;
+            stream::receive_chunks(receive, &mut sealing, &mut cursor, piece_max).await?;
+            None
+        }
+    };
     let blobs = blobs.clone();
-    let complete = tokio::task::spawn_blocking(move || blobs.complete(&staged)).await;
+    let complete = spawn_blocking(move || blobs.complete(&staged, found)).await;
     complete.expect("completing an upload does not panic")?;
     Ok(())
 }
 
+/// Writes pieces as they are.
+struct Plain {
+    file: Arc<File>,
+    /// Of all pieces, if none was there before.
+    hasher: Option<Box<blake3::Hasher>>,
+}
+
+impl Plain {
+    fn new(file: Arc<File>, offset: u64) -> io::Result<Self> {
+        (&*file).seek(io::SeekFrom::Start(offset))?;
+        let hasher = (offset == 0).then(|| Box::new(blake3::Hasher::new()));
+        Ok(Self { file, hasher })
+    }
+
+    /// Of everything that was written, if it is known.
+    fn digest(&self) -> Option<Digest> {
+        let hasher = self.hasher.as_ref()?;
+        Some(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+}
+
+impl ChunkSink for Plain {
+    async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        let (file, mut hasher) = (self.file.clone(), self.hasher.take());
+        let write = spawn_blocking(move || {
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece);
+            }
+            (&*file).write_all(&piece).map(|()| (piece, hasher))
+        });
+        let (piece, hasher) = write.await.expect("writing a piece does not panic")?;
+        self.hasher = hasher;
+        Ok(piece)
+    }
+
+    async fn end_chunk(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes chunks sealed.
-struct Sealing<'a> {
-    file: &'a mut File,
+struct Sealing {
+    file: Arc<File>,
     seal: Arc<Seal>,
     digest: Digest,
     /// Chunks before the next one.
@@ -214,16 +268,26 @@ struct Sealing<'a> {
     chunk: Vec<u8>,
 }
 
-impl ChunkSink for Sealing<'_> {
-    async fn take(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.chunk.extend_from_slice(piece);
-        Ok(())
+impl Sealing {
+    fn new(file: Arc<File>, seal: Arc<Seal>, digest: Digest, offset: u64) -> io::Result<Self> {
+        (&*file).seek(io::SeekFrom::Start(Seal::sealed_length(offset)))?;
+        let index = offset.div_ceil(CHUNK_BYTES as u64);
+        Ok(Self { file, seal, digest, index, chunk: Vec::new() })
+    }
+}
+
+impl ChunkSink for Sealing {
+    async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.chunk.extend_from_slice(&piece);
+        Ok(piece)
     }
 
     async fn end_chunk(&mut self) -> io::Result<()> {
         let record = self.seal.seal(self.digest, self.index, &self.chunk)?;
         self.index += 1;
         self.chunk.clear();
-        self.file.write_all(&record).await
+        let file = self.file.clone();
+        let write = spawn_blocking(move || (&*file).write_all(&record));
+        write.await.expect("writing a record does not panic")
     }
 }

@@ -9,7 +9,7 @@ use tributary_protocol::{
     time::Timestamp,
 };
 
-use super::{Aggregation, Request, RoundRecord};
+use super::{Aggregation, Answer, Request, RoundRecord};
 
 /// What happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum Input {
 pub enum Output {
     /// Make this record durable before going on.
     Persist(Box<RoundRecord>),
+    /// Make this answer durable before going on: with it, the record before is the round's.
+    Note(Answer),
     /// Send the tenant its assignment; the report is due at the given time.
     Configure(TenantId, Timestamp),
     /// Ask the tenant for its part in a step of secure aggregation.

@@ -14,9 +14,11 @@
 //!
 //! Inputs and the current time go in through [`Round::handle`] and [`Round::handle_timeout`]; what the driver must
 //! do comes out of [`Round::poll_output`], in order. The driver completes every
-//! [`Output::Persist`] before any later output, so nobody is told what a crash could forget.
-//! [`Round::restore`] continues from the last persisted record.
+//! [`Output::Persist`] and [`Output::Note`] before any later output, so nobody is told what a crash
+//! could forget. [`Round::restore`] continues from the last persisted record and the answers that were
+//! noted after it ([`RoundRecord::take`]).
 
+mod answer;
 mod buffering;
 #[cfg(test)]
 mod buffering_tests;
@@ -47,6 +49,7 @@ use tributary_protocol::{
 pub(crate) use self::configuration::grouped;
 use self::key_exchange::Timing;
 pub use self::{
+    answer::Answer,
     buffering::{Buffering, Carried, Ticket},
     configuration::Configuration,
     error::RoundError,
@@ -152,7 +155,7 @@ impl Round {
     pub fn restore(record: RoundRecord, now: Timestamp) -> Self {
         let mut round = Self { record, outputs: VecDeque::new(), given: BTreeSet::new() };
         // A round that had every report but whose commit did not become durable commits now.
-        let step = round.step(now, |phase, setting| {
+        let step = round.record.step(now, |phase, setting| {
             Ok(match phase {
                 Phase::Selection(selection) => {
                     selection.rearm(setting.plan, now);
@@ -201,7 +204,11 @@ impl Round {
             Input::Accepted { tenant, .. } => Some(tenant.clone()),
             _ => None,
         };
-        let step = self.step(now, |phase, setting| match phase {
+        let answer = match &self.record.phase {
+            Phase::Configuration(_) | Phase::Reporting(_) => Answer::of(&input),
+            _ => None,
+        };
+        let step = self.record.step(now, |phase, setting| match phase {
             Phase::Selection(selection) => selection.handle(setting, seed, input),
             Phase::Configuration(configuration) => configuration.handle(setting, input),
             Phase::KeyExchange(exchange) => {
@@ -230,7 +237,10 @@ impl Round {
         {
             self.outputs.push_back(Output::Ask(tenant, request));
         }
-        self.apply(step, now);
+        match (&step, answer) {
+            (Step::Changed, Some(answer)) => self.outputs.push_back(Output::Note(answer)),
+            _ => self.apply(step, now),
+        }
         Ok(())
     }
 
@@ -247,7 +257,7 @@ impl Round {
         message: ClientMessage,
         peers: &dyn PeerKeys,
     ) -> Result<(), RoundError> {
-        let step = self.step(now, |phase, setting| match phase {
+        let step = self.record.step(now, |phase, setting| match phase {
             Phase::KeyExchange(exchange) => {
                 exchange.secagg(setting.number, tenant, message, peers, setting.timing())
             }
@@ -283,7 +293,7 @@ impl Round {
             return;
         }
         let seed = self.record.cohort_seed;
-        let step = self.step(now, |phase, setting| {
+        let step = self.record.step(now, |phase, setting| {
             Ok(match phase {
                 Phase::Selection(selection) => selection.timeout(setting, seed),
                 Phase::Configuration(configuration) => configuration.timeout(setting),
@@ -295,17 +305,6 @@ impl Round {
             })
         });
         self.apply(step.expect("a deadline refuses nothing"), now);
-    }
-
-    /// Lets the phase decide, beside the rest of the record.
-    fn step(
-        &mut self,
-        now: Timestamp,
-        decide: impl FnOnce(&mut Phase, Setting<'_>) -> Result<Step, RoundError>,
-    ) -> Result<Step, RoundError> {
-        let RoundRecord { number, base, plan, secagg, phase, .. } = &mut self.record;
-        let secagg = secagg.as_ref();
-        decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
     }
 
     /// An operator gives the round up, unless it has ended.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
     job::RoundPlan,
+    time::Timestamp,
 };
 
-use super::{Aggregation, Carried, Phase, SecaggTerms};
+use super::{Aggregation, Answer, Carried, Phase, RoundError, SecaggTerms, Setting, Step};
 
 /// The durable form of a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,31 @@ pub struct RoundRecord {
 }
 
 impl RoundRecord {
+    /// Lets the phase decide, beside the rest of the record.
+    pub(super) fn step(
+        &mut self,
+        now: Timestamp,
+        decide: impl FnOnce(&mut Phase, Setting<'_>) -> Result<Step, RoundError>,
+    ) -> Result<Step, RoundError> {
+        let Self { number, base, plan, secagg, phase, .. } = self;
+        let secagg = secagg.as_ref();
+        decide(phase, Setting { number: *number, base: *base, plan, secagg, now })
+    }
+
+    /// Takes in an answer that was noted after this record was made durable; false if it cannot have
+    /// been.
+    #[must_use]
+    pub fn take(&mut self, answer: &Answer) -> bool {
+        let input = answer.clone().into();
+        // What is noted ends no phase, so no deadline follows from when it came.
+        let step = self.step(Timestamp(0), |phase, setting| match phase {
+            Phase::Configuration(configuration) => configuration.handle(setting, input),
+            Phase::Reporting(reporting) => reporting.handle(setting, input),
+            other => Err(RoundError::WrongPhase { round: setting.number, phase: other.name() }),
+        });
+        matches!(step, Ok(Step::Changed))
+    }
+
     /// Takes out what is stored by itself, because it is large and seldom changes: the secure
     /// aggregation whose masked updates are arriving.
     pub fn detach(&mut self) -> Option<Arc<Aggregation>> {

@@ -160,6 +160,11 @@ impl World {
                     self.durable = serde_json::from_str(&text).expect("the same");
                     assert_eq!(self.durable, **record);
                 }
+                Output::Note(answer) => {
+                    let text = serde_json::to_string(answer).expect("serialises");
+                    let answer = serde_json::from_str(&text).expect("the same");
+                    assert!(self.durable.take(&answer), "it was just taken");
+                }
                 Output::Ask(tenant, request) => {
                     let agent = self.agents.iter_mut().find(|agent| agent.tenant == *tenant);
                     let agent = agent.expect("in the cohort");

@@ -216,6 +216,7 @@ fn play(events: &[Event], crashes: bool) -> (Vec<Output>, RoundRecord) {
         for output in drain(&mut round) {
             match &output {
                 Output::Persist(record) => durable = (**record).clone(),
+                Output::Note(answer) => assert!(durable.take(answer), "it was just taken"),
                 Output::Commit { .. } => durable = round.record().clone(),
                 _ => {}
             }

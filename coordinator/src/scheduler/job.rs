@@ -15,13 +15,13 @@ use tributary_protocol::{
 };
 
 use super::{
-    Action, BaseMetrics, Commit, JobRecord, JobState, OfferAnswer, RoundSummary, SchedulerError,
-    early_stop, record::abandoned,
+    Action, AnswerRecord, BaseMetrics, Commit, JobRecord, JobState, OfferAnswer, RoundSummary,
+    SchedulerError, early_stop, record::abandoned,
 };
 use crate::{
     aggregation,
     registry::{ModelRegistry, ModelVersion},
-    round::{Aggregation, Output, Phase, Request, Round, RoundRecord, grouped},
+    round::{Aggregation, Answer, Output, Phase, Request, Round, RoundRecord, grouped},
     store::Batch,
 };
 
@@ -47,6 +47,8 @@ pub struct Job {
     committing: bool,
     /// The secure aggregation that is stored by itself.
     saved: Option<Arc<Aggregation>>,
+    /// The version whose metrics the record has, and the store has not.
+    evaluated: Option<u64>,
     /// Tenants that refuse the job until they reconnect, and why.
     pub(super) refusals: BTreeMap<TenantId, Refusal>,
 }
@@ -76,14 +78,20 @@ impl Job {
             resumed_from: 0,
             submitted: now,
             priority: 0,
+            answers: 0,
         };
-        Self { record, round, committing: false, saved: None, refusals: BTreeMap::new() }
+        Self::with(record, round, None)
     }
 
     pub(super) fn restore(record: JobRecord, now: Timestamp) -> Self {
         let saved = record.round.detachable().cloned();
         let round = Round::restore(record.round.clone(), now);
-        Self { record, round, committing: false, saved, refusals: BTreeMap::new() }
+        Self::with(record, round, saved)
+    }
+
+    const fn with(record: JobRecord, round: Round, saved: Option<Arc<Aggregation>>) -> Self {
+        let refusals = BTreeMap::new();
+        Self { record, round, committing: false, saved, evaluated: None, refusals }
     }
 
     /// The durable form.
@@ -248,6 +256,7 @@ impl Job {
             metrics.insert(place, BaseMetrics::new(base.version, base.file.digest, spec));
         }
         metrics[place].add(release);
+        self.evaluated = Some(base.version);
     }
 
     /// Moves the clipping norm by the cohort's vote, and the lattice with it.
@@ -278,6 +287,11 @@ impl Job {
                     let leftovers = self.put_round(*round, now, &mut batch);
                     actions.push(Action::Persist(batch));
                     actions.extend(leftovers);
+                }
+                Output::Note(answer) => {
+                    let mut batch = Batch::default();
+                    self.put_answer(answer, &mut batch);
+                    actions.push(Action::Persist(batch));
                 }
                 Output::Configure(tenant, deadline) => {
                     let base = models
@@ -456,7 +470,19 @@ impl Job {
         }
         self.record.round = round;
         self.record.put_changed(&mut self.saved, batch);
+        self.evaluated = None;
         leftovers
+    }
+
+    /// Records an answer by itself: what the record has in memory, the store has in two parts.
+    fn put_answer(&mut self, answer: Answer, batch: &mut Batch) {
+        assert!(self.record.round.take(&answer), "the round has taken it");
+        self.record.answers += 1;
+        let evaluated = self.evaluated.take();
+        let metrics = self.record.metrics.iter().find(|known| Some(known.version) == evaluated);
+        let (job, round) = (self.record.spec.name.clone(), self.record.round.number);
+        let (number, metrics) = (self.record.answers, metrics.cloned());
+        AnswerRecord { job, round, number, answer, metrics }.put(batch);
     }
 
     fn assignment(

@@ -6,6 +6,8 @@
 
 mod action;
 #[cfg(test)]
+mod answers_tests;
+#[cfg(test)]
 mod asynchronous_tests;
 #[cfg(test)]
 mod control_tests;
@@ -43,7 +45,7 @@ pub use self::{
     error::SchedulerError,
     job::{Job, JobControl},
     metrics::{BaseMetrics, MetricEstimate},
-    record::{AggregationRecord, JobRecord, JobState, RoundSummary},
+    record::{AggregationRecord, AnswerRecord, JobRecord, JobState, RoundSummary},
     revealed::Revealed,
 };
 use crate::{
@@ -110,6 +112,36 @@ impl Scheduler {
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// What may become durable together with what was to be made durable just before: only messages lie
+    /// between, and those wait.
+    pub fn poll_persist(&mut self) -> Option<Batch> {
+        let tells = |action: &Action| {
+            matches!(action, Action::Send(..) | Action::Welcome(..) | Action::Receipt(..))
+        };
+        let place = self.actions.iter().position(|action| !tells(action))?;
+        match self.actions.remove(place)? {
+            Action::Persist(batch) => Some(batch),
+            other => {
+                self.actions.insert(place, other);
+                None
+            }
+        }
+    }
+
+    /// Whether all there is to do is to make records durable and to say so: more may happen before it
+    /// is done, for the same flush of the disk.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.actions.iter().all(|action| match action {
+            Action::Persist(_) | Action::Send(..) | Action::Welcome(..) | Action::Receipt(..) => {
+                true
+            }
+            Action::Audit(_) | Action::Discard(_) | Action::Unstage(..) | Action::Commit(_) => {
+                false
+            }
+        })
     }
 
     /// When [`Self::handle_timeout`] wants to be called.

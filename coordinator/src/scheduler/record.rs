@@ -13,7 +13,7 @@ use tributary_protocol::{
 use super::{BaseMetrics, Revealed};
 use crate::{
     audit::{Act, Actor, AuditEvent},
-    round::{Aggregation, Phase, RoundRecord},
+    round::{Aggregation, Answer, Phase, RoundRecord},
     store::{self, Batch, Store, StoreError, Table},
 };
 
@@ -68,23 +68,59 @@ pub struct JobRecord {
     /// A tenant that owes a report to one job is not invited by jobs of lower priority.
     #[serde(default)]
     pub priority: i32,
+    /// How many answers of cohort members, of all its rounds, it has in it: later ones are stored by
+    /// themselves.
+    #[serde(default)]
+    pub answers: u64,
 }
 
 impl JobRecord {
-    /// Reads every job, with the secure aggregations that are stored by themselves.
+    /// Reads every job, with the secure aggregations and answers that are stored by themselves.
     ///
     /// # Errors
-    /// [`StoreError`] if a record is damaged, or the secure aggregation of an open round is missing.
+    /// [`StoreError`] if a record is damaged, or what an open round needs is missing.
     pub fn load_all(store: &dyn Store) -> Result<Vec<Self>, StoreError> {
         let mut jobs: Vec<Self> = store::load(store, Table::Jobs)?;
         let aggregations: Vec<AggregationRecord> = store::load(store, Table::Aggregations)?;
+        let mut answers = BTreeMap::<_, Vec<AnswerRecord>>::new();
+        for answer in store::load::<AnswerRecord>(store, Table::Answers)? {
+            answers.entry(answer.job.clone()).or_default().push(answer);
+        }
         for job in &mut jobs {
-            if !job.attach(&aggregations) {
-                let (table, key) = (Table::Aggregations.name(), job.spec.name.to_string());
+            let answers = answers.remove(&job.spec.name).unwrap_or_default();
+            let missing = if !job.attach(&aggregations) {
+                Some(Table::Aggregations)
+            } else if !job.take_answers(answers) {
+                Some(Table::Answers)
+            } else {
+                None
+            };
+            if let Some(table) = missing {
+                let (table, key) = (table.name(), job.spec.name.to_string());
                 return Err(StoreError::Missing { table, key });
             }
         }
         Ok(jobs)
+    }
+
+    /// Takes in the answers that came after the record was stored; false if one is missing.
+    fn take_answers(&mut self, mut stored: Vec<AnswerRecord>) -> bool {
+        // A tenant's answer stays until its next one: those of earlier rounds, and those that the
+        // record has in it.
+        stored.retain(|it| it.round == self.round.number && it.number > self.answers);
+        stored.sort_by_key(|it| it.number);
+        for AnswerRecord { number, answer, metrics, .. } in stored {
+            if number != self.answers + 1 || !self.round.take(&answer) {
+                return false;
+            }
+            self.answers = number;
+            if let Some(metrics) = metrics {
+                let place = self.metrics.partition_point(|known| known.version < metrics.version);
+                let known = self.metrics.get(place).is_some_and(|it| it.version == metrics.version);
+                self.metrics.splice(place..place + usize::from(known), [metrics]);
+            }
+        }
+        true
     }
 
     /// Adds the record to a batch.
@@ -193,6 +229,27 @@ pub struct AggregationRecord {
     round: RoundNumber,
     /// `None` once the round needs it no more.
     aggregation: Option<Aggregation>,
+}
+
+/// A cohort member's answer, and what came with it. Each tenant's newest of every job is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRecord {
+    pub(super) job: JobId,
+    pub(super) round: RoundNumber,
+    /// Counts the answers to the job.
+    pub(super) number: u64,
+    pub(super) answer: Answer,
+    /// The noisy metrics of a base, with the tenant's own in them, if it sent some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) metrics: Option<BaseMetrics>,
+}
+
+impl AnswerRecord {
+    /// Adds the record to a batch.
+    pub(super) fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Answers, format!("{}/{}", self.job, self.answer.tenant()), self);
+    }
 }
 
 /// How a round ended, for the history.

@@ -27,6 +27,8 @@ pub enum Table {
     Rounds,
     /// [`crate::scheduler::AggregationRecord`] by job id.
     Aggregations,
+    /// [`crate::scheduler::AnswerRecord`] by job id and tenant id.
+    Answers,
     /// The head of the audit log, under `head`.
     Audit,
     /// [`crate::access::TokenRecord`] by token name.
@@ -37,12 +39,13 @@ pub enum Table {
 
 impl Table {
     /// Every table: what a backup copies.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tenants,
         Self::Jobs,
         Self::Models,
         Self::Rounds,
         Self::Aggregations,
+        Self::Answers,
         Self::Audit,
         Self::Tokens,
         Self::Promotions,
@@ -57,6 +60,7 @@ impl Table {
             Self::Models => "models",
             Self::Rounds => "rounds",
             Self::Aggregations => "aggregations",
+            Self::Answers => "answers",
             Self::Audit => "audit",
             Self::Tokens => "tokens",
             Self::Promotions => "promotions",
@@ -135,6 +139,11 @@ impl Batch {
     pub fn put<T: Serialize>(&mut self, table: Table, key: impl Into<String>, record: &T) {
         let value = serde_json::to_vec(record).expect("records are plain data with string keys");
         self.writes.push((table, key.into(), value));
+    }
+
+    /// Adds the records of another batch, after its own.
+    pub fn append(&mut self, mut later: Self) {
+        self.writes.append(&mut later.writes);
     }
 
     /// Adds a record as it was stored.

@@ -1,14 +1,22 @@
 //! QUIC endpoints with the limits and timeouts that both sides share.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller, VarInt,
     crypto::{
         CryptoError, HmacKey,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
+    udp::{RecvMeta, Transmit},
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::SockRef;
@@ -44,6 +52,10 @@ const WIDE_WINDOW_BYTES: u32 = 1 << 20;
 /// nothing depends on, from [`quinn`]'s 1200 bytes upwards. Ten of these, which are handed to the
 /// kernel at once, still fit into the 64 KiB that it takes.
 const PAYLOAD_BYTES_MAX: u16 = 6500;
+
+/// Packets that a connection of the coordinator hands to the kernel at once: a buffer for as many stays
+/// with each that ever sent a file.
+const SEGMENTS_MAX: usize = 3;
 
 /// What the kernel should keep for a socket while the process does something else; it may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -152,8 +164,50 @@ pub fn listen(
             .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)))
             .min_reset_interval(RESET_INTERVAL);
     }
-    Endpoint::new(endpoint, Some(config), socket(address)?, Arc::new(TokioRuntime))
-        .map_err(|source| TransportError::Bind { address, source })
+    let runtime = Arc::new(TokioRuntime);
+    let bind = |source| TransportError::Bind { address, source };
+    let socket = Sparing(runtime.wrap_udp_socket(socket(address)?).map_err(bind)?);
+    Endpoint::new_with_abstract_socket(endpoint, Some(config), Arc::new(socket), runtime)
+        .map_err(bind)
+}
+
+/// A socket through which each connection sends a few packets at once.
+#[derive(Debug)]
+struct Sparing(Arc<dyn AsyncUdpSocket>);
+
+impl AsyncUdpSocket for Sparing {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.0.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.0.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_recv(context, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.0.may_fragment()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.0.max_transmit_segments().min(SEGMENTS_MAX)
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.0.max_receive_segments()
+    }
 }
 
 /// What an endpoint that listens shows to connections from now on; open ones stay as they are.

@@ -19,8 +19,9 @@ use crate::{
 /// A peer in the middle of a message or file may pause for this long.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of a chunk that a receiver holds at a time.
-const PIECE_BYTES: usize = 32 * 1024;
+/// Bytes of a chunk that a receiver takes at a time, unless it has memory for more; each must come
+/// within [`PROGRESS_TIMEOUT`].
+pub const PIECE_BYTES: usize = 32 * 1024;
 
 /// Sends one message.
 ///
@@ -84,18 +85,50 @@ pub async fn expect_message<T: DeserializeOwned>(
 pub async fn send_file(
     stream: &mut SendStream,
     file: &mut File,
-    mut cursor: Cursor,
-    mut sent: impl FnMut(usize),
+    cursor: Cursor,
+    sent: impl FnMut(usize),
 ) -> Result<(), TransportError> {
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
     file.set_max_buf_size(CHUNK_BYTES);
+    send_chunks(stream, file, cursor, sent).await
+}
+
+/// Where chunks to send come from.
+pub trait ChunkSource: Send {
+    /// The chunk of `length` bytes at `offset`; they are asked for in order.
+    fn chunk(
+        &mut self,
+        offset: u64,
+        length: usize,
+    ) -> impl Future<Output = io::Result<(ChunkHeader, Bytes)>> + Send;
+}
+
+impl ChunkSource for File {
+    async fn chunk(&mut self, offset: u64, length: usize) -> io::Result<(ChunkHeader, Bytes)> {
+        let mut payload = vec![0; length];
+        self.read_exact(&mut payload).await?;
+        Ok((ChunkHeader::new(offset, &payload), payload.into()))
+    }
+}
+
+/// Sends the chunks of a file from where `cursor` stands to its end; `sent` hears the payload bytes of
+/// each.
+///
+/// # Errors
+/// As [`send_file`].
+pub async fn send_chunks(
+    stream: &mut SendStream,
+    source: &mut impl ChunkSource,
+    mut cursor: Cursor,
+    mut sent: impl FnMut(usize),
+) -> Result<(), TransportError> {
     while !cursor.is_finished() {
         let length = cursor.next_length();
-        let mut payload = vec![0; length];
-        file.read_exact(&mut payload).await.map_err(TransportError::File)?;
-        let header = cursor.send(&payload).encode();
+        let chunk = source.chunk(cursor.offset(), length).await;
+        let (header, payload) = chunk.map_err(TransportError::File)?;
+        cursor.pass(&header)?;
         // The stream takes the payload over as it is.
-        let mut pieces = [Bytes::copy_from_slice(&header), Bytes::from(payload)];
+        let mut pieces = [Bytes::copy_from_slice(&header.encode()), payload];
         let mut left = &mut pieces[..];
         while !left.is_empty() {
             let write = async { stream.write_chunks(left).await.map_err(TransportError::Write) };
@@ -118,8 +151,8 @@ pub async fn receive_file(
     mut cursor: Cursor,
 ) -> Result<(), TransportError> {
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
-    file.set_max_buf_size(PIECE_BYTES);
-    let received = receive_chunks(stream, file, &mut cursor).await;
+    file.set_max_buf_size(CHUNK_BYTES);
+    let received = receive_chunks(stream, file, &mut cursor, || CHUNK_BYTES).await;
     // Also after an error: a write that is still under way would be lost to the next attempt.
     file.flush().await.map_err(TransportError::File)?;
     if received.is_err() {
@@ -131,16 +164,17 @@ pub async fn receive_file(
 
 /// Where received chunks go, in order.
 pub trait ChunkSink: Send {
-    /// Takes the next piece of a chunk, before its checksum is known.
-    fn take(&mut self, piece: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+    /// Takes the next piece of a chunk, before its checksum is known; gives its memory back.
+    fn take(&mut self, piece: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 
     /// The chunk is whole, and is what was sent.
     fn end_chunk(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 impl ChunkSink for File {
-    async fn take(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.write_all(piece).await
+    async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.write_all(&piece).await?;
+        Ok(piece)
     }
 
     async fn end_chunk(&mut self) -> io::Result<()> {
@@ -150,14 +184,18 @@ impl ChunkSink for File {
 
 /// Receives chunks into `sink`, which stands at the cursor's offset, to the end of the file.
 ///
+/// - `piece_max`: bytes that may be held before the sink takes them, at this time; less than
+///   [`PIECE_BYTES`] counts as that
+///
 /// # Errors
 /// [`TransportError`] if a chunk is not the next one, is damaged or late, or the sink fails.
 pub async fn receive_chunks(
     stream: &mut RecvStream,
     sink: &mut impl ChunkSink,
     cursor: &mut Cursor,
+    piece_max: impl Fn() -> usize + Send,
 ) -> Result<(), TransportError> {
-    let mut buffer = vec![0; PIECE_BYTES];
+    let mut piece = Vec::new();
     while !cursor.is_finished() {
         let mut header = [0; HEADER_BYTES];
         within(read_exact(stream, &mut header)).await?;
@@ -165,11 +203,20 @@ pub async fn receive_chunks(
         let mut arriving = cursor.begin(&header)?;
         let mut left = header.length as usize;
         while left > 0 {
-            let piece = &mut buffer[..left.min(PIECE_BYTES)];
-            within(read_exact(stream, piece)).await?;
-            arriving.take(piece);
-            sink.take(piece).await.map_err(TransportError::File)?;
-            left -= piece.len();
+            piece.clear();
+            if piece.capacity() > piece_max().max(PIECE_BYTES) {
+                piece = Vec::new();
+            }
+            loop {
+                let step = left.min(PIECE_BYTES);
+                within(read_onto(stream, &mut piece, step)).await?;
+                left -= step;
+                if left == 0 || piece.len() + PIECE_BYTES > piece_max() {
+                    break;
+                }
+            }
+            arriving.take(&piece);
+            piece = sink.take(piece).await.map_err(TransportError::File)?;
         }
         cursor.finish(&header, &arriving)?;
         sink.end_chunk().await.map_err(TransportError::File)?;
@@ -182,6 +229,22 @@ async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), Tr
         quinn::ReadExactError::FinishedEarly(_) => TransportError::EndedEarly,
         quinn::ReadExactError::ReadError(error) => TransportError::Read(error),
     })
+}
+
+/// Reads `length` bytes more into `buffer`.
+async fn read_onto(
+    stream: &mut RecvStream,
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Result<(), TransportError> {
+    buffer.reserve_exact(length);
+    let end = buffer.len() + length;
+    while buffer.len() < end {
+        let chunk = stream.read_chunk(end - buffer.len(), true).await;
+        let chunk = chunk.map_err(TransportError::Read)?.ok_or(TransportError::EndedEarly)?;
+        buffer.extend_from_slice(&chunk.bytes);
+    }
+    Ok(())
 }
 
 async fn within<T>(
