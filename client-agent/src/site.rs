@@ -113,6 +113,12 @@ impl Site {
         self.adapters_of(job).join("registry.json")
     }
 
+    /// A PEFT folder with the adapter that a job's decoder is served with.
+    #[must_use]
+    pub fn served_adapter(&self, job: &JobId) -> PathBuf {
+        self.adapters_of(job).join("served")
+    }
+
     /// Which job's base and adapter are served.
     #[must_use]
     pub fn served(&self) -> PathBuf {

@@ -375,6 +375,36 @@ mod language {
         assert!(gone, "nothing is left behind");
     }
 
+    #[test]
+    fn a_new_version_of_an_adapter_is_served_without_a_restart() {
+        for isolation in ["compute = \"shared-queue\"", "compute = \"dedicated-device\""] {
+            let (directory, key) = site(isolation);
+            let fixture =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/language/smollm");
+            let own = directory.path().join("own");
+            std::fs::create_dir(&own).unwrap();
+            let put = |adapter: &str| {
+                for file in ["adapter_config.json", "adapter_model.safetensors"] {
+                    std::fs::copy(fixture.join(adapter).join(file), own.join(file)).unwrap();
+                }
+            };
+            put("all");
+            let (from, to) = (format!("all = {:?}", fixture.join("all")), "all = \"own\"");
+            change(directory.path(), "agent.toml", &from, to);
+            let running = Running::start("serve", directory.path());
+            let old = completion(directory.path(), &key, "all");
+            put("attention");
+            // Every answer is wholly the old version's or the new one's, and none is refused.
+            let answers = (0..10_000).map(|_| completion(directory.path(), &key, "all"));
+            let new = answers.into_iter().find(|answer| *answer != old).expect("a swap");
+            put("all");
+            let answers = (0..10_000).map(|_| completion(directory.path(), &key, "all"));
+            let back = answers.into_iter().find(|answer| *answer != new).expect("a swap");
+            assert_eq!(back, old);
+            running.stop();
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn on_sigterm_answers_end_whole_and_new_requests_are_sent_elsewhere() {

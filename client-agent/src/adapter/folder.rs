@@ -14,7 +14,7 @@ use tributary_protocol::{
     tensor_file::{self, TensorFileError},
 };
 
-use super::{Adapter, AdapterError, Registry, RegistryError};
+use super::{Adapter, AdapterError, AdapterPlan, Registry, RegistryError};
 use crate::{
     durable_file::{Access, FileError, create_directory, read_bytes, read_text, write_durably},
     site::Site,
@@ -204,7 +204,8 @@ impl AdapterFolder {
             .map_err(|source| AdapterFolderError::Adapter { version, source })
     }
 
-    /// Makes a registry what is true from now on, durably, and removes files that nothing needs.
+    /// Makes a registry what is true from now on, durably, and removes files that nothing needs. What a
+    /// decoder is served with is written as a PEFT folder too.
     ///
     /// - `serve`: whether its base and adapter are what the site serves
     ///
@@ -231,7 +232,28 @@ impl AdapterFolder {
         for version in gone {
             remove(&self.site.adapter(&registry.job, version));
         }
+        if serve {
+            self.export_served(&registry)?;
+        }
         Ok(registry)
+    }
+
+    /// Writes what a decoder is served with as a PEFT folder, for language models that follow it: an
+    /// adapter that changes nothing where the base is served alone.
+    fn export_served(&self, registry: &Registry) -> Result<(), AdapterFolderError> {
+        let (ModelSpec::Decoder(_), Some(current)) = (&registry.model, registry.current()) else {
+            return Ok(());
+        };
+        let (version, adapter) = match current.adapter {
+            Some(version) => (version, self.read_adapter(registry, version)?),
+            None => {
+                let plan = AdapterPlan { rank: 1, ..AdapterPlan::default() };
+                (0, Adapter::new(&registry.model, current.base, &plan, 0))
+            }
+        };
+        adapter
+            .export(&self.site.served_adapter(&registry.job), &registry.model)
+            .map_err(|source| AdapterFolderError::Adapter { version, source })
     }
 
     /// Removes the files of some bases, unless a registry needs them.
@@ -286,5 +308,59 @@ impl AdapterFolder {
 fn remove(path: &std::path::Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::debug!(%error, file = %path.display(), "old file not removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adapter::{AdapterVersion, Origin, Served},
+        model::decoder::{DecoderAdapter, DecoderConfig, Projection, Site as LayerSite},
+    };
+
+    #[test]
+    fn what_a_decoder_is_served_with_lies_ready_for_language_models() {
+        let text = "[decoder]\nvocab_size = 20\nhidden_size = 8\nintermediate_size = 12\n\
+                    num_layers = 1\nnum_heads = 2\ncontext_max = 16\ntied = true";
+        let model: ModelSpec = toml::from_str(text).expect("valid");
+        let ModelSpec::Decoder(decoder) = &model else { panic!("a decoder") };
+        let config = DecoderConfig::of_spec(decoder);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let site = Site::new(directory.path());
+        let (folder, base) = (AdapterFolder::new(&site), Digest::of(b"base"));
+        let job: JobId = "chat".parse().expect("valid");
+        let mut registry = Registry::new(job.clone(), "texts".parse().expect("valid"), model);
+        let lock = folder.lock().expect("free");
+        for seed in 1..=2 {
+            let adapter = Adapter::new(&registry.model, base, &AdapterPlan::default(), seed);
+            folder.write_adapter(&registry, &adapter).expect("writes");
+            let version = registry.add(AdapterVersion {
+                version: 0,
+                base,
+                base_version: 1,
+                origin: Origin::Trained,
+                created_ms: 1,
+                held_out: None,
+            });
+            registry.activate(version, 2).expect("known");
+            registry = folder.commit(registry, true, &lock).expect("writes");
+        }
+        let served = || DecoderAdapter::open(&site.served_adapter(&job), &config, base);
+        let second = served().expect("usable");
+        registry.roll_back(3).expect("the first");
+        registry = folder.commit(registry, true, &lock).expect("writes");
+        let first = served().expect("usable");
+        assert_ne!(first.digest(), second.digest());
+        // The base alone: an adapter that changes nothing.
+        let alone = Served { adapter: None, ..registry.current().expect("served").clone() };
+        registry.serve(alone);
+        folder.commit(registry, true, &lock).expect("writes");
+        let none = served().expect("usable");
+        let query = LayerSite { layer: 0, projection: Projection::Query };
+        let factors = none.factors(query).expect("a layer of it");
+        assert!(factors.b.iter().all(|&value| value == 0.0));
+        let other = DecoderAdapter::open(&site.served_adapter(&job), &config, Digest::of(b"new"));
+        assert!(other.unwrap_err().to_string().contains("trained on base"));
     }
 }

@@ -62,6 +62,17 @@ pub(super) async fn execute() -> Result<ExitCode, CliError> {
                     task.abort();
                 }
             }
+            ToProcess::Learn(folder) => {
+                let (process, answers) = (process.clone(), answers.clone());
+                tokio::task::spawn_blocking(move || {
+                    let digest = process.read_adapter(&folder);
+                    let digest = digest.inspect_err(|error| {
+                        let error: &dyn std::error::Error = error;
+                        tracing::warn!(folder = %folder.display(), error, "no adapter");
+                    });
+                    say(&answers, FromProcess::Learned(folder, digest.ok()));
+                });
+            }
             ToProcess::Drain => {
                 let (drained, answers) = (process.generator.drain(), answers.clone());
                 tokio::spawn(async move {
@@ -84,8 +95,8 @@ async fn answer(
     let Submission { id, tenant, adapter, prompt, work, deadline } = submission;
     let adapter = match adapter {
         None => None,
-        Some(digest) => match process.adapters.get(&digest) {
-            Some(adapter) => Some(adapter.clone()),
+        Some(digest) => match process.adapter(digest) {
+            Some(adapter) => Some(adapter),
             None => return say(&answers, FromProcess::Event(id, Event::failed())),
         },
     };

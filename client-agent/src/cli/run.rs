@@ -30,7 +30,7 @@ use crate::{
     data::TextReaders,
     driver::{
         self, Agent, AgentError,
-        serving::{follow, restore},
+        serving::{follow, follow_adapters, restore},
         status::SharedStatus,
     },
     durable_file::{Access, write_durably},
@@ -159,6 +159,8 @@ struct Api {
     state: Arc<ApiState>,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
     sweeper: tokio::task::JoinHandle<()>,
+    /// Follows the language model's adapters, if there is one.
+    following: Option<tokio::task::JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
 
@@ -180,13 +182,14 @@ impl Api {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         }));
         let sweeper = tokio::spawn(sweep(state.feedback.clone()));
+        let following = state.language.clone().map(|it| tokio::spawn(follow_adapters(it)));
         let document = json!({"api": format!("http://{bound}")}).to_string();
         write_durably(&site.endpoints(), document.as_bytes(), Access::Shared)?;
         if !bound.ip().is_loopback() && !state.access.needs_key() {
             tracing::warn!(api = %bound, "anyone may ask: `tributary-agent key add` makes a key");
         }
         tracing::info!(api = %bound, "serving");
-        Ok(Self { state, task, sweeper, stop })
+        Ok(Self { state, task, sweeper, following, stop })
     }
 
     /// Finishes what is under way. New requests are refused with 503 as long as that takes, so that
@@ -195,6 +198,9 @@ impl Api {
         const PATIENCE: Duration = Duration::from_secs(2);
         const DRAIN: Duration = Duration::from_secs(30);
         self.state.stopping.store(true, Ordering::Relaxed);
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         if let Some(language) = &self.state.language {
             // What does not end in time is cut.
             let _ = tokio::time::timeout(DRAIN, language.drain()).await;

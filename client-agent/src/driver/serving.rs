@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::status::SharedStatus;
 use crate::{
     adapter::{Adapter, AdapterFolder, AdapterFolderError, Registry},
-    engine::{Engine, EngineError, Serving},
+    engine::{Engine, EngineError, Serving, language::LanguageServer},
 };
 
 /// How often the disk is asked whether something else is to be served.
@@ -85,6 +85,20 @@ pub async fn follow(folder: AdapterFolder, engine: Arc<Engine>, status: Arc<Shar
         });
         // Only a panic of the reader could get here; the next tick tries again.
         seen = followed.await.unwrap_or(seen);
+    }
+}
+
+/// Follows what the folders of a language model's adapters hold, for ever.
+pub async fn follow_adapters(server: Arc<LanguageServer>) {
+    let mut interval = tokio::time::interval(FOLLOW_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let server = server.clone();
+        let looked = tokio::task::spawn_blocking(move || server.look_for_adapters()).await;
+        if let Err(error) = looked {
+            tracing::error!(%error, "looking for adapters stopped abruptly");
+        }
     }
 }
 

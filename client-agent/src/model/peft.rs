@@ -16,6 +16,8 @@ use crate::durable_file::{Access, FileError, create_directory, read_bytes, write
 const CONFIG: &str = "adapter_config.json";
 /// File of a PEFT folder with the factors.
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of a PEFT folder.
+pub(crate) const FILES: [&str; 2] = [CONFIG, WEIGHTS];
 /// Metadata key under which this crate's own exports name the base they were trained on.
 const BASE: &str = "tributary_base";
 const RANK_MAX: usize = 1024;

@@ -9,7 +9,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command as ProcessCommand, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Receiver},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +70,8 @@ pub enum ToProcess {
     Submit(Box<Submission>),
     /// Whoever asked is gone.
     Cancel(RequestId),
+    /// Read an adapter's folder anew.
+    Learn(PathBuf),
     /// Take nothing new, and say when everything has ended.
     Drain,
 }
@@ -98,6 +103,8 @@ pub enum FromProcess {
     Taken(RequestId, Result<(), Refusal>),
     /// Something happened to a request.
     Event(RequestId, Event),
+    /// What the folder of an adapter holds; nothing if it cannot be used.
+    Learned(PathBuf, Option<Digest>),
     /// Everything has ended.
     Drained,
 }
@@ -135,6 +142,7 @@ impl Generator {
 struct Clients {
     by_id: HashMap<RequestId, Client>,
     drained: Vec<oneshot::Sender<()>>,
+    learning: Vec<(PathBuf, Sender<Option<Digest>>)>,
     /// Whether the process has ended.
     ended: bool,
 }
@@ -216,6 +224,7 @@ fn listen(lines: BufReader<ChildStdout>, clients: &Shared, tenant: &TenantId) {
     // Dropping the senders tells everybody.
     let drained = std::mem::take(&mut clients.drained);
     clients.by_id.clear();
+    clients.learning.clear();
     clients.ended = true;
     drop(drained);
 }
@@ -244,6 +253,15 @@ impl Clients {
                 let _ = client.events.send(event);
                 if finished {
                     self.by_id.remove(&id);
+                }
+            }
+            FromProcess::Learned(folder, digest) => {
+                // Without a digest the sender is dropped: there is no version that could be used.
+                for (_, learned) in self.learning.extract_if(.., |(of, _)| *of == folder) {
+                    if digest.is_some() {
+                        // Whoever waited for it may have gone.
+                        let _ = learned.send(digest);
+                    }
                 }
             }
             FromProcess::Drained => {
@@ -280,6 +298,12 @@ impl Keeper {
                     if let Some(client) = known {
                         count(&client.tenant, &Finished::without_work(FinishReason::Cancelled));
                         self.say(&ToProcess::Cancel(id));
+                    }
+                }
+                Command::Learn { folder, learned } => {
+                    if self.revive() {
+                        self.clients.lock().learning.push((folder.clone(), learned));
+                        self.say(&ToProcess::Learn(folder));
                     }
                 }
                 Command::Drain(done) => {

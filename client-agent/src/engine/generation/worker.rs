@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
@@ -16,7 +17,7 @@ use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     oneshot,
 };
-use tributary_protocol::id::TenantId;
+use tributary_protocol::id::{Digest, TenantId};
 
 use super::{
     Event, FinishReason, Finished, GenerationRequest, Input, Refusal, RequestId, Scheduler,
@@ -64,6 +65,8 @@ pub(super) enum Command {
     },
     /// Whoever asked is gone.
     Cancel(RequestId),
+    /// Read the new version of an adapter, and say which one that is.
+    Learn { folder: PathBuf, learned: Sender<Option<Digest>> },
     /// Take nothing new, and say when everything has ended.
     Drain(oneshot::Sender<()>),
 }
@@ -112,6 +115,16 @@ impl Generator {
         self.commands.send(command).map_err(|_| SubmitError::Stopped)?;
         answer.await.map_err(|_| SubmitError::Stopped)??;
         Ok(ticket)
+    }
+
+    /// Makes sure that requests with the present version of an adapter can be answered, wherever they
+    /// are; waits until that is so. False if it cannot be.
+    pub(crate) fn learn(&self, folder: &Path, digest: Digest) -> bool {
+        let (learned, answer) = channel();
+        let command = Command::Learn { folder: folder.to_owned(), learned };
+        // An error means that the thread is gone, or the process, before it answered.
+        let sent = self.commands.send(command).is_ok();
+        sent && answer.recv().is_ok_and(|found| found.is_none_or(|found| found == digest))
     }
 
     /// Refuses new requests from now on; resolves once those that were taken have ended.
@@ -233,6 +246,10 @@ impl Worker {
                     debug_assert!(cancelled.is_ok(), "only requests are refused");
                     self.hand_out();
                 }
+            }
+            // Requests bring their adapters along. Nobody may wait for the answer any more.
+            Command::Learn { learned, .. } => {
+                let _ = learned.send(None);
             }
             Command::Drain(done) => {
                 let draining = self.scheduler.handle(now, Input::Drain);

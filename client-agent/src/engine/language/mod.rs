@@ -4,13 +4,18 @@
 //! lowest levels of computation share one queue, cache and base. A dedicated worker has a thread,
 //! compute threads, queue and cache of its own over the shared base; an independent copy also has
 //! weights of its own; a dedicated process has its own address space.
+//!
+//! Adapters are replaced while requests run: a request keeps the version that it began with, the next
+//! one takes the new version, and the cache knows them apart.
 
 mod error;
+mod follow;
 mod options;
 mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use tributary_protocol::id::Digest;
 
 pub use self::{
@@ -21,7 +26,10 @@ pub use self::{
 use super::generation::Generator;
 use crate::{
     keys::TenantContext,
-    model::{checkpoint::GenerationDefaults, decoder::DecoderAdapter},
+    model::{
+        checkpoint::GenerationDefaults,
+        decoder::{DecoderAdapter, DecoderConfig},
+    },
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -43,7 +51,9 @@ pub struct LanguageModel {
     pub answer_timeout_ms: u64,
     /// Tokens of one request, prompt and answer.
     pub context_max: usize,
-    adapters: BTreeMap<String, Arc<DecoderAdapter>>,
+    config: DecoderConfig,
+    /// The version of each that new requests take.
+    adapters: BTreeMap<String, ArcSwap<DecoderAdapter>>,
 }
 
 impl LanguageModel {
@@ -59,7 +69,8 @@ impl LanguageModel {
         if model == self.name {
             return Some(None);
         }
-        tenant.may_use(model).then(|| self.adapters.get(model).cloned()).flatten().map(Some)
+        let adapter = self.adapters.get(model).filter(|_| tenant.may_use(model))?;
+        Some(Some(adapter.load_full()))
     }
 
     /// Names of the adapters that a tenant may use.
@@ -67,3 +78,6 @@ impl LanguageModel {
         self.adapters.keys().filter(|name| tenant.may_use(name))
     }
 }
+
+#[cfg(test)]
+mod tests;

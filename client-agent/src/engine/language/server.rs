@@ -1,21 +1,25 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use tributary_protocol::{
     id::{Digest, TenantId},
     isolation::{ComputeIsolation, Isolation, ModelIsolation},
 };
 
-use super::{LanguageError, LanguageModel, LanguageOptions, ProcessOptions, TenantOptions};
+use super::{
+    LanguageError, LanguageModel, LanguageOptions, ProcessOptions, TenantOptions, follow::Followed,
+};
 use crate::{
     compute::ComputeDevice,
     engine::generation::{Generator, Limits, Program, Ready, Scheduler, TenantShare},
     model::{
         checkpoint::{Checkpoint, GenerationDefaults},
-        decoder::{Decoder, DecoderAdapter},
+        decoder::{Decoder, DecoderAdapter, DecoderConfig},
+        peft::PeftError,
     },
     text::{ChatTemplate, Tokenizer},
 };
@@ -27,6 +31,7 @@ pub const PROCESS_COMMAND: &str = "engine-process";
 pub struct LanguageServer {
     shared: Arc<LanguageModel>,
     dedicated: BTreeMap<TenantId, Arc<LanguageModel>>,
+    followed: Mutex<Vec<Followed>>,
 }
 
 /// What is read from folders.
@@ -50,6 +55,9 @@ impl LanguageServer {
     pub fn start(options: LanguageOptions) -> Result<Self, LanguageError> {
         let device = ComputeDevice::open(options.device, options.precision)?;
         tracing::info!(%device, "language models compute");
+        // Looked at before they are read, so that a change from now on shows.
+        let followed = options.adapters.iter().map(|(name, folder)| Followed::new(name, folder));
+        let followed = Mutex::new(followed.collect());
         let loaded =
             Loaded::read(&options.model, options.name.clone(), &options.adapters, &device)?;
         for tenant in &options.tenants {
@@ -71,7 +79,7 @@ impl LanguageServer {
             tracing::info!(tenant = %id, context_max = model.context_max, "served apart");
             dedicated.insert(id, Arc::new(model));
         }
-        Ok(Self { shared: Arc::new(shared), dedicated })
+        Ok(Self { shared: Arc::new(shared), dedicated, followed })
     }
 
     /// The model that answers a tenant.
@@ -86,11 +94,25 @@ impl LanguageServer {
         &self.shared
     }
 
+    /// Looks whether adapters' folders have changed, and serves what is new in them. Blocks while an
+    /// adapter is read; requests go on meanwhile.
+    ///
+    /// A change counts once two looks in a row have seen the same, as a folder's files appear one
+    /// after the other. What cannot be read leaves the version before it serving.
+    pub fn look_for_adapters(&self) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let models: Vec<&LanguageModel> = self.models().map(AsRef::as_ref).collect();
+        followed.iter_mut().for_each(|followed| followed.look(&models));
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Arc<LanguageModel>> {
+        std::iter::once(&self.shared).chain(self.dedicated.values())
+    }
+
     /// Refuses new requests and waits until those that were taken have ended.
     pub async fn drain(&self) {
         // All refuse from now on; waiting for one after the other loses nothing.
-        let models = || std::iter::once(&self.shared).chain(self.dedicated.values());
-        let waits: Vec<_> = models().map(|model| model.generator.drain()).collect();
+        let waits: Vec<_> = self.models().map(|model| model.generator.drain()).collect();
         for drained in waits {
             drained.await;
         }
@@ -200,7 +222,9 @@ impl Start<'_> {
 
     /// What answers requests, wherever its generator runs.
     fn served(&self, loaded: Loaded, generator: Generator, context_max: usize) -> LanguageModel {
-        let Loaded { name, base, tokenizer, chat_template, generation, adapters, .. } = loaded;
+        let Loaded { name, base, decoder, tokenizer, chat_template, generation, adapters, .. } =
+            loaded;
+        let adapters = adapters.into_iter().map(|(name, it)| (name, ArcSwap::new(it))).collect();
         LanguageModel {
             name,
             base,
@@ -210,6 +234,7 @@ impl Start<'_> {
             generator,
             answer_timeout_ms: self.options.answer_timeout_ms,
             context_max,
+            config: decoder.config().clone(),
             adapters,
         }
     }
@@ -221,8 +246,9 @@ pub struct LanguageProcess {
     pub generator: Generator,
     /// What the agent is told of it.
     pub ready: Ready,
-    /// Its adapters by their digests.
-    pub adapters: HashMap<Digest, Arc<DecoderAdapter>>,
+    config: DecoderConfig,
+    /// By folder the version that was read last and, for requests on their way, the one before.
+    adapters: Mutex<BTreeMap<PathBuf, Vec<Arc<DecoderAdapter>>>>,
 }
 
 impl LanguageProcess {
@@ -236,13 +262,13 @@ impl LanguageProcess {
         let device = ComputeDevice::open(*device, *precision)?;
         let Checkpoint { digest: base, decoder, tokenizer, .. } = Checkpoint::open(model)?;
         let decoder = on(decoder, &device)?;
-        let mut by_digest = HashMap::new();
+        let config = decoder.config().clone();
+        let mut by_folder = BTreeMap::new();
         for folder in adapters {
-            let adapter =
-                DecoderAdapter::open(folder, decoder.config(), base).map_err(|source| {
-                    LanguageError::Adapter { name: folder.display().to_string(), source }
-                })?;
-            by_digest.insert(adapter.digest(), Arc::new(adapter));
+            let adapter = DecoderAdapter::open(folder, &config, base).map_err(|source| {
+                LanguageError::Adapter { name: folder.display().to_string(), source }
+            })?;
+            by_folder.insert(folder.clone(), vec![Arc::new(adapter)]);
         }
         let shares = HashMap::from([(tenant.id.clone(), tenant.share)]);
         let (decoder, tokenizer) = (Arc::new(decoder), Arc::new(tokenizer));
@@ -253,7 +279,31 @@ impl LanguageProcess {
             return Err(LanguageError::Cache { bytes: limits.cache_bytes });
         }
         let generator = Generator::start(scheduler, None).map_err(LanguageError::Thread)?;
-        Ok(Self { generator, ready: Ready { base, context_max }, adapters: by_digest })
+        let (ready, adapters) = (Ready { base, context_max }, Mutex::new(by_folder));
+        Ok(Self { generator, ready, config, adapters })
+    }
+
+    /// The adapter that a digest names.
+    #[must_use]
+    pub fn adapter(&self, digest: Digest) -> Option<Arc<DecoderAdapter>> {
+        let adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        adapters.values().flatten().find(|adapter| adapter.digest() == digest).cloned()
+    }
+
+    /// Reads an adapter's folder anew; returns the digest of what can be used from now on.
+    ///
+    /// # Errors
+    /// [`PeftError`] naming what cannot be read; nothing has changed then.
+    pub fn read_adapter(&self, folder: &Path) -> Result<Digest, PeftError> {
+        let adapter = DecoderAdapter::open(folder, &self.config, self.ready.base)?;
+        let digest = adapter.digest();
+        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        let versions = adapters.entry(folder.to_owned()).or_default();
+        if versions.last().is_none_or(|last| last.digest() != digest) {
+            versions.push(Arc::new(adapter));
+            versions.drain(..versions.len().saturating_sub(2));
+        }
+        Ok(digest)
     }
 }
 
@@ -268,7 +318,7 @@ fn no_room(device: &ComputeDevice, source: candle_core::Error) -> LanguageError 
 
 impl Loaded {
     fn read(
-        folder: &std::path::Path,
+        folder: &Path,
         name: String,
         folders: &BTreeMap<String, PathBuf>,
         device: &ComputeDevice,
