@@ -9,6 +9,7 @@ use std::ops::Range;
 use tributary_protocol::model::MlpSpec;
 
 use super::{
+    aligned::Aligned,
     clipping::{ClippingError, add_squares_of_products, clip_factors},
     kernels::{
         add_scaled_assign, add_scaled_rows_to_one, all_finite, finish_rows, mask,
@@ -44,12 +45,12 @@ pub enum ExampleClip {
 /// A multi-layer perceptron and the memory that its training needs.
 pub(crate) struct Dense {
     layers: Vec<Layer>,
-    parameters: Vec<f32>,
+    parameters: Aligned,
     threads: usize,
     /// Rows of the current batch.
     rows: usize,
     /// The inputs of each layer, `[rows, inputs]`.
-    activations: Vec<Vec<f32>>,
+    activations: Vec<Aligned>,
     /// The gradients of each layer's outputs, `[rows, outputs]`.
     gradients: Vec<Vec<f32>>,
     labels: Vec<u32>,
@@ -69,12 +70,13 @@ impl Dense {
             let (weight, bias) = (next(inputs * outputs), next(outputs));
             layers.push(Layer { inputs, outputs, weight, bias });
         }
-        let buffers = || layers.iter().map(|_| Vec::new()).collect();
+        let mut parameters = Aligned::default();
+        parameters.sized(end).fill(0.0);
         Self {
-            activations: buffers(),
-            gradients: buffers(),
+            activations: layers.iter().map(|_| Aligned::default()).collect(),
+            gradients: layers.iter().map(|_| Vec::new()).collect(),
             layers,
-            parameters: vec![0.0; end],
+            parameters,
             threads,
             rows: 0,
             labels: Vec::new(),
@@ -104,7 +106,7 @@ impl Dense {
         self.rows = rows;
         self.labels.clear();
         let inputs = self.layers[0].inputs;
-        (sized(&mut self.activations[0], rows * inputs), &mut self.labels)
+        (self.activations[0].sized(rows * inputs), &mut self.labels)
     }
 
     /// Subtracts `rate` times the sum of the batch's gradients from the parameters.
@@ -197,11 +199,11 @@ impl Dense {
         let last = layers.len() - 1;
         for (index, layer) in layers.iter().enumerate() {
             let (before, after) = activations.split_at_mut(index + 1);
+            let length = *rows * layer.outputs;
             let outputs = match after.first_mut() {
-                Some(next) => next,
-                None => &mut gradients[last],
+                Some(next) => next.sized(length),
+                None => sized(&mut gradients[last], length),
             };
-            let outputs = sized(outputs, *rows * layer.outputs);
             let inputs = Matrix::new(&before[index], *rows, layer.inputs);
             let weight =
                 Matrix::new(&parameters[layer.weight.clone()], layer.outputs, layer.inputs);
@@ -259,7 +261,7 @@ impl Layer {
 fn pull_back(
     layers: &[Layer],
     parameters: &[f32],
-    activations: &[Vec<f32>],
+    activations: &[Aligned],
     gradients: &mut [Vec<f32>],
     index: usize,
     rows: usize,

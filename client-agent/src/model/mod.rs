@@ -1,5 +1,6 @@
 //! Models over the tensor library: built from a [`ModelSpec`] and one flat parameter vector.
 
+mod aligned;
 mod attention;
 mod batch;
 pub mod checkpoint;
@@ -7,6 +8,7 @@ mod clipping;
 mod cnn;
 pub mod decoder;
 mod dense;
+mod dots;
 mod encoder;
 mod factors;
 mod flow;
@@ -32,7 +34,7 @@ pub(crate) use self::{
     dense::Dense,
     factors::{FactorStart, Factors},
     flow::Flow,
-    kernels::{add_scaled_assign, exp, fractions, gate, with_elements},
+    kernels::{add_scaled_assign, all_finite, exp, fractions, gate, with_elements},
     loss::softmax_rows,
     matmul::{Before, Matrix, multiply},
 };

@@ -1,6 +1,6 @@
 //! Training in memory that is kept.
 
-use std::ops::ControlFlow;
+use std::{borrow::Cow, ops::ControlFlow};
 
 use rand::Rng;
 use rayon::prelude::*;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     data::Dataset,
-    model::{Dense, ExampleClip, ModelError},
+    model::{Dense, ExampleClip, ModelError, all_finite},
 };
 
 /// A model in training, with its memory kept from step to step and from task to task.
@@ -141,11 +141,15 @@ impl Trainer {
     /// If `base` has another length than the model.
     pub fn update(&self, base: &[f32]) -> Result<Vec<f32>, TrainError> {
         let trained = self.parameters();
-        if trained.iter().any(|value| !value.is_finite()) {
+        if !all_finite(trained) {
             return Err(TrainError::Diverged { step: self.steps });
         }
-        let start = self.part.start(&self.spec, base);
-        Ok(trained.iter().zip(start).map(|(trained, start)| trained - start).collect())
+        assert_eq!(base.len(), self.spec.num_parameters(), "the base is that of the model");
+        let start = match self.part.span(&self.spec) {
+            Some(span) => Cow::Borrowed(&base[span]),
+            None => Cow::Owned(self.part.start(&self.spec, base)),
+        };
+        Ok(trained.iter().zip(&*start).map(|(trained, start)| trained - start).collect())
     }
 
     /// [`local_sgd`](super::local_sgd()) in this trainer's memory.
@@ -283,7 +287,7 @@ impl Trainer {
         for indices in indices.chunks(batch_max) {
             self.learner.add_sum(data, indices, &mut sum)?;
         }
-        if sum.iter().any(|value| !value.is_finite()) {
+        if !all_finite(&sum) {
             return Err(TrainError::NonFiniteGradient { step });
         }
         self.learner.add_scaled(&sum, -rate)?;

@@ -2,10 +2,13 @@
 
 mod adaptive;
 mod layers;
+mod squares;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use self::squares::sum_of_squares;
+pub(crate) use self::squares::{LANES, in_lanes};
 pub use self::{
     adaptive::{AdaptiveClip, AdaptiveClipPlan, next_norm},
     layers::LayerNorms,
@@ -88,7 +91,7 @@ impl From<ClippingNorm> for f64 {
 /// # Errors
 /// [`ClipError::NonFinite`] if any element is NaN or infinite.
 pub fn l2_norm(update: &[f32]) -> Result<f64, ClipError> {
-    let squares: f64 = update.iter().map(|&value| f64::from(value).powi(2)).sum();
+    let squares = sum_of_squares(update);
     // The square of the largest f32 times 2^64 elements is far from the end of f64, so the sum is
     // finite exactly when every element is.
     if squares.is_finite() {

@@ -234,10 +234,20 @@ impl Lattice {
     /// - `sum`: shape `[dimension]`, as [`ModularSum::values`] gives it
     #[must_use]
     pub fn dequantize_sum(&self, sum: &[u32]) -> Vec<f64> {
+        let mut values = Vec::new();
+        self.dequantize_sum_into(sum, &mut values);
+        values
+    }
+
+    /// [`dequantize_sum`](Self::dequantize_sum) into memory that is kept.
+    ///
+    /// - `values`: overwritten, of any length before
+    pub fn dequantize_sum_into(&self, sum: &[u32], values: &mut Vec<f64>) {
         let unused = 32 - u32::from(self.bits);
         // Moving the sign bit to the top and back extends it.
         let centred = |value: u32| (value << unused).cast_signed() >> unused;
-        sum.iter().map(|&value| f64::from(centred(value)) * self.step).collect()
+        values.clear();
+        values.extend(sum.iter().map(|&value| f64::from(centred(value)) * self.step));
     }
 }
 

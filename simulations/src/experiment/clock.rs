@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CohortSampling, Experiment, ExperimentError, PrivacySpec, spec::is_positive};
+use super::{CohortSampling, Experiment, ExperimentError, PrivacySpec, check::is_positive};
 
 /// How long tenants take in virtual time; nobody waits for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

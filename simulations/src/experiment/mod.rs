@@ -1,6 +1,7 @@
 //! Experiment files: everything that decides a simulation's result, in TOML.
 
 mod adapters;
+mod check;
 mod clock;
 mod data;
 mod error;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tributary_privacy::clip::{AdaptiveClip, AdaptiveClipPlan, ClipError};
 use tributary_protocol::job::{AdaptiveClipping, PrivacyUnit};
 
-use super::{Experiment, ExperimentError, TrainingSpec, spec::is_positive};
+use super::{Experiment, ExperimentError, TrainingSpec, check::is_positive};
 
 /// Who adds noise, and how much.
 ///
