@@ -1,5 +1,8 @@
 //! Hostile and damaged uploads are refused by code, and nothing of them is counted.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tributary_protocol::{
     error_code::ErrorCode,
     id::RoundNumber,
@@ -79,9 +82,21 @@ async fn a_damaged_upload_is_named_and_resumes_where_it_was_good() {
     let answer = stream::expect_message(&mut receive).await.expect("an answer");
     assert_eq!(code(answer), ErrorCode::ChecksumMismatch);
 
-    let (_send, _receive, answer) = peer.transfer(&TransferRequest::Upload(good.clone())).await;
+    let (send, receive, answer) = peer.transfer(&TransferRequest::Upload(good.clone())).await;
     assert_eq!(answer, TransferResponse::SendFrom { offset: CHUNK_BYTES as u64 });
-    assert_eq!(peer.upload(&good, &update).await, TransferResponse::Stored);
+    // A second stream would write into the first one's bytes.
+    assert_eq!(code(peer.upload(&good, &update).await), ErrorCode::Internal);
+    drop((send, receive));
+    let stored = timeout(Duration::from_secs(10), async {
+        loop {
+            match peer.upload(&good, &update).await {
+                // The coordinator has not noticed yet that the stream has ended.
+                TransferResponse::Refused(refusal) if refusal.code == ErrorCode::Internal => {}
+                answer => return answer,
+            }
+        }
+    });
+    assert_eq!(stored.await.expect("the stream ends"), TransferResponse::Stored);
     coordinator.finish("points", 10);
 }
 

@@ -23,7 +23,7 @@ use tributary_protocol::{
 };
 
 use super::{
-    BlobError, Staged, io_error, remove_others, remove_tree,
+    BlobError, Staged, io_error, open_staged, remove_others, remove_tree,
     seal::{self, Seal},
     staging_name,
 };
@@ -106,9 +106,7 @@ impl Keyspace {
             // From here on the key stays.
             let path = folder.join(digest.to_string());
             remove_others(&path)?;
-            let opened =
-                File::options().create(true).truncate(false).read(true).write(true).open(&path);
-            let file = opened.map_err(io_error("open", &path))?;
+            let file = open_staged(&path)?;
             let length = file.metadata().map_err(io_error("read", &path))?.len();
             if !self.folder.join(KEY).exists() {
                 self.make_key()?;
@@ -256,6 +254,7 @@ mod tests {
         write(&mut staged, &bytes[..CHUNK_BYTES * 2]);
         // A crash cut the second record.
         staged.file.set_len(Seal::sealed_length(CHUNK_BYTES as u64) + 99).expect("cuts");
+        drop(staged);
         let mut staged = bench.stage(digest);
         assert!((CHUNK_BYTES..CHUNK_BYTES * 2).contains(&(staged.length as usize)));
         write(&mut staged, &bytes);

@@ -14,9 +14,9 @@ mod seal;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -64,6 +64,12 @@ pub enum BlobError {
     #[error("file {path} is missing; put it back from a backup")]
     Missing {
         /// Where it should be.
+        path: PathBuf,
+    },
+    /// Another stream writes the file.
+    #[error("another stream is still writing {path}")]
+    Busy {
+        /// Which.
         path: PathBuf,
     },
     /// The key of a tenant cannot be read, or does not open a file.
@@ -281,7 +287,7 @@ impl BlobStore {
     /// - `keyspace`: where the tenant's updates lie, if by themselves
     ///
     /// # Errors
-    /// [`BlobError::Io`].
+    /// [`BlobError::Busy`] while another stream writes it, or [`BlobError::Io`].
     pub fn stage(
         &self,
         keyspace: Option<&Keyspace>,
@@ -297,8 +303,7 @@ impl BlobStore {
         fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
         let path = folder.join(digest.to_string());
         remove_others(&path)?;
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = file.map_err(io_error("open", &path))?;
+        let file = open_staged(&path)?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
         Ok(Staged { digest, path, home: self.blobs.clone(), file, length, seal: None })
     }
@@ -475,6 +480,28 @@ fn staging_name(job: &JobId, round: RoundNumber) -> String {
     format!("{job}.{round}")
 }
 
+/// Opens a staging file for one writer: two at once would write into each other's bytes, and the
+/// later one into a file that is complete.
+fn open_staged(path: &Path) -> Result<File, BlobError> {
+    loop {
+        let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
+        let file = opened.map_err(io_error("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(BlobError::Busy { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
+        }
+        // The writer before may just have given it its final name.
+        let ours = file.metadata().map_err(io_error("read", path))?;
+        match fs::metadata(path) {
+            Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("read", path)(error)),
+        }
+    }
+}
+
 /// Removes what arrived of a tenant's other uploads in the round: each has one at a time.
 fn remove_others(staged: &Path) -> Result<(), BlobError> {
     let folder = staged.parent().expect("staged files are in a folder");
@@ -547,6 +574,9 @@ mod tests {
         let digest = Digest::of(b"update");
         let mut staged = stage(digest).expect("stages");
         staged.file.write_all(b"upd").expect("writes");
+        let error = stage(digest).map(|_| ()).expect_err("one writer at a time");
+        assert!(matches!(error, BlobError::Busy { .. }), "{error}");
+        drop(staged);
         let mut staged = stage(digest).expect("stages again");
         assert_eq!(staged.length, 3);
         io::Seek::seek(&mut staged.file, io::SeekFrom::Start(3)).expect("seeks");

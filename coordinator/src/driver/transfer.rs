@@ -60,6 +60,10 @@ impl TransferError {
                     "the file has digest {found}, but {expected} was announced; it was discarded"
                 ),
             ),
+            Self::Blob(BlobError::Busy { .. }) => {
+                let text = "another stream is still sending this file; try again once it has ended";
+                Refusal::new(ErrorCode::Internal, text)
+            }
             Self::Blob(_) => Refusal::new(ErrorCode::Internal, "the file could not be stored"),
             Self::Refused(refusal) => refusal.clone(),
         }
