@@ -181,9 +181,12 @@ fn an_agent_alone_meets_every_floor_and_its_context_is_in_logs_and_metrics() {
     agent.run();
     coordinator.submit(&job("points", 1, 1));
     coordinator.finish("points", 60);
-    let log = coordinator.log_text();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let stored = lines.into_iter().find(|line| line["message"] == "update stored").expect("one");
+    // The round may commit before the transfer says what it stored.
+    let stored = until("the line of the update", 10, || {
+        let log = coordinator.log_text();
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        lines.into_iter().find(|line: &serde_json::Value| line["message"] == "update stored")
+    });
     assert_eq!(stored["region"], "eu", "{stored}");
     assert_eq!(stored["roles"], "train,serve", "{stored}");
     assert_eq!(stored["isolation"], "own-database,independent-copy,dedicated-device", "{stored}");
