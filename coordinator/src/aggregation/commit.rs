@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, ArrayViewMut1};
+use ndarray::Array1;
 use tributary_privacy::lattice::Lattice;
 use tributary_protocol::{
     id::{Digest, RoundNumber, TenantId},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     blobs::BlobStore,
-    optimizer,
+    optimizer::{self, descend},
     registry::ModelVersion,
     round::{Aggregation, RoundRecord},
 };
@@ -83,15 +83,19 @@ fn weighted_sum(
     lattice: Lattice,
     sums: BTreeMap<u32, Vec<f64>>,
 ) -> Result<(Vec<f64>, Option<f64>), AggregationError> {
-    let (mut total, mut clip_vote) = (vec![0.0; job.federated_dimension()], None);
+    let (mut total, mut clip_vote) = (None::<Vec<f64>>, None);
     for (staleness, sum) in sums {
         let of = RoundNumber(round.0.saturating_sub(staleness.into()));
-        let (sum, vote) = open_sum(job, of, lattice, sum)?;
+        let (mut sum, vote) = open_sum(job, of, lattice, sum)?;
         let weight = job.round.asynchronous.map_or(1.0, |plan| plan.weight(staleness));
-        total.iter_mut().zip(sum).for_each(|(total, value)| *total += weight * value);
+        sum.iter_mut().for_each(|value| *value *= weight);
+        match &mut total {
+            None => total = Some(sum),
+            Some(total) => total.iter_mut().zip(sum).for_each(|(total, value)| *total += value),
+        }
         clip_vote = vote;
     }
-    Ok((total, clip_vote))
+    Ok((total.unwrap_or_else(|| vec![0.0; job.federated_dimension()]), clip_vote))
 }
 
 /// The updates of a round as files.
@@ -154,12 +158,13 @@ pub fn next_model(
         }
         None => Vec::new(),
     };
-    let mut optimizer = optimizer::build(&job.server_optimizer, moments);
+    let mut optimizer = optimizer::build(&job.server_optimizer, federated.len(), moments);
     let scale = job.wire_scale();
     sum.iter_mut().for_each(|value| *value *= scale);
     let control = control::next(job, base.control, &sum, contributors, blobs)?;
-    let gradient = optimizer::pseudo_gradient(sum, job.round.report_goal);
-    optimizer.step(ArrayViewMut1::from(&mut federated), gradient.view());
+    descend(&mut *optimizer, &mut federated, job.round.report_goal, |range, block| {
+        block.copy_from_slice(&sum[range]);
+    });
     job.federated.merge(&job.model, &mut parameters, &federated);
     let bytes = tensor_file::write(&job.model, &parameters)?;
     let state: Vec<u8> =

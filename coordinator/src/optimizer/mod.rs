@@ -2,26 +2,33 @@
 
 mod adagrad;
 mod adam;
+mod descend;
 mod moments;
 #[cfg(test)]
 mod reference;
 mod sgd;
 mod yogi;
 
-use ndarray::{Array1, ArrayView1, ArrayViewMut1, Zip};
+use ndarray::{Array1, ArrayView1, ArrayViewMut1, Zip, s};
 use tributary_protocol::job::ServerOptimizerSpec;
 
-pub use self::{adagrad::Adagrad, moments::AdaptiveMoments, sgd::Sgd};
+pub use self::{adagrad::Adagrad, descend::descend, moments::AdaptiveMoments, sgd::Sgd};
 
-/// A first-order optimizer over the flat parameters.
+/// A first-order optimizer over the flat parameters, in which every coordinate moves by itself.
 pub trait ServerOptimizer {
-    /// Moves `parameters` against the pseudo-gradient.
+    /// Moves a block of parameters against the pseudo-gradient; a round's blocks cover each
+    /// coordinate once.
     ///
-    /// Both have shape `[num_parameters]`, model units.
-    fn step(&mut self, parameters: ArrayViewMut1<'_, f32>, pseudo_gradient: ArrayView1<'_, f64>);
+    /// - `first`: the first coordinate of the block
+    /// - `parameters`, `pseudo_gradient`: of the block, shape `[block]`, model units
+    fn step(
+        &mut self,
+        first: usize,
+        parameters: ArrayViewMut1<'_, f32>,
+        pseudo_gradient: ArrayView1<'_, f64>,
+    );
 
-    /// What must be kept until the next round: [`num_moments`] vectors of shape
-    /// `[num_parameters]`, or none before the first step.
+    /// What must be kept until the next round: [`num_moments`] vectors of shape `[num_parameters]`.
     fn moments(&self) -> Vec<ArrayView1<'_, f64>>;
 }
 
@@ -35,50 +42,45 @@ pub fn num_moments(spec: &ServerOptimizerSpec) -> usize {
     }
 }
 
-/// Builds the optimizer of a job; `moments` is what the last round left, nothing in the first.
+/// Builds the optimizer of a job.
+///
+/// - `num_parameters`: that it moves
+/// - `moments`: what the last round left, nothing in the first
 #[must_use]
-pub fn build(spec: &ServerOptimizerSpec, moments: Vec<Array1<f64>>) -> Box<dyn ServerOptimizer> {
+pub fn build(
+    spec: &ServerOptimizerSpec,
+    num_parameters: usize,
+    moments: Vec<Array1<f64>>,
+) -> Box<dyn ServerOptimizer> {
     let mut moments = moments.into_iter();
-    let (first, second) = (moments.next(), moments.next());
+    let mut moment =
+        |start: f64| moments.next().unwrap_or_else(|| Array1::from_elem(num_parameters, start));
     match *spec {
+        ServerOptimizerSpec::Sgd { server_learning_rate, momentum: 0.0 } => {
+            Box::new(Sgd::new(server_learning_rate))
+        }
         ServerOptimizerSpec::Sgd { server_learning_rate, momentum } => {
-            Box::new(Sgd::new(server_learning_rate, momentum, first))
+            Box::new(Sgd::new(server_learning_rate).with_momentum(momentum, moment(0.0)))
         }
         ServerOptimizerSpec::Adagrad { server_learning_rate, tau } => {
-            Box::new(Adagrad::new(server_learning_rate, tau, first))
+            Box::new(Adagrad::new(server_learning_rate, tau, moment(tau * tau)))
         }
         ServerOptimizerSpec::Adam { server_learning_rate, beta1, beta2, tau } => {
-            let moments = first.zip(second);
-            Box::new(AdaptiveMoments::new(
-                server_learning_rate,
-                [beta1, beta2],
-                tau,
-                moments,
-                adam::second_moment,
-            ))
+            let (betas, moments) = ([beta1, beta2], [moment(0.0), moment(tau * tau)]);
+            let next = adam::second_moment;
+            Box::new(AdaptiveMoments::new(server_learning_rate, betas, tau, moments, next))
         }
         ServerOptimizerSpec::Yogi { server_learning_rate, beta1, beta2, tau } => {
-            let moments = first.zip(second);
-            Box::new(AdaptiveMoments::new(
-                server_learning_rate,
-                [beta1, beta2],
-                tau,
-                moments,
-                yogi::second_moment,
-            ))
+            let (betas, moments) = ([beta1, beta2], [moment(0.0), moment(tau * tau)]);
+            let next = yogi::second_moment;
+            Box::new(AdaptiveMoments::new(server_learning_rate, betas, tau, moments, next))
         }
     }
 }
 
-/// Turns the sum of client updates (trained − global) into the pseudo-gradient that optimizers
-/// descend: the mean over the fixed, public denominator, negated. The only place with that sign.
-///
-/// Source: Reddi et al. 2021, arXiv:2003.00295, algorithm 1.
-#[must_use]
-pub fn pseudo_gradient(sum_of_client_updates: Vec<f64>, report_goal: u32) -> Array1<f64> {
-    let mut gradient = Array1::from_vec(sum_of_client_updates);
-    gradient /= -f64::from(report_goal);
-    gradient
+/// The coordinates of `moment` that a block of so many parameters from `first` on has.
+fn block(moment: &mut Array1<f64>, first: usize, length: usize) -> ArrayViewMut1<'_, f64> {
+    moment.slice_mut(s![first..first + length])
 }
 
 /// The step that the adaptive optimizers share: `parameters -= rate * first / (sqrt(second) + tau)`.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayViewMut1, Zip};
 
-use super::{ServerOptimizer, adaptive_step};
+use super::{ServerOptimizer, adaptive_step, block};
 
 /// An adaptive optimizer with two moments, without bias correction.
 ///
@@ -12,7 +12,7 @@ pub struct AdaptiveMoments<F> {
     server_learning_rate: f64,
     betas: [f64; 2],
     tau: f64,
-    moments: Option<(Array1<f64>, Array1<f64>)>,
+    moments: [Array1<f64>; 2],
     next_second: F,
 }
 
@@ -20,15 +20,16 @@ impl<F: Fn(f64, f64, f64) -> f64> AdaptiveMoments<F> {
     /// - `server_learning_rate`: step size
     /// - `betas`: decay of the first moment, weight of the second moment's past, each in [0, 1)
     /// - `tau`: degree of adaptivity, above 0
-    /// - `moments`: what the last round left
-    /// - `next_second`: the next second moment of a coordinate, from the last one (it starts at `tau²`),
-    ///   the pseudo-gradient, and the weight of the past
+    /// - `moments`: what the last round left, zeros and `tau²` in the first; each of shape
+    ///   `[num_parameters]`
+    /// - `next_second`: the next second moment of a coordinate, from the last one, the
+    ///   pseudo-gradient, and the weight of the past
     #[must_use]
     pub const fn new(
         server_learning_rate: f64,
         betas: [f64; 2],
         tau: f64,
-        moments: Option<(Array1<f64>, Array1<f64>)>,
+        moments: [Array1<f64>; 2],
         next_second: F,
     ) -> Self {
         Self { server_learning_rate, betas, tau, moments, next_second }
@@ -36,24 +37,26 @@ impl<F: Fn(f64, f64, f64) -> f64> AdaptiveMoments<F> {
 }
 
 impl<F: Fn(f64, f64, f64) -> f64> ServerOptimizer for AdaptiveMoments<F> {
-    fn step(&mut self, parameters: ArrayViewMut1<'_, f32>, pseudo_gradient: ArrayView1<'_, f64>) {
-        let ([beta1, beta2], length) = (self.betas, pseudo_gradient.len());
-        let start = self.tau * self.tau;
-        let next_second = &self.next_second;
-        let (first, second) = self
-            .moments
-            .get_or_insert_with(|| (Array1::zeros(length), Array1::from_elem(length, start)));
-        Zip::from(&mut *first).and(&mut *second).and(pseudo_gradient).for_each(
+    fn step(
+        &mut self,
+        first: usize,
+        parameters: ArrayViewMut1<'_, f32>,
+        pseudo_gradient: ArrayView1<'_, f64>,
+    ) {
+        let ([beta1, beta2], next_second) = (self.betas, &self.next_second);
+        let [mut first_moment, mut second_moment] =
+            self.moments.each_mut().map(|moment| block(moment, first, parameters.len()));
+        Zip::from(&mut first_moment).and(&mut second_moment).and(pseudo_gradient).for_each(
             |first, second, &slope| {
                 *first = beta1 * *first + (1.0 - beta1) * slope;
                 *second = next_second(*second, slope, beta2);
             },
         );
         let rate = self.server_learning_rate;
-        adaptive_step(parameters, rate, self.tau, first.view(), second.view());
+        adaptive_step(parameters, rate, self.tau, first_moment.view(), second_moment.view());
     }
 
     fn moments(&self) -> Vec<ArrayView1<'_, f64>> {
-        self.moments.iter().flat_map(|(first, second)| [first.view(), second.view()]).collect()
+        self.moments.iter().map(|moment| moment.view()).collect()
     }
 }

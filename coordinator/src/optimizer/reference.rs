@@ -7,7 +7,7 @@
 use ndarray::{Array1, ArrayView1};
 use tributary_protocol::job::ServerOptimizerSpec;
 
-use super::{build, num_moments, pseudo_gradient};
+use super::{build, descend, num_moments};
 
 const BASE: [f32; 4] = [0.5, -1.25, 2.0, 0.0];
 const CLIENT_UPDATES: [[f64; 4]; 3] =
@@ -16,17 +16,18 @@ const FIRST: [f64; 4] = [0.0122, 0.06487, -0.004, -0.0584];
 
 /// Plays the three rounds; each builds its optimizer from what the last one left.
 fn check(spec: &ServerOptimizerSpec, models: [[f64; 4]; 3], moments: &[[f64; 4]]) {
-    let mut parameters = Array1::from(BASE.to_vec());
+    let mut parameters = BASE;
     let mut kept: Vec<Array1<f64>> = Vec::new();
     for (update, model) in CLIENT_UPDATES.iter().zip(models) {
         // Two tenants that sum to twice the update, so that the denominator counts.
-        let sum = update.iter().map(|value| value * 2.0).collect();
-        let mut optimizer = build(spec, kept);
-        optimizer.step(parameters.view_mut(), pseudo_gradient(sum, 2).view());
+        let mut optimizer = build(spec, BASE.len(), kept);
+        descend(&mut *optimizer, &mut parameters, 2, |range, sum| {
+            sum.iter_mut().zip(&update[range]).for_each(|(sum, value)| *sum = value * 2.0);
+        });
         kept = optimizer.moments().into_iter().map(|moment| moment.to_owned()).collect();
         for (ours, theirs) in parameters.iter().zip(model) {
             // The base model is float32.
-            assert!((f64::from(*ours) - theirs).abs() < 5e-7, "{spec:?}: {parameters} {model:?}");
+            assert!((f64::from(*ours) - theirs).abs() < 5e-7, "{spec:?}: {parameters:?} {model:?}");
         }
     }
     assert_eq!(kept.len(), num_moments(spec));

@@ -234,20 +234,22 @@ impl Lattice {
     /// - `sum`: shape `[dimension]`, as [`ModularSum::values`] gives it
     #[must_use]
     pub fn dequantize_sum(&self, sum: &[u32]) -> Vec<f64> {
-        let mut values = Vec::new();
+        let mut values = vec![0.0; sum.len()];
         self.dequantize_sum_into(sum, &mut values);
         values
     }
 
-    /// [`dequantize_sum`](Self::dequantize_sum) into memory that is kept.
+    /// [`dequantize_sum`](Self::dequantize_sum) into memory that is there.
     ///
-    /// - `values`: overwritten, of any length before
-    pub fn dequantize_sum_into(&self, sum: &[u32], values: &mut Vec<f64>) {
+    /// - `values`: overwritten, shape `[dimension]`
+    pub fn dequantize_sum_into(&self, sum: &[u32], values: &mut [f64]) {
+        debug_assert_eq!(sum.len(), values.len());
         let unused = 32 - u32::from(self.bits);
         // Moving the sign bit to the top and back extends it.
         let centred = |value: u32| (value << unused).cast_signed() >> unused;
-        values.clear();
-        values.extend(sum.iter().map(|&value| f64::from(centred(value)) * self.step));
+        for (value, &units) in values.iter_mut().zip(sum) {
+            *value = f64::from(centred(units)) * self.step;
+        }
     }
 }
 

@@ -133,6 +133,22 @@ impl ModularSum {
         self.add_values(&other.values)
     }
 
+    /// Adds another partial sum, which starts again at zero: [`merge`](Self::merge) and
+    /// [`clear`](Self::clear) in one pass.
+    ///
+    /// # Errors
+    /// [`LatticeError::Mismatch`]; both sums are then unchanged.
+    pub fn absorb(&mut self, other: &mut Self) -> Result<(), LatticeError> {
+        if self.lattice != other.lattice || self.values.len() != other.values.len() {
+            return Err(LatticeError::Mismatch);
+        }
+        let mask = self.lattice.mask();
+        for (value, other) in self.values.iter_mut().zip(&mut other.values) {
+            *value = value.wrapping_add(std::mem::take(other)) & mask;
+        }
+        Ok(())
+    }
+
     /// Adds the values of a partial sum over the same lattice, from another process for example.
     ///
     /// - `values`: shape `[dimension]`; reduced modulo `2^bits`
@@ -205,8 +221,9 @@ mod tests {
         assert_eq!(sum.add_chunk(4, &[0; 2]), Err(out_of_range));
         assert!(sum.add_chunk(usize::MAX, &[0; 2]).is_err());
         assert_eq!(sum.add_chunk(4, &[0x10]), Err(LatticeError::Padding { byte: 0x10 }));
-        let other = ModularSum::new(lattice, 4);
+        let mut other = ModularSum::new(lattice, 4);
         assert_eq!(sum.merge(&other), Err(LatticeError::Mismatch));
+        assert_eq!(sum.absorb(&mut other), Err(LatticeError::Mismatch));
         assert_eq!(sum, before);
         assert_eq!(sum.add_chunk(5, &[]), Ok(()));
         assert_eq!(ModularSum::new(lattice, 0).add_packed(&[]), Ok(()));
@@ -259,6 +276,10 @@ mod tests {
             let mut merged = sum(&mut rows[..1].iter());
             merged.merge(&sum(&mut rows[1..].iter())).expect("same lattice");
             prop_assert_eq!(&merged, &forward);
+            let (mut absorbed, mut other) = (sum(&mut rows[1..].iter()), sum(&mut rows[..1].iter()));
+            absorbed.absorb(&mut other).expect("same lattice");
+            prop_assert_eq!(&absorbed, &forward);
+            prop_assert_eq!(other, ModularSum::new(lattice, 5));
             let mut values = sum(&mut rows[..1].iter());
             values.add_values(sum(&mut rows[1..].iter()).values()).expect("same dimension");
             prop_assert_eq!(values, forward);

@@ -1,7 +1,7 @@
 //! The `tenant` unit: one canary a tenant, whose update is clipped and noised at its own agent.
 
 use tributary_agent::train::{LocalTask, local_sgd};
-use tributary_coordinator::optimizer::{ServerOptimizer, Sgd, pseudo_gradient};
+use tributary_coordinator::optimizer::{Sgd, descend};
 use tributary_privacy::{
     accountant::{Delta, epsilon},
     clip::{ClippingNorm, clip_l2},
@@ -93,8 +93,9 @@ pub(super) fn observe(
                 }
             };
         }
-        let gradient = pseudo_gradient(lattice.dequantize_sum(sum.values()), included.len() as u32);
-        Sgd::new(1.0, 0.0, None).step(base.as_mut_slice().into(), gradient.view());
+        descend(&mut Sgd::new(1.0), &mut base, included.len() as u32, |range, block| {
+            lattice.dequantize_sum_into(&sum.values()[range], block);
+        });
     }
     Ok(Observation { scores, claimed_epsilon })
 }

@@ -1,17 +1,19 @@
 //! One run of an experiment, stepped round by round.
 
 mod measure;
+mod total;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ndarray::{Array1, ArrayViewMut1};
+use ndarray::Array1;
 use tributary_coordinator::{
-    optimizer::{self, ServerOptimizer},
+    optimizer::{self, ServerOptimizer, descend},
     registry::initial_parameters,
 };
 use tributary_privacy::{lattice::ModularSum, secagg::SecaggPlan};
 use tributary_protocol::{job::AggregationRule, tensor_file::all_finite};
 
+use self::total::Total;
 use super::{
     Alone, HarnessError, Ranks, Report, RoundCohort, Schedule,
     pool::share,
@@ -35,8 +37,6 @@ pub struct Simulation<'a> {
     schedule: Schedule,
     secagg: Option<SecaggPlan>,
     base: Vec<f32>,
-    /// Where a round's sum comes off the lattice, kept from round to round.
-    values: Vec<f64>,
     /// The bases before it, the newest first, for updates that began with them.
     history: VecDeque<Vec<f32>>,
     optimizer: Box<dyn ServerOptimizer>,
@@ -70,7 +70,7 @@ pub struct RoundOutcome {
 
 /// A weighted sum of updates, and the bytes of secure aggregation.
 struct Aggregate {
-    sum: Vec<f64>,
+    total: Total,
     bytes_down: u64,
     bytes_up: u64,
 }
@@ -96,7 +96,7 @@ impl<'a> Simulation<'a> {
         let worker = || Worker::new(ModularSum::new(release.lattice, dimension));
         Ok(Self {
             workers: (0..threads.max(1)).map(|_| worker()).collect(),
-            optimizer: optimizer::build(&experiment.server_optimizer, Vec::new()),
+            optimizer: optimizer::build(&experiment.server_optimizer, dimension, Vec::new()),
             controls: Controls::new(experiment, base.len()),
             round: 0,
             virtual_s: experiment.clock.as_ref().map(|_| 0.0),
@@ -105,7 +105,6 @@ impl<'a> Simulation<'a> {
             secagg: super::secure::plan(experiment)?,
             schedule,
             base,
-            values: Vec::new(),
             history: VecDeque::new(),
             ranks: &Alone,
         })
@@ -161,8 +160,8 @@ impl<'a> Simulation<'a> {
         let (mut bytes_down, mut bytes_up) = (0, 0);
         if let Some(aggregate) = aggregate {
             (bytes_down, bytes_up) = (aggregate.bytes_down, aggregate.bytes_up);
-            let sum = self.look_at_each(aggregate.sum, cohort.reporting.len())?;
-            self.move_base(round, sum)?;
+            let total = self.look_at_each(aggregate.total, cohort.reporting.len())?;
+            self.move_base(round, total)?;
         }
         for report in &cohort.reporting {
             self.participations[report.tenant as usize] += 1;
@@ -226,7 +225,7 @@ impl<'a> Simulation<'a> {
             ages.entry(report.staleness).or_default().push(*report);
         }
         let asynchronous = &self.population.experiment.asynchronous;
-        let mut total: Option<Vec<f64>> = None;
+        let mut sums = Vec::new();
         for (age, reports) in ages {
             let mut sum = self.sum(round, age, &reports, secure.as_ref())?;
             if let Some(secure) = &mut secure
@@ -236,42 +235,29 @@ impl<'a> Simulation<'a> {
             }
             let mut noise = self.population.seeds.noise(Purpose::ServerNoise, round, 0);
             self.population.release.finish(&mut sum, &mut noise)?;
-            let weight = asynchronous.as_ref().map_or(1.0, |spec| spec.weight(age));
-            let mut values = std::mem::take(&mut self.values);
-            lattice.dequantize_sum_into(sum.values(), &mut values);
-            if weight != 1.0 {
-                values.iter_mut().for_each(|value| *value *= weight);
-            }
-            total = Some(match total {
-                None => values,
-                Some(mut total) => {
-                    total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
-                    total
-                }
-            });
-            sum.clear();
-            self.workers[0].sum = sum;
+            sums.push((asynchronous.as_ref().map_or(1.0, |spec| spec.weight(age)), sum));
         }
         let (bytes_down, bytes_up) = secure.map_or((0, 0), |s| (s.bytes_down, s.bytes_up));
-        Ok(total.map(|sum| Aggregate { sum, bytes_down, bytes_up }))
+        Ok(Some(Aggregate { total: Total::Lattice(sums), bytes_down, bytes_up }))
     }
 
     /// What the rule makes of a round's updates, and SCAFFOLD of its sum.
-    fn look_at_each(&mut self, sum: Vec<f64>, reported: usize) -> Result<Vec<f64>, HarnessError> {
+    fn look_at_each(&mut self, total: Total, reported: usize) -> Result<Total, HarnessError> {
         let experiment = self.population.experiment;
         if !single::are_needed(experiment) {
-            return Ok(sum);
+            return Ok(total);
         }
+        let sum = total.into_values(experiment.federated.dimension(&experiment.model));
         let lattice = self.population.release.lattice;
         let threads = self.workers.iter_mut().filter_map(|worker| worker.singles.as_mut());
         let mut singles = RoundSingles::collect(lattice, threads);
         let moved = std::mem::take(&mut singles.moved);
         self.controls.take(experiment, &sum, reported, moved);
         if experiment.aggregation == AggregationRule::Mean {
-            return Ok(sum);
+            return Ok(Total::Values(sum));
         }
         let report_goal = experiment.cohort.report_goal();
-        singles.combine(&experiment.aggregation, sum.len(), report_goal)
+        singles.combine(&experiment.aggregation, sum.len(), report_goal).map(Total::Values)
     }
 
     /// Trains tenants on all threads and processes; returns the sum of what they release.
@@ -282,10 +268,18 @@ impl<'a> Simulation<'a> {
         reports: &[Report],
         secure: Option<&SecureRound>,
     ) -> Result<ModularSum, HarnessError> {
+        let experiment = self.population.experiment;
+        let dimension = experiment.federated.dimension(&experiment.model);
         let base = match age.checked_sub(1) {
             None => &self.base,
             Some(age) => &self.history[age as usize],
         };
+        let lattice = self.population.release.lattice;
+        let first = &mut self.workers[0].sum;
+        if first.values().is_empty() {
+            // The last one went on as a whole.
+            *first = ModularSum::new(lattice, dimension);
+        }
         let own = self.ranks.own(reports.len());
         let (population, controls) = (&self.population, &self.controls);
         if self.ranks.count() > 1 && single::are_needed(population.experiment) {
@@ -302,10 +296,8 @@ impl<'a> Simulation<'a> {
         }
         let (first, others) = self.workers.split_first_mut().expect("at least one thread");
         for other in others {
-            first.sum.merge(&other.sum)?;
-            other.sum.clear();
+            first.sum.absorb(&mut other.sum)?;
         }
-        let lattice = population.release.lattice;
         let mut sum = std::mem::replace(&mut first.sum, ModularSum::new(lattice, 0));
         if self.ranks.count() > 1 {
             let mut values = sum.values().to_vec();
@@ -316,27 +308,30 @@ impl<'a> Simulation<'a> {
         Ok(sum)
     }
 
-    fn move_base(&mut self, round: u64, sum: Vec<f64>) -> Result<(), HarnessError> {
+    fn move_base(&mut self, round: u64, total: Total) -> Result<(), HarnessError> {
         let experiment = self.population.experiment;
         if let Some(asynchronous) = &experiment.asynchronous {
             self.history.push_front(self.base.clone());
             self.history.truncate(asynchronous.staleness_max as usize);
         }
         let report_goal = experiment.cohort.report_goal();
-        let gradient = optimizer::pseudo_gradient(sum, report_goal);
         let (model, federated) = (&experiment.model, experiment.federated);
+        let mut descend = |parameters: &mut [f32]| {
+            descend(&mut *self.optimizer, parameters, report_goal, |range, block| {
+                total.read(range, block);
+            });
+        };
         match federated.span(model) {
-            Some(span) => {
-                let part = ArrayViewMut1::from(&mut self.base[span]);
-                self.optimizer.step(part, gradient.view());
-            }
+            Some(span) => descend(&mut self.base[span]),
             None => {
                 let mut trained = federated.start(model, &self.base);
-                self.optimizer.step(ArrayViewMut1::from(&mut trained), gradient.view());
+                descend(&mut trained);
                 federated.merge(model, &mut self.base, &trained);
             }
         }
-        (self.values, _) = gradient.into_raw_vec_and_offset();
+        if let Some(sum) = total.into_empty() {
+            self.workers[0].sum = sum;
+        }
         match all_finite(&self.base) {
             true => Ok(()),
             false => Err(HarnessError::Diverged { round }),
@@ -387,7 +382,9 @@ impl<'a> Simulation<'a> {
             self.begin_sums();
         }
         let moments = state.moments.into_iter().map(Array1::from_vec).collect();
-        self.optimizer = optimizer::build(&self.population.experiment.server_optimizer, moments);
+        let experiment = self.population.experiment;
+        let dimension = experiment.federated.dimension(&experiment.model);
+        self.optimizer = optimizer::build(&experiment.server_optimizer, dimension, moments);
         self.round = state.round;
         self.controls = state.controls;
         self.virtual_s = state.virtual_s;
