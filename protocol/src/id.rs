@@ -1,6 +1,6 @@
 //! Identifiers: every id is its own type, validated where it enters the program.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io, str::FromStr};
 
 use serde::{Deserialize, Serialize, de};
 use thiserror::Error;
@@ -150,6 +150,16 @@ impl Digest {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Hashes everything that `reader` gives, in little memory.
+    ///
+    /// # Errors
+    /// Those of `reader`.
+    pub fn of_reader(reader: impl io::Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// Wraps a finished 32-byte hash.

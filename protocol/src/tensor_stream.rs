@@ -2,11 +2,18 @@
 //!
 //! A file of known length and digest travels in chunks of [`CHUNK_BYTES`]; only the last may be
 //! shorter. A chunk is a 24-byte header (offset `u64`, length `u32`, four zero bytes, checksum of
-//! 8 bytes; little endian) and its payload. The checksum binds offset and payload, so a chunk cannot
-//! pass for another. A receiver that has the first `offset` bytes durable resumes there; the digest
-//! of the whole file is checked at the end by whoever stores it.
+//! 8 bytes; little endian) and its payload. The checksum is the beginning of the chunk's node in the
+//! BLAKE3 tree of the file: it binds offset and payload, so a chunk cannot pass for another, and the
+//! digest of the whole file follows from the nodes ([`FileDigest`]). A receiver that has the first
+//! `offset` bytes durable resumes there; whoever stores the file checks its digest at the end.
 
+mod file_digest;
+
+use blake3::hazmat::{ChainingValue, HasherExt};
 use thiserror::Error;
+
+pub use self::file_digest::FileDigest;
+use crate::id::Digest;
 
 /// Payload bytes of every chunk but the last.
 pub const CHUNK_BYTES: usize = 256 * 1024;
@@ -72,11 +79,10 @@ impl ChunkHeader {
     /// Describes `payload` at `offset`.
     ///
     /// # Panics
-    /// If `payload` is longer than [`CHUNK_BYTES`].
+    /// As [`HashedChunk::of`].
     #[must_use]
     pub fn new(offset: u64, payload: &[u8]) -> Self {
-        assert!(payload.len() <= CHUNK_BYTES, "chunks are cut by `Cursor`");
-        Self { offset, length: payload.len() as u32, checksum: checksum(offset, payload) }
+        HashedChunk::of(offset, payload).header()
     }
 
     /// The header on the wire.
@@ -104,24 +110,32 @@ impl ChunkHeader {
     }
 }
 
-fn checksum(offset: u64, payload: &[u8]) -> [u8; 8] {
-    let mut arriving = ArrivingChunk::new(offset);
-    arriving.take(payload);
-    arriving.checksum()
-}
-
-/// A chunk whose payload comes in pieces, so that nobody needs to hold all of it.
+/// A chunk whose payload is hashed as it passes, so that nobody needs to hold all of it.
 #[derive(Debug, Clone)]
-pub struct ArrivingChunk {
+pub struct HashedChunk {
     hasher: blake3::Hasher,
+    offset: u64,
     length: usize,
 }
 
-impl ArrivingChunk {
+impl HashedChunk {
     fn new(offset: u64) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&offset.to_le_bytes());
-        Self { hasher, length: 0 }
+        hasher.set_input_offset(offset);
+        Self { hasher, offset, length: 0 }
+    }
+
+    /// The whole of `payload` at `offset`.
+    ///
+    /// # Panics
+    /// Unless `payload` has 1 to [`CHUNK_BYTES`] bytes and `offset` is a multiple of that.
+    #[must_use]
+    pub fn of(offset: u64, payload: &[u8]) -> Self {
+        assert!((1..=CHUNK_BYTES).contains(&payload.len()), "chunks are cut by `Cursor`");
+        assert!(offset.is_multiple_of(CHUNK_BYTES as u64), "chunks are cut by `Cursor`");
+        let mut chunk = Self::new(offset);
+        chunk.take(payload);
+        chunk
     }
 
     /// Takes the next bytes of the payload.
@@ -130,10 +144,22 @@ impl ArrivingChunk {
         self.length += piece.len();
     }
 
-    fn checksum(&self) -> [u8; 8] {
-        let mut checksum = [0; 8];
-        checksum.copy_from_slice(&self.hasher.finalize().as_bytes()[..8]);
-        checksum
+    /// What announces it.
+    #[must_use]
+    pub fn header(&self) -> ChunkHeader {
+        let subtree = self.subtree();
+        let checksum = subtree.first_chunk().expect("32 bytes");
+        ChunkHeader { offset: self.offset, length: self.length as u32, checksum: *checksum }
+    }
+
+    /// Its node in the tree of the file.
+    fn subtree(&self) -> ChainingValue {
+        self.hasher.finalize_non_root()
+    }
+
+    /// The digest of a file that consists of it.
+    fn alone(&self) -> Digest {
+        Digest::from_bytes(*self.hasher.finalize().as_bytes())
     }
 }
 
@@ -201,9 +227,9 @@ impl Cursor {
     ///
     /// # Errors
     /// As [`Self::expect`].
-    pub fn begin(&self, header: &ChunkHeader) -> Result<ArrivingChunk, TensorStreamError> {
+    pub fn begin(&self, header: &ChunkHeader) -> Result<HashedChunk, TensorStreamError> {
         self.expect(header)?;
-        Ok(ArrivingChunk::new(self.offset))
+        Ok(HashedChunk::new(self.offset))
     }
 
     /// Checks a chunk that has arrived, and moves past it.
@@ -213,17 +239,11 @@ impl Cursor {
     pub fn finish(
         &mut self,
         header: &ChunkHeader,
-        arrived: &ArrivingChunk,
+        arrived: &HashedChunk,
     ) -> Result<(), TensorStreamError> {
         self.expect(header)?;
-        if arrived.length != header.length as usize {
-            return Err(TensorStreamError::Length {
-                offset: self.offset,
-                expected: header.length as usize,
-                found: arrived.length,
-            });
-        }
-        if arrived.checksum() != header.checksum {
+        self.expect_length(header, arrived.length)?;
+        if arrived.header() != *header {
             return Err(TensorStreamError::Checksum { offset: self.offset });
         }
         self.offset += u64::from(header.length);
@@ -240,8 +260,22 @@ impl Cursor {
         payload: &[u8],
     ) -> Result<(), TensorStreamError> {
         let mut arriving = self.begin(header)?;
+        self.expect_length(header, payload.len())?;
         arriving.take(payload);
         self.finish(header, &arriving)
+    }
+
+    const fn expect_length(
+        &self,
+        header: &ChunkHeader,
+        found: usize,
+    ) -> Result<(), TensorStreamError> {
+        let expected = header.length as usize;
+        if found == expected {
+            Ok(())
+        } else {
+            Err(TensorStreamError::Length { offset: self.offset, expected, found })
+        }
     }
 
     /// Moves past a chunk that is sent.

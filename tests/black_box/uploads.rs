@@ -110,7 +110,7 @@ async fn chunks_that_lie_about_the_file_never_become_an_update() {
     let other = vec![4; update.len()];
     assert_eq!(code(peer.upload(&good, &other).await), ErrorCode::ChecksumMismatch);
     let (mut send, mut receive, _) = peer.transfer(&TransferRequest::Upload(good.clone())).await;
-    let misplaced = ChunkHeader::new(1, &update);
+    let misplaced = ChunkHeader::new(CHUNK_BYTES as u64, &update);
     send.write_all(&misplaced.encode()).await.expect("sends");
     let answer = stream::expect_message(&mut receive).await.expect("an answer");
     assert_eq!(code(answer), ErrorCode::ChunkOutOfOrder);

@@ -1,6 +1,6 @@
 //! An agent whose every message the test chooses, over real QUIC.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rcgen::{CertificateParams, KeyPair};
@@ -14,9 +14,10 @@ use tributary_protocol::{
         AgentMessage, Assignment, BlobRef, CoordinatorMessage, EnrollmentRequest,
         EnrollmentResponse, LedgerHead, TransferRequest, TransferResponse, UploadOffer,
     },
-    tensor_stream::{CHUNK_BYTES, ChunkHeader, HEADER_BYTES},
+    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, FileDigest, HashedChunk},
     transport::{
-        TransportError, endpoint, stream,
+        TransportError, endpoint,
+        stream::{self, ChunkSink},
         tls::{self, Identity},
     },
 };
@@ -252,28 +253,50 @@ impl Peer {
     /// # Panics
     /// If the coordinator refuses, or sends something else.
     pub async fn try_download(&self, file: BlobRef) -> Result<Vec<u8>, TransportError> {
+        let mut bytes = Vec::new();
+        self.download_onto(file, |piece| bytes.extend_from_slice(piece)).await?;
+        Ok(bytes)
+    }
+
+    /// Downloads and checks a file, and hands it to `take` piece by piece.
+    ///
+    /// # Errors
+    /// [`TransportError`] if the connection ends.
+    ///
+    /// # Panics
+    /// If the coordinator refuses, or sends something else.
+    pub async fn download_onto(
+        &self,
+        file: BlobRef,
+        take: impl FnMut(&[u8]) + Send,
+    ) -> Result<(), TransportError> {
         let request = TransferRequest::Download { digest: file.digest, offset: 0 };
         let (_send, mut receive, answer) = self.try_transfer(&request).await?;
         assert_eq!(answer, TransferResponse::Sending { length: file.length });
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < file.length {
-            let mut header = [0; HEADER_BYTES];
-            read_exact(&mut receive, &mut header).await?;
-            let header = ChunkHeader::decode(&header).map_err(TransportError::Chunk)?;
-            let start = bytes.len();
-            bytes.resize(start + header.length as usize, 0);
-            read_exact(&mut receive, &mut bytes[start..]).await?;
-        }
-        assert_eq!(Digest::of(&bytes), file.digest);
-        Ok(bytes)
+        let mut cursor = Cursor::new(file.length, 0).map_err(TransportError::Chunk)?;
+        let mut pieces = Pieces { take, digest: FileDigest::default() };
+        stream::receive_chunks(&mut receive, &mut pieces, &mut cursor, || 0).await?;
+        assert_eq!(pieces.digest.finish(), file.digest);
+        Ok(())
     }
 }
 
-async fn read_exact(receive: &mut RecvStream, bytes: &mut [u8]) -> Result<(), TransportError> {
-    receive.read_exact(bytes).await.map_err(|error| match error {
-        quinn::ReadExactError::FinishedEarly(_) => TransportError::EndedEarly,
-        quinn::ReadExactError::ReadError(error) => TransportError::Read(error),
-    })
+/// What a download goes to.
+struct Pieces<F> {
+    take: F,
+    digest: FileDigest,
+}
+
+impl<F: FnMut(&[u8]) + Send> ChunkSink for Pieces<F> {
+    async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        (self.take)(&piece);
+        Ok(piece)
+    }
+
+    async fn end_chunk(&mut self, chunk: &HashedChunk) -> io::Result<()> {
+        self.digest.take(chunk);
+        Ok(())
+    }
 }
 
 /// The chunks of a file from `offset` on.

@@ -1,10 +1,16 @@
 //! Files over the connection: base models down, releases up, both resumable.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use quinn::Connection;
 use thiserror::Error;
-use tokio::fs::{self, File, OpenOptions};
+use tokio::{
+    fs::{self, File, OpenOptions},
+    task::spawn_blocking,
+};
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::Digest,
@@ -87,12 +93,16 @@ async fn attempt(connection: &Connection, blob: BlobRef, path: &Path) -> Result<
     let present = file.metadata().await.map_err(FileError::on("read", &partial))?.len();
     let offset = Cursor::resumable(blob.length, present.min(blob.length));
     file.set_len(offset).await.map_err(FileError::on("cut", &partial))?;
+    let mut found = None;
     if offset < blob.length {
-        fetch(connection, blob, offset, &partial, &mut file).await?;
+        found = fetch(connection, blob, offset, &partial, &mut file).await?;
     }
     file.sync_all().await.map_err(FileError::on("flush", &partial))?;
-    let bytes = fs::read(&partial).await.map_err(FileError::on("read", &partial))?;
-    if Digest::of(&bytes) != blob.digest {
+    let found = match found {
+        Some(found) => found,
+        None => digest(&partial).await.map_err(FileError::on("read", &partial))?,
+    };
+    if found != blob.digest {
         fs::remove_file(&partial).await.map_err(FileError::on("remove", &partial))?;
         return Err(DownloadError::Digest);
     }
@@ -100,13 +110,21 @@ async fn attempt(connection: &Connection, blob: BlobRef, path: &Path) -> Result<
     Ok(sync_directory(path)?)
 }
 
+/// Of a file that was not received at one go.
+async fn digest(path: &Path) -> io::Result<Digest> {
+    let file = File::open(path).await?.into_std().await;
+    let hash = spawn_blocking(|| Digest::of_reader(file));
+    hash.await.expect("reading a file does not panic")
+}
+
+/// - returns: the digest of the whole file, if all of it was sent
 async fn fetch(
     connection: &Connection,
     blob: BlobRef,
     offset: u64,
     partial: &Path,
     file: &mut File,
-) -> Result<(), DownloadError> {
+) -> Result<Option<Digest>, DownloadError> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(TransportError::Connection)?;
     let request = TransferRequest::Download { digest: blob.digest, offset };
     stream::write_message(&mut send, &request).await?;

@@ -13,7 +13,7 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
     message::{TransferRequest, TransferResponse, UploadOffer},
-    tensor_stream::{CHUNK_BYTES, Cursor},
+    tensor_stream::{CHUNK_BYTES, Cursor, FileDigest, HashedChunk},
     transport::{
         TransportError,
         stream::{self, ChunkSink},
@@ -206,7 +206,7 @@ async fn receive_update(
                 staged.file.set_len(cursor.offset()).map_err(TransportError::File)?;
             }
             received?;
-            plain.digest()
+            plain.digest.map(FileDigest::finish)
         }
         Some(seal) => {
             let mut sealing =
@@ -224,39 +224,28 @@ async fn receive_update(
 /// Writes pieces as they are.
 struct Plain {
     file: Arc<File>,
-    /// Of all pieces, if none was there before.
-    hasher: Option<Box<blake3::Hasher>>,
+    /// Of all chunks, if none was there before.
+    digest: Option<FileDigest>,
 }
 
 impl Plain {
     fn new(file: Arc<File>, offset: u64) -> io::Result<Self> {
         (&*file).seek(io::SeekFrom::Start(offset))?;
-        let hasher = (offset == 0).then(|| Box::new(blake3::Hasher::new()));
-        Ok(Self { file, hasher })
-    }
-
-    /// Of everything that was written, if it is known.
-    fn digest(&self) -> Option<Digest> {
-        let hasher = self.hasher.as_ref()?;
-        Some(Digest::from_bytes(*hasher.finalize().as_bytes()))
+        Ok(Self { file, digest: (offset == 0).then(FileDigest::default) })
     }
 }
 
 impl ChunkSink for Plain {
     async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
-        let (file, mut hasher) = (self.file.clone(), self.hasher.take());
-        let write = spawn_blocking(move || {
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&piece);
-            }
-            (&*file).write_all(&piece).map(|()| (piece, hasher))
-        });
-        let (piece, hasher) = write.await.expect("writing a piece does not panic")?;
-        self.hasher = hasher;
-        Ok(piece)
+        let file = self.file.clone();
+        let write = spawn_blocking(move || (&*file).write_all(&piece).map(|()| piece));
+        write.await.expect("writing a piece does not panic")
     }
 
-    async fn end_chunk(&mut self) -> io::Result<()> {
+    async fn end_chunk(&mut self, chunk: &HashedChunk) -> io::Result<()> {
+        if let Some(digest) = &mut self.digest {
+            digest.take(chunk);
+        }
         Ok(())
     }
 }
@@ -286,7 +275,7 @@ impl ChunkSink for Sealing {
         Ok(piece)
     }
 
-    async fn end_chunk(&mut self) -> io::Result<()> {
+    async fn end_chunk(&mut self, _: &HashedChunk) -> io::Result<()> {
         let record = self.seal.seal(self.digest, self.index, &self.chunk)?;
         self.index += 1;
         self.chunk.clear();

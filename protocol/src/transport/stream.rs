@@ -13,7 +13,8 @@ use tokio::{
 use super::TransportError;
 use crate::{
     codec::{self, MESSAGE_BYTES_MAX},
-    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, HEADER_BYTES},
+    id::Digest,
+    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, FileDigest, HEADER_BYTES, HashedChunk},
 };
 
 /// A peer in the middle of a message or file may pause for this long.
@@ -143,23 +144,28 @@ pub async fn send_chunks(
 /// Receives chunks into `file`, which stands at the cursor's offset, to its end. The whole chunks that are written
 /// before an error are a valid prefix, from which a later attempt resumes.
 ///
+/// - returns: the digest of the whole file, if all of it was received
+///
 /// # Errors
 /// [`TransportError`] if a chunk is not the next one, is damaged or late, or the file fails.
 pub async fn receive_file(
     stream: &mut RecvStream,
     file: &mut File,
     mut cursor: Cursor,
-) -> Result<(), TransportError> {
+) -> Result<Option<Digest>, TransportError> {
+    let digest = (cursor.offset() == 0).then(FileDigest::default);
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
     file.set_max_buf_size(CHUNK_BYTES);
-    let received = receive_chunks(stream, file, &mut cursor, || CHUNK_BYTES).await;
+    let mut sink = Received { file, digest };
+    let received = receive_chunks(stream, &mut sink, &mut cursor, || CHUNK_BYTES).await;
+    let Received { file, digest } = sink;
     // Also after an error: a write that is still under way would be lost to the next attempt.
     file.flush().await.map_err(TransportError::File)?;
     if received.is_err() {
         // The rest may be of a chunk that is damaged.
         file.set_len(cursor.offset()).await.map_err(TransportError::File)?;
     }
-    received
+    received.map(|()| digest.map(FileDigest::finish))
 }
 
 /// Where received chunks go, in order.
@@ -168,16 +174,26 @@ pub trait ChunkSink: Send {
     fn take(&mut self, piece: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 
     /// The chunk is whole, and is what was sent.
-    fn end_chunk(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+    fn end_chunk(&mut self, chunk: &HashedChunk) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-impl ChunkSink for File {
+/// A file to which chunks are written.
+struct Received<'a> {
+    file: &'a mut File,
+    /// Of all chunks, if none was there before.
+    digest: Option<FileDigest>,
+}
+
+impl ChunkSink for Received<'_> {
     async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
-        self.write_all(&piece).await?;
+        self.file.write_all(&piece).await?;
         Ok(piece)
     }
 
-    async fn end_chunk(&mut self) -> io::Result<()> {
+    async fn end_chunk(&mut self, chunk: &HashedChunk) -> io::Result<()> {
+        if let Some(digest) = &mut self.digest {
+            digest.take(chunk);
+        }
         Ok(())
     }
 }
@@ -219,7 +235,7 @@ pub async fn receive_chunks(
             piece = sink.take(piece).await.map_err(TransportError::File)?;
         }
         cursor.finish(&header, &arriving)?;
-        sink.end_chunk().await.map_err(TransportError::File)?;
+        sink.end_chunk(&arriving).await.map_err(TransportError::File)?;
     }
     Ok(())
 }
