@@ -23,9 +23,9 @@ use tributary_protocol::{
 };
 
 use super::{
-    BlobError, Staged, io_error, open_staged, remove_others, remove_tree,
+    BlobError, Staged, io_error, list, remove_tree,
     seal::{self, Seal},
-    staging_name,
+    staging::{open_staged, staging_name},
 };
 
 const KEY: &str = "key";
@@ -188,10 +188,14 @@ impl Keyspace {
     }
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, BlobError> {
-    let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
-    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
-    paths.map_err(io_error("list", folder))
+/// Removes what arrived of the tenant's other uploads in the round: each has one at a time.
+fn remove_others(staged: &Path) -> Result<(), BlobError> {
+    for other in list(staged.parent().expect("staged files are in a folder"))? {
+        if other != staged {
+            remove_tree(&other)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Content-addressed files: models and updates, named by their BLAKE3.
 //!
 //! ```text
-//! blobs/<digest>                    complete, never changed
-//! staging/<job>.<round>/<digest>    an upload in progress; its length says where it resumes
+//! blobs/<digest>                             complete, never changed
+//! staging/<job>.<round>/<tenant>.<digest>    an upload in progress; its length says where it resumes
 //! ```
 //! The updates of tenants that are kept apart lie sealed in [keyspaces](Keyspace) of their own.
 //!
@@ -11,12 +11,13 @@
 
 mod keyspace;
 mod seal;
+mod staging;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -28,7 +29,8 @@ use tributary_protocol::{
     message::BlobRef,
 };
 
-pub use self::{keyspace::Keyspace, seal::Seal};
+use self::staging::{Staging, staging_name};
+pub use self::{keyspace::Keyspace, seal::Seal, staging::Staged};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -93,7 +95,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Blob
 pub struct BlobStore {
     folder: PathBuf,
     blobs: PathBuf,
-    staging: PathBuf,
+    staging: Arc<Staging>,
     keyspaces: Arc<Mutex<BTreeMap<PathBuf, Arc<Keyspace>>>>,
 }
 
@@ -103,21 +105,19 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn open(folder: &Path) -> Result<Self, BlobError> {
-        let (blobs, staging) = (folder.join("blobs"), folder.join("staging"));
+        let blobs = folder.join("blobs");
+        fs::create_dir_all(&blobs).map_err(io_error("create", &blobs))?;
+        let staging = Arc::new(Staging::open(folder.join("staging"))?);
         let store = Self { folder: folder.to_owned(), blobs, staging, keyspaces: Arc::default() };
-        for path in [&store.blobs, &store.staging] {
-            fs::create_dir_all(path).map_err(io_error("create", path))?;
-        }
         // Also those of tenants whose level has changed since.
         for level in [DataIsolation::OwnKeyspace, DataIsolation::OwnDatabase] {
-            let Some(name) = keyspace::folder_name(level) else { continue };
-            let path = folder.join(name);
+            let Some(keyspaces) = keyspace::folder_name(level) else { continue };
+            let path = folder.join(keyspaces);
             if !path.exists() {
                 continue;
             }
-            for entry in fs::read_dir(&path).map_err(io_error("list", &path))? {
-                let name = entry.map_err(io_error("list", &path))?.file_name();
-                if let Some(tenant) = name.to_str().and_then(|name| name.parse().ok()) {
+            for own in list(&path)? {
+                if let Some(tenant) = name(&own).and_then(|name| name.parse().ok()) {
                     store.keyspace(&tenant, level)?;
                 }
             }
@@ -191,7 +191,7 @@ impl BlobStore {
         if self.path(digest).exists() {
             return Ok(digest);
         }
-        let staged = self.staging.join(format!("{digest}.put"));
+        let staged = self.staging.folder().join(format!("{digest}.put"));
         let mut file = File::create(&staged).map_err(io_error("create", &staged))?;
         file.write_all(bytes).map_err(io_error("write", &staged))?;
         finish(&file, &staged, &self.blobs, digest)?;
@@ -241,14 +241,12 @@ impl BlobStore {
     /// [`BlobError::Io`].
     pub fn link_all(&self, folder: &Path) -> Result<Vec<(Digest, u64)>, BlobError> {
         let mut linked = Vec::new();
-        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
-            let entry = entry.map_err(io_error("list", &self.blobs))?;
-            let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        for path in list(&self.blobs)? {
+            let Some(digest) = name(&path).and_then(|name| name.parse::<Digest>().ok()) else {
                 continue;
             };
-            let path = entry.path();
-            let length = entry.metadata().map_err(io_error("read", &path))?.len();
-            fs::hard_link(&path, folder.join(entry.file_name()))
+            let length = fs::metadata(&path).map_err(io_error("read", &path))?.len();
+            fs::hard_link(&path, folder.join(digest.to_string()))
                 .map_err(io_error("link", &path))?;
             linked.push((digest, length));
         }
@@ -299,11 +297,7 @@ impl BlobStore {
         if let Some(keyspace) = keyspace {
             return keyspace.stage(job, round, digest);
         }
-        let folder = self.staging.join(staging_name(job, round)).join(tenant.as_str());
-        fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;
-        let path = folder.join(digest.to_string());
-        remove_others(&path)?;
-        let file = open_staged(&path)?;
+        let (path, file) = self.staging.stage(job, round, tenant, digest)?;
         let length = file.metadata().map_err(io_error("read", &path))?.len();
         Ok(Staged { digest, path, home: self.blobs.clone(), file, length, seal: None })
     }
@@ -359,9 +353,8 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn retain(&self, referenced: &BTreeSet<Digest>) -> Result<(), BlobError> {
-        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
-            let entry = entry.map_err(io_error("list", &self.blobs))?;
-            let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        for path in list(&self.blobs)? {
+            let digest = name(&path).and_then(|name| name.parse().ok());
             if let Some(digest) = digest
                 && !referenced.contains(&digest)
             {
@@ -383,7 +376,7 @@ impl BlobStore {
         for keyspace in self.keyspaces() {
             keyspace.retain_staged(|name| name != closed)?;
         }
-        remove_tree(&self.staging.join(closed))
+        self.staging.remove(&closed)
     }
 
     /// Removes what has arrived of every upload but those of these open rounds.
@@ -395,12 +388,7 @@ impl BlobStore {
         open: impl Iterator<Item = (&'a JobId, RoundNumber)>,
     ) -> Result<(), BlobError> {
         let open: BTreeSet<_> = open.map(|(job, round)| staging_name(job, round)).collect();
-        for entry in fs::read_dir(&self.staging).map_err(io_error("list", &self.staging))? {
-            let entry = entry.map_err(io_error("list", &self.staging))?;
-            if !entry.file_name().to_str().is_some_and(|name| open.contains(name)) {
-                remove_tree(&entry.path())?;
-            }
-        }
+        self.staging.retain(&open)?;
         for keyspace in self.keyspaces() {
             keyspace.retain_staged(|name| open.contains(name))?;
         }
@@ -476,42 +464,16 @@ impl<E> From<io::Error> for Piece<E> {
     }
 }
 
-fn staging_name(job: &JobId, round: RoundNumber) -> String {
-    format!("{job}.{round}")
+/// The paths of what is in a folder.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, BlobError> {
+    let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
+    let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    paths.map_err(io_error("list", folder))
 }
 
-/// Opens a staging file for one writer: two at once would write into each other's bytes, and the
-/// later one into a file that is complete.
-fn open_staged(path: &Path) -> Result<File, BlobError> {
-    loop {
-        let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
-        let file = opened.map_err(io_error("open", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(BlobError::Busy { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
-        }
-        // The writer before may just have given it its final name.
-        let ours = file.metadata().map_err(io_error("read", path))?;
-        match fs::metadata(path) {
-            Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("read", path)(error)),
-        }
-    }
-}
-
-/// Removes what arrived of a tenant's other uploads in the round: each has one at a time.
-fn remove_others(staged: &Path) -> Result<(), BlobError> {
-    let folder = staged.parent().expect("staged files are in a folder");
-    for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
-        let other = entry.map_err(io_error("list", folder))?.path();
-        if other != staged {
-            remove_tree(&other)?;
-        }
-    }
-    Ok(())
+/// The name of a file or folder, if it is text.
+fn name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
 }
 
 /// Removes a file or a folder with all that is in it; one that is gone already is fine.
@@ -521,21 +483,6 @@ fn remove_tree(path: &Path) -> Result<(), BlobError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(io_error("remove", path)),
     }
-}
-
-/// An upload in progress.
-#[derive(Debug)]
-pub struct Staged {
-    digest: Digest,
-    path: PathBuf,
-    /// The folder in which it gets its name.
-    home: PathBuf,
-    /// Open for writing.
-    pub file: File,
-    /// Bytes that have arrived, before they were sealed.
-    pub length: u64,
-    /// What seals them, if anything does.
-    pub seal: Option<Arc<Seal>>,
 }
 
 #[cfg(test)]
@@ -590,24 +537,6 @@ mod tests {
         assert!(matches!(store.complete(&staged, None), Err(BlobError::Digest { .. })));
         assert!(!store.contains(other));
         assert_eq!(stage(other).expect("starts anew").length, 0);
-    }
-
-    #[test]
-    fn a_tenant_has_one_incomplete_upload_in_a_round() {
-        let (folder, store) = store();
-        let job = JobId::new("job").expect("valid");
-        for tenant in ["one", "two"] {
-            let tenant = TenantId::new(tenant).expect("valid");
-            for number in 0..20_u8 {
-                let digest = Digest::of(&[number]);
-                let mut staged =
-                    store.stage(None, &job, RoundNumber(1), &tenant, digest).expect("stages");
-                assert_eq!(staged.length, 0);
-                staged.file.write_all(b"part").expect("writes");
-            }
-            let own = folder.path().join("staging/job.1").join(tenant.as_str());
-            assert_eq!(fs::read_dir(own).expect("lists").count(), 1);
-        }
     }
 
     #[test]
