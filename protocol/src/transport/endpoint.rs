@@ -1,27 +1,19 @@
 //! QUIC endpoints with the limits and timeouts that both sides share.
 
-use std::{
-    io::{self, IoSliceMut},
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    Runtime, ServerConfig, TokioRuntime, TransportConfig, UdpPoller, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
     crypto::{
         CryptoError, HmacKey,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
-    udp::{RecvMeta, Transmit},
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::SockRef;
 
-use super::TransportError;
+use super::{TransportError, sparing::Sparing};
 use crate::error_code::{ErrorCode, Refusal};
 
 /// A peer that is silent for this long is gone, unless a coordinator's configuration says otherwise.
@@ -46,16 +38,15 @@ const AGENT_WINDOW_BYTES: u32 = 8 << 20;
 const NARROW_WINDOW_BYTES: u32 = 64 << 10;
 
 /// The same while the connection has a place among the few that transfer at full speed.
-const WIDE_WINDOW_BYTES: u32 = 1 << 20;
+const WIDE_WINDOW_BYTES: u32 = 512 << 10;
 
-/// The largest UDP payload that is tried, in bytes. What a path carries is found out by probes that
-/// nothing depends on, from [`quinn`]'s 1200 bytes upwards. Ten of these, which are handed to the
-/// kernel at once, still fit into the 64 KiB that it takes.
-const PAYLOAD_BYTES_MAX: u16 = 6500;
+/// The largest UDP payload that is tried, in bytes: what a jumbo frame holds beside its headers. What a
+/// path carries is found out by probes that nothing depends on, from [`quinn`]'s 1200 bytes upwards.
+const PAYLOAD_BYTES_MAX: u16 = 8952;
 
-/// Packets that a connection of the coordinator hands to the kernel at once: a buffer for as many stays
-/// with each that ever sent a file.
-const SEGMENTS_MAX: usize = 3;
+/// What a connection of the coordinator hands to the kernel at once, in bytes: a buffer for as much stays
+/// with each that ever sent a file. This is one of the largest packets, or eight of usual ones.
+const SEND_BYTES: usize = 12_000;
 
 /// What the kernel should keep for a socket while the process does something else; it may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -166,48 +157,9 @@ pub fn listen(
     }
     let runtime = Arc::new(TokioRuntime);
     let bind = |source| TransportError::Bind { address, source };
-    let socket = Sparing(runtime.wrap_udp_socket(socket(address)?).map_err(bind)?);
-    Endpoint::new_with_abstract_socket(endpoint, Some(config), Arc::new(socket), runtime)
-        .map_err(bind)
-}
-
-/// A socket through which each connection sends a few packets at once.
-#[derive(Debug)]
-struct Sparing(Arc<dyn AsyncUdpSocket>);
-
-impl AsyncUdpSocket for Sparing {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.0.clone().create_io_poller()
-    }
-
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.0.try_send(transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        context: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_recv(context, buffers, meta)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.0.may_fragment()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.0.max_transmit_segments().min(SEGMENTS_MAX)
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.0.max_receive_segments()
-    }
+    let socket = runtime.wrap_udp_socket(socket(address)?).map_err(bind)?;
+    let socket = Arc::new(Sparing::new(socket, SEND_BYTES));
+    Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime).map_err(bind)
 }
 
 /// What an endpoint that listens shows to connections from now on; open ones stay as they are.
@@ -266,9 +218,12 @@ pub fn client(remote: SocketAddr, tls: rustls::ClientConfig) -> Result<Endpoint,
     let config = client_config(tls)?;
     let address: SocketAddr =
         if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let mut endpoint =
-        Endpoint::new(endpoint_config(), None, socket(address)?, Arc::new(TokioRuntime))
-            .map_err(|source| TransportError::Bind { address, source })?;
+    let runtime = Arc::new(TokioRuntime);
+    let bind = |source| TransportError::Bind { address, source };
+    let socket = runtime.wrap_udp_socket(socket(address)?).map_err(bind)?;
+    let socket = Arc::new(Sparing::new(socket, usize::MAX));
+    let mut endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, runtime)
+        .map_err(bind)?;
     endpoint.set_default_client_config(config);
     Ok(endpoint)
 }

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod log;
 pub mod process;
 pub mod signature;
+mod sparing;
 pub mod stream;
 pub mod tls;
 pub mod validity;
