@@ -23,7 +23,9 @@ use tributary_protocol::{
 };
 
 use super::{
-    BlobError, Staged, io_error, list, remove_tree,
+    BlobError, Staged,
+    error::io_error,
+    list, remove_tree,
     seal::{self, Seal},
     staging::{open_staged, staging_name},
 };

@@ -9,6 +9,8 @@
 //! A file is written under another name, flushed to the disk, and then renamed, so a name that
 //! exists always has its whole content.
 
+mod error;
+mod found;
 mod keyspace;
 mod seal;
 mod staging;
@@ -16,79 +18,24 @@ mod staging;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use thiserror::Error;
 use tributary_protocol::{
     id::{Digest, JobId, RoundNumber, TenantId},
     isolation::DataIsolation,
     message::BlobRef,
 };
 
-use self::staging::{Staging, staging_name};
-pub use self::{keyspace::Keyspace, seal::Seal, staging::Staged};
-
-const READ_BYTES: usize = 256 * 1024;
-
-/// Says why a file cannot be stored or read.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum BlobError {
-    /// The disk or the file system failed.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The content is not what the name says.
-    #[error(
-        "file {path} is damaged: it has digest {found}, and {expected} was expected; put it back from a \
-         backup"
-    )]
-    Digest {
-        /// Where.
-        path: PathBuf,
-        /// The digest that names it.
-        expected: Digest,
-        /// The digest of its content.
-        found: Digest,
-    },
-    /// A file that a record refers to is not there.
-    #[error("file {path} is missing; put it back from a backup")]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// Another stream writes the file.
-    #[error("another stream is still writing {path}")]
-    Busy {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The key of a tenant cannot be read, or does not open a file.
-    #[error("file {path} cannot be opened with its tenant's key")]
-    Seal {
-        /// The key, or the file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
-    let path = path.to_owned();
-    move |source| BlobError::Io { action, path, source }
-}
+pub use self::{error::BlobError, keyspace::Keyspace, seal::Seal, staging::Staged};
+use self::{
+    error::io_error,
+    found::Found,
+    staging::{Staging, staging_name},
+};
 
 /// The two folders, and those of tenants that are kept apart.
 #[derive(Debug, Clone)]
@@ -405,65 +352,6 @@ fn finish(file: &File, staged: &Path, home: &Path, digest: Digest) -> Result<(),
     folder.sync_all().map_err(io_error("flush", home))
 }
 
-/// A file that is open, and what opens its content if that is sealed.
-struct Found {
-    path: PathBuf,
-    file: File,
-    seal: Option<Arc<Seal>>,
-}
-
-impl Found {
-    fn each<E: From<BlobError>>(
-        mut self,
-        digest: Digest,
-        mut take: impl FnMut(usize, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let path = self.path;
-        if let Some(seal) = self.seal {
-            let each = seal.each(digest, &mut self.file, |offset, piece| {
-                take(offset, piece).map_err(Piece::Taken)
-            });
-            return each.map_err(|error| match error {
-                Piece::Taken(error) => error,
-                Piece::Read(source) => BlobError::Seal { path, source }.into(),
-            });
-        }
-        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
-        loop {
-            let length = self.file.read(&mut buffer).map_err(io_error("read", &path))?;
-            if length == 0 {
-                return Ok(());
-            }
-            take(offset, &buffer[..length])?;
-            offset += length;
-        }
-    }
-
-    /// The digest of the content.
-    ///
-    /// - `digest`: what it should be, to which sealed records are bound
-    fn digest(self, digest: Digest) -> Result<Digest, BlobError> {
-        let mut hasher = blake3::Hasher::new();
-        self.each(digest, |_, piece| {
-            hasher.update(piece);
-            Ok::<_, BlobError>(())
-        })?;
-        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
-    }
-}
-
-/// Why a piece of a sealed file was not handed over.
-enum Piece<E> {
-    Read(io::Error),
-    Taken(E),
-}
-
-impl<E> From<io::Error> for Piece<E> {
-    fn from(error: io::Error) -> Self {
-        Self::Read(error)
-    }
-}
-
 /// The paths of what is in a folder.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, BlobError> {
     let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
@@ -487,7 +375,7 @@ fn remove_tree(path: &Path) -> Result<(), BlobError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{found::READ_BYTES, *};
 
     fn store() -> (tempfile::TempDir, BlobStore) {
         let folder = tempfile::tempdir().expect("folder");

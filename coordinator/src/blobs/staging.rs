@@ -11,7 +11,7 @@ use std::{
 
 use tributary_protocol::id::{Digest, JobId, RoundNumber, TenantId};
 
-use super::{BlobError, Seal, io_error, list, name, remove_tree};
+use super::{BlobError, Seal, error::io_error, list, name, remove_tree};
 
 /// An upload in progress.
 #[derive(Debug)]

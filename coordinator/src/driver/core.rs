@@ -1,5 +1,8 @@
 //! The task that owns all state and carries out the scheduler's actions in order.
 
+mod actions;
+mod sessions;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     path::{Path, PathBuf},
@@ -8,18 +11,18 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, info_span, warn};
+use tracing::{error, info, warn};
 use tributary_privacy::chain::ChainHead;
 use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, JobId, RoundNumber, TenantId},
-    message::{CoordinatorMessage, LedgerHead, SecaggPayload, UploadOffer},
-    receipt::Receipt,
+    message::{SecaggPayload, UploadOffer},
     time::Timestamp,
     transport::{process, tls::Identity},
 };
 
-use super::{line::Line, peers::Peers, progress::Progress, telemetry};
+use self::sessions::Session;
+use super::{peers::Peers, progress::Progress, telemetry};
 use crate::{
     access::{Keyring, TokenRecord},
     aggregation::{AggregationError, RoundSums},
@@ -28,7 +31,7 @@ use crate::{
     blobs::{BlobError, BlobStore, Keyspace},
     config::Agents,
     registry::ModelRegistry,
-    scheduler::{Action, Commit, JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
+    scheduler::{JobRecord, OfferAnswer, RoundSummary, Scheduler, SchedulerError},
     spending::Spending,
     store::{self, Batch, Store, StoreError, Table},
     tenants::authority::Authority,
@@ -107,12 +110,6 @@ pub struct Core {
     pub(super) told: BTreeMap<TenantId, telemetry::ContextLabels>,
     sessions: BTreeMap<TenantId, Session>,
     sessions_opened: u64,
-}
-
-/// A connected agent.
-struct Session {
-    number: u64,
-    line: Box<dyn Line>,
 }
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -383,14 +380,6 @@ impl Core {
         &self.progress
     }
 
-    /// Records that a tenant's connection was refused, once until it connects.
-    pub fn session_refused(&mut self, tenant: &TenantId, refusal: &Refusal) {
-        if self.refused.insert((tenant.clone(), refusal.code.number())) {
-            let actor = Actor::tenant(tenant);
-            self.record(AuditEvent::refused(actor, Act::TenantConnect, tenant, refusal));
-        }
-    }
-
     fn add_to_sum(&mut self, tenant: &TenantId, offer: &UploadOffer) -> Result<(), Refusal> {
         let job = self.scheduler.job(&offer.job).expect("offers are checked before");
         match self.sums.add(job, tenant, offer, &self.blobs) {
@@ -400,187 +389,6 @@ impl Core {
                 Err(Refusal::from_error(ErrorCode::UpdateMalformed, &error))
             }
             Err(error) => Err(Refusal::from_error(ErrorCode::Internal, &error)),
-        }
-    }
-
-    /// Registers a tenant's connection, in place of an earlier one, and greets it.
-    pub fn open_session(
-        &mut self,
-        tenant: &TenantId,
-        line: Box<dyn Line>,
-        head: LedgerHead,
-        now: Timestamp,
-    ) -> u64 {
-        self.sessions_opened += 1;
-        let number = self.sessions_opened;
-        let session = Session { number, line };
-        if let Some(earlier) = self.sessions.insert(tenant.clone(), session) {
-            let refusal =
-                Refusal::new(ErrorCode::Superseded, "a newer connection of this tenant took over");
-            earlier.line.close(&refusal);
-        }
-        self.refused.retain(|(refused, _)| refused != tenant);
-        self.scheduler.connected(tenant, head, now);
-        number
-    }
-
-    /// Forgets a connection, unless a newer one took its place.
-    pub fn close_session(&mut self, tenant: &TenantId, number: u64, now: Timestamp) {
-        if self.sessions.get(tenant).is_some_and(|session| session.number == number) {
-            self.sessions.remove(tenant);
-            self.scheduler.disconnected(tenant, now);
-        }
-    }
-
-    /// Closes the connection of a tenant whose certificate was replaced.
-    pub fn drop_session(&mut self, tenant: &TenantId, refusal: &Refusal, now: Timestamp) {
-        if let Some(session) = self.sessions.remove(tenant) {
-            session.line.close(refusal);
-            self.scheduler.disconnected(tenant, now);
-        }
-    }
-
-    /// Whether another request may run before what was asked for so far is carried out.
-    fn may_wait(&self) -> bool {
-        self.events.is_empty() && self.unsaved.is_empty() && self.scheduler.may_wait()
-    }
-
-    /// Carries out every action, in order: a send never overtakes the persist before it.
-    fn settle(&mut self, now: Timestamp) -> Result<(), CoreError> {
-        while self.settle_next(now)? {}
-        Ok(())
-    }
-
-    /// Carries out one action; false if there was none left. Between two of them the process may
-    /// die, and [`Self::restore`] goes on.
-    fn settle_next(&mut self, now: Timestamp) -> Result<bool, CoreError> {
-        if let Some(event) = self.events.pop_front() {
-            self.unseen = true;
-            self.audit.append(event, now)?;
-            return Ok(true);
-        }
-        let unsaved = std::mem::take(&mut self.unsaved);
-        if !unsaved.is_empty() {
-            self.unseen = true;
-            self.persist(&unsaved)?;
-            return Ok(true);
-        }
-        if let Some(action) = self.scheduler.poll_action() {
-            self.unseen = true;
-            self.carry_out(action, now)?;
-            return Ok(true);
-        }
-        let behind = self.noted != Some(self.audit.head());
-        if behind {
-            // May lag behind a crash, never run ahead: the log is durable first.
-            let mut batch = Batch::default();
-            batch.put(Table::Audit, "head", &self.audit.head());
-            self.store.apply(&batch)?;
-            self.noted = Some(self.audit.head());
-        } else {
-            let changed = std::mem::take(&mut self.unseen);
-            self.progress.observe(&self.scheduler, changed, now);
-        }
-        Ok(behind)
-    }
-
-    fn carry_out(&mut self, action: Action, now: Timestamp) -> Result<(), CoreError> {
-        match action {
-            Action::Persist(mut batch) => {
-                while let Some(later) = self.scheduler.poll_persist() {
-                    batch.append(later);
-                }
-                self.persist(&batch)?;
-            }
-            Action::Audit(event) => {
-                telemetry::count_event(&event);
-                self.audit.append(event, now)?;
-            }
-            Action::Send(tenant, message) => self.send(&tenant, message),
-            Action::Discard(files) => {
-                for file in files {
-                    self.blobs.remove(file)?;
-                }
-            }
-            Action::Welcome(tenant, head) => {
-                self.send_receipt(tenant, head, now, CoordinatorMessage::Welcome);
-            }
-            Action::Receipt(tenant, head) => {
-                self.send_receipt(tenant, head, now, CoordinatorMessage::Receipt);
-            }
-            Action::Unstage(job, round) => self.blobs.unstage(&job, round)?,
-            Action::Commit(commit) => self.commit(&commit, now)?,
-        }
-        Ok(())
-    }
-
-    fn persist(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let started = tokio::time::Instant::now();
-        self.store.apply(batch)?;
-        telemetry::observe_persist(started.elapsed());
-        Ok(())
-    }
-
-    /// Countersigns a ledger head for a connected tenant.
-    fn send_receipt(
-        &mut self,
-        tenant: TenantId,
-        head: LedgerHead,
-        now: Timestamp,
-        message: fn(Box<Receipt>) -> CoordinatorMessage,
-    ) {
-        if !self.sessions.contains_key(&tenant) {
-            return;
-        }
-        match Receipt::sign(&self.identity, tenant.clone(), head, now) {
-            Ok(receipt) => self.send(&tenant, message(Box::new(receipt))),
-            Err(error) => {
-                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                error!(%tenant, reason = refusal.message, "a ledger head cannot be signed");
-                self.drop_session(&tenant, &refusal, now);
-            }
-        }
-    }
-
-    fn send(&mut self, tenant: &TenantId, message: CoordinatorMessage) {
-        let Some(session) = self.sessions.get(tenant) else { return };
-        if !session.line.send(message) {
-            warn!(%tenant, "the agent does not read its messages; closing its connection");
-            let refusal = Refusal::new(ErrorCode::TimedOut, "control messages were not read");
-            session.line.close(&refusal);
-        }
-    }
-
-    fn commit(&mut self, commit: &Commit, now: Timestamp) -> Result<(), CoreError> {
-        let _span = info_span!("commit", job = %commit.job, round = %commit.round).entered();
-        let started = tokio::time::Instant::now();
-        let aggregated = self.sums.commit(&self.scheduler, commit, &self.blobs);
-        telemetry::observe_aggregation(&commit.job, started.elapsed());
-        match aggregated {
-            Ok(model) => {
-                info!(updates = commit.contributors.len(), model = %model.file.digest.short(), "round committed");
-                telemetry::count_commit(&commit.job);
-                let job = self.scheduler.job(&commit.job).expect("the commit came from this job");
-                let base = self.scheduler.models().latest(&commit.job);
-                let base_version = base.expect("every job has version 0").version;
-                let contributors = commit.contributors.keys();
-                self.spending.count(&job.record().spec, base_version, contributors);
-                self.scheduler.committed(commit, model, now);
-                Ok(())
-            }
-            Err(AggregationError::Blob(error)) => Err(error.into()),
-            Err(error @ (AggregationError::Masked(_) | AggregationError::Implausible(_))) => {
-                warn!(%error, "round abandoned");
-                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                self.scheduler.commit_abandoned(commit, refusal.message, now);
-                Ok(())
-            }
-            Err(error) => {
-                let refusal = Refusal::from_error(ErrorCode::Internal, &error);
-                error!(reason = %refusal.message, "the job failed");
-                self.scheduler.commit_failed(commit, refusal.message);
-                Ok(())
-            }
         }
     }
 }

@@ -1,3 +1,5 @@
+use tributary_protocol::error_code::ErrorCode;
+
 use super::{
     tests::{Bench, NOW, job, sent, tenant},
     *,

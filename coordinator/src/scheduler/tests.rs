@@ -1,10 +1,11 @@
 use tributary_protocol::{
+    error_code::{ErrorCode, Refusal},
     id::Region,
     job::{
         AggregationRule, CohortSampling, LocalAlgorithm, PrivacyPlan, PrivacyUnit, RoundPlan,
         ServerOptimizerSpec, TrainingPlan, Trust,
     },
-    message::BlobRef,
+    message::{BlobRef, UploadOffer},
     model::{MlpSpec, ModelSpec},
 };
 

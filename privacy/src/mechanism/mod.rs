@@ -1,5 +1,6 @@
 //! Mechanisms: what turns a sensitive vector into one that may leave the process.
 
+mod batch_sum;
 mod clip_vote;
 mod clipped_sum;
 mod correlated;
@@ -15,8 +16,9 @@ use thiserror::Error;
 
 pub(crate) use self::clipped_sum::ROUNDING_FAILURE;
 pub use self::{
+    batch_sum::{GradientSum, Held},
     clip_vote::ClipVote,
-    clipped_sum::{ClippedGradientSum, GradientSum, Held},
+    clipped_sum::ClippedGradientSum,
     correlated::{BandedMatrix, CorrelatedGradientSum, ParticipationSchedule},
     event::{Neighbouring, PrivacyEvent},
     gradient_sum::{NoisyGradientSum, StepPart},
