@@ -63,6 +63,8 @@ impl Site {
         self.round("points").await;
         assert!(!attacking.is_finished(), "the attack ended before the round");
         attacking.abort();
+        // Outside a runtime an attack would fail at once, again and again, and never end.
+        assert!(attacking.await.is_err_and(|error| error.is_cancelled()), "the attack failed");
         let grown = usage.peak_bytes().saturating_sub(before);
         assert!(grown < GROWTH_MAX, "it grew by {} KiB", grown >> 10);
     }
