@@ -257,7 +257,7 @@ fn outcomes_told_over_http_make_the_next_adapter_better() {
     assert_eq!(after["activated"], true, "{after}");
     assert!((0..100_000).any(|_| right().0 == Some(2)), "the agent does not follow");
     let (_, right_after) = right();
-    assert!(right_after >= right_before + 50, "{right_before} then {right_after} of 200");
+    assert!(right_after >= right_before + 50, "{right_before} then {right_after} of 200: {after}");
     let without = CONFIG.to_owned() + "[feedback]\nkeep = false\n";
     std::fs::write(site.path().join("agent.toml"), without).unwrap();
     assert_eq!(

@@ -17,7 +17,8 @@ pub struct FineTune<'a> {
     pub base: &'a [f32],
     /// The base's digest, recorded in the adapter.
     pub base_digest: Digest,
-    /// The adapter to continue from; one of another rank is ignored.
+    /// The adapter to continue from; one of another rank is ignored, and so is one with a larger loss on
+    /// the validation records than the base alone.
     pub start: Option<&'a Adapter>,
     /// All records of the tenant.
     pub data: &'a Dataset,
@@ -77,10 +78,16 @@ pub fn fine_tune(
     }
     let model = Model::new(spec, request.base)?;
     let base_validation = evaluate_model(&model, data, &split.validation)?;
-    let start = starting_adapter(request)?;
     let validate =
         |adapter: &Adapter| evaluate(spec, request.base, Some(adapter), data, &split.validation);
-    let mut best = Best { validation: validate(&start)?, adapter: start.clone() };
+    let mut start = starting_adapter(request)?;
+    let mut validation = validate(&start)?;
+    if validation.loss > base_validation.loss {
+        // What it has learnt no longer holds; from as sure a mistake descent may not lead back.
+        start = fresh_adapter(request);
+        validation = validate(&start)?;
+    }
+    let mut best = Best { validation, adapter: start.clone() };
 
     let factors = start.factors(spec).map_err(TrainError::from)?;
     let mut optimizer = Optimizer::new(plan.optimizer, factors.num_parameters());
@@ -142,13 +149,16 @@ fn train_epoch(
     Ok(false)
 }
 
+/// An adapter that changes nothing yet.
+fn fresh_adapter(request: &FineTune<'_>) -> Adapter {
+    Adapter::new(request.spec, request.base_digest, request.plan, request.seed)
+}
+
 /// The adapter to continue from, re-based, or a fresh one.
 fn starting_adapter(request: &FineTune<'_>) -> Result<Adapter, AdapterError> {
     let plan = request.plan;
     let start = request.start.filter(|start| start.rank == plan.rank as usize);
-    let Some(start) = start else {
-        return Ok(Adapter::new(request.spec, request.base_digest, plan, request.seed));
-    };
+    let Some(start) = start else { return Ok(fresh_adapter(request)) };
     start.check_shapes(request.spec)?;
     // Keeps the product when the plan's alpha changed since.
     let mut rebased = start.clone();
