@@ -93,10 +93,8 @@ impl Scheduler {
         refusal: Refusal,
         now: Timestamp,
     ) -> Result<(), SchedulerError> {
-        // One that refers to a round of before, as after a restored backup, says nothing of later ones.
         if !refusal.code.is_transient()
             && let Some(job) = self.jobs.get_mut(job)
-            && job.require_round(tenant, round).is_ok()
         {
             job.refusals.insert(tenant.clone(), refusal.clone());
             self.unsettled = true;

@@ -267,21 +267,6 @@ fn a_refusing_tenant_is_left_out_until_it_reconnects_and_the_reason_is_shown() {
 }
 
 #[test]
-fn a_refusal_of_another_round_leaves_nobody_out() {
-    let mut bench = Bench::new();
-    bench.submit();
-    bench.scheduler.connected(&tenant("alpha"), LedgerHead::EMPTY, NOW);
-    bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
-    let refusal = Refusal::new(ErrorCode::BaseModelInvalid, "there is no such model file");
-    let (name, later) = (job().name, RoundNumber(5));
-    let declined = bench.scheduler.declined(&tenant("beta"), &name, later, refusal, NOW);
-    assert!(matches!(declined, Err(SchedulerError::WrongRound { .. })));
-    assert!(
-        sent(&bench.run(), "beta").iter().any(|m| matches!(m, CoordinatorMessage::Configure(_)))
-    );
-}
-
-#[test]
 fn a_restored_scheduler_commits_what_was_reported() {
     let mut bench = Bench::new();
     bench.submit();
