@@ -13,7 +13,7 @@ use tributary_protocol::{
     error_code::{ErrorCode, Refusal},
     id::{Digest, TenantId},
     message::{TransferRequest, TransferResponse, UploadOffer},
-    tensor_stream::{CHUNK_BYTES, Cursor, FileDigest, HashedChunk},
+    tensor_stream::{CHUNK_BYTES, Cursor},
     transport::{
         TransportError,
         stream::{self, ChunkSink},
@@ -205,8 +205,7 @@ async fn receive_update(
                 // The rest may be of a chunk that is damaged.
                 staged.file.set_len(cursor.offset()).map_err(TransportError::File)?;
             }
-            received?;
-            plain.digest.map(FileDigest::finish)
+            received?
         }
         Some(seal) => {
             let mut sealing =
@@ -224,14 +223,12 @@ async fn receive_update(
 /// Writes pieces as they are.
 struct Plain {
     file: Arc<File>,
-    /// Of all chunks, if none was there before.
-    digest: Option<FileDigest>,
 }
 
 impl Plain {
     fn new(file: Arc<File>, offset: u64) -> io::Result<Self> {
         (&*file).seek(io::SeekFrom::Start(offset))?;
-        Ok(Self { file, digest: (offset == 0).then(FileDigest::default) })
+        Ok(Self { file })
     }
 }
 
@@ -242,10 +239,7 @@ impl ChunkSink for Plain {
         write.await.expect("writing a piece does not panic")
     }
 
-    async fn end_chunk(&mut self, chunk: &HashedChunk) -> io::Result<()> {
-        if let Some(digest) = &mut self.digest {
-            digest.take(chunk);
-        }
+    async fn end_chunk(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -275,7 +269,7 @@ impl ChunkSink for Sealing {
         Ok(piece)
     }
 
-    async fn end_chunk(&mut self, _: &HashedChunk) -> io::Result<()> {
+    async fn end_chunk(&mut self) -> io::Result<()> {
         let record = self.seal.seal(self.digest, self.index, &self.chunk)?;
         self.index += 1;
         self.chunk.clear();

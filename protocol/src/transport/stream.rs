@@ -14,7 +14,7 @@ use super::TransportError;
 use crate::{
     codec::{self, MESSAGE_BYTES_MAX},
     id::Digest,
-    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, FileDigest, HEADER_BYTES, HashedChunk},
+    tensor_stream::{CHUNK_BYTES, ChunkHeader, Cursor, FileDigest, HEADER_BYTES},
 };
 
 /// A peer in the middle of a message or file may pause for this long.
@@ -153,19 +153,16 @@ pub async fn receive_file(
     file: &mut File,
     mut cursor: Cursor,
 ) -> Result<Option<Digest>, TransportError> {
-    let digest = (cursor.offset() == 0).then(FileDigest::default);
     file.seek(SeekFrom::Start(cursor.offset())).await.map_err(TransportError::File)?;
     file.set_max_buf_size(CHUNK_BYTES);
-    let mut sink = Received { file, digest };
-    let received = receive_chunks(stream, &mut sink, &mut cursor, || CHUNK_BYTES).await;
-    let Received { file, digest } = sink;
+    let received = receive_chunks(stream, file, &mut cursor, || CHUNK_BYTES).await;
     // Also after an error: a write that is still under way would be lost to the next attempt.
     file.flush().await.map_err(TransportError::File)?;
     if received.is_err() {
         // The rest may be of a chunk that is damaged.
         file.set_len(cursor.offset()).await.map_err(TransportError::File)?;
     }
-    received.map(|()| digest.map(FileDigest::finish))
+    received
 }
 
 /// Where received chunks go, in order.
@@ -174,26 +171,16 @@ pub trait ChunkSink: Send {
     fn take(&mut self, piece: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 
     /// The chunk is whole, and is what was sent.
-    fn end_chunk(&mut self, chunk: &HashedChunk) -> impl Future<Output = io::Result<()>> + Send;
+    fn end_chunk(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// A file to which chunks are written.
-struct Received<'a> {
-    file: &'a mut File,
-    /// Of all chunks, if none was there before.
-    digest: Option<FileDigest>,
-}
-
-impl ChunkSink for Received<'_> {
+impl ChunkSink for File {
     async fn take(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
-        self.file.write_all(&piece).await?;
+        self.write_all(&piece).await?;
         Ok(piece)
     }
 
-    async fn end_chunk(&mut self, chunk: &HashedChunk) -> io::Result<()> {
-        if let Some(digest) = &mut self.digest {
-            digest.take(chunk);
-        }
+    async fn end_chunk(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -202,6 +189,7 @@ impl ChunkSink for Received<'_> {
 ///
 /// - `piece_max`: bytes that may be held before the sink takes them, at this time; less than
 ///   [`PIECE_BYTES`] counts as that
+/// - returns: the digest of the whole file, if all of it was received
 ///
 /// # Errors
 /// [`TransportError`] if a chunk is not the next one, is damaged or late, or the sink fails.
@@ -210,7 +198,8 @@ pub async fn receive_chunks(
     sink: &mut impl ChunkSink,
     cursor: &mut Cursor,
     piece_max: impl Fn() -> usize + Send,
-) -> Result<(), TransportError> {
+) -> Result<Option<Digest>, TransportError> {
+    let mut digest = (cursor.offset() == 0).then(FileDigest::default);
     let mut piece = Vec::new();
     while !cursor.is_finished() {
         let mut header = [0; HEADER_BYTES];
@@ -235,9 +224,12 @@ pub async fn receive_chunks(
             piece = sink.take(piece).await.map_err(TransportError::File)?;
         }
         cursor.finish(&header, &arriving)?;
-        sink.end_chunk(&arriving).await.map_err(TransportError::File)?;
+        if let Some(digest) = &mut digest {
+            digest.take(&arriving);
+        }
+        sink.end_chunk().await.map_err(TransportError::File)?;
     }
-    Ok(())
+    Ok(digest.map(FileDigest::finish))
 }
 
 async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), TransportError> {
