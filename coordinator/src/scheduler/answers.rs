@@ -95,6 +95,10 @@ impl Scheduler {
     ) -> Result<(), SchedulerError> {
         if !refusal.code.is_transient()
             && let Some(job) = self.jobs.get_mut(job)
+            // A base that is not usable says nothing of another round's, as after a restored backup.
+            // A policy refuses them all, also when it does so late.
+            && (refusal.code != ErrorCode::BaseModelInvalid
+                || job.require_round(tenant, round).is_ok())
         {
             job.refusals.insert(tenant.clone(), refusal.clone());
             self.unsettled = true;

@@ -267,6 +267,22 @@ fn a_refusing_tenant_is_left_out_until_it_reconnects_and_the_reason_is_shown() {
 }
 
 #[test]
+fn the_base_of_another_round_refused_leaves_nobody_out_and_a_late_policy_does() {
+    let mut bench = Bench::new();
+    bench.submit();
+    bench.scheduler.connected(&tenant("alpha"), LedgerHead::EMPTY, NOW);
+    bench.scheduler.connected(&tenant("beta"), LedgerHead::EMPTY, NOW);
+    let name = job().name;
+    for (code, refuses) in [(ErrorCode::BaseModelInvalid, 0), (ErrorCode::PolicyForbids, 1)] {
+        let refusal = Refusal::new(code, "in words");
+        let (beta, another) = (tenant("beta"), RoundNumber(5));
+        let declined = bench.scheduler.declined(&beta, &name, another, refusal, NOW);
+        assert!(matches!(declined, Err(SchedulerError::WrongRound { .. })), "{declined:?}");
+        assert_eq!(bench.scheduler.job(&name).unwrap().refusals().len(), refuses, "{code}");
+    }
+}
+
+#[test]
 fn a_restored_scheduler_commits_what_was_reported() {
     let mut bench = Bench::new();
     bench.submit();
