@@ -79,23 +79,31 @@ pub(super) async fn run(
     let span =
         info_span!("session", %tenant, region = Empty, roles = Empty, isolation = Empty, %remote);
     async {
-        let error = match serve(&connection, tenant, certificate, core, gate, room).await {
-            Ok(()) => return info!("disconnected"),
-            Err(error) => error,
-        };
-        match connection.close_reason() {
-            Some(reason) => info!(%reason, "disconnected"),
-            None => {
-                let refusal = error.refusal();
-                warn!(code = %refusal.code, reason = %refusal.message, "closing the connection");
-                close(&connection, &refusal);
-            }
+        if let Err(error) = serve(&connection, tenant, certificate, core, gate, room).await {
+            end(&connection, Err(error));
         }
     }
     .instrument(span)
     .await;
 }
 
+/// Says why a session ended, to the peer too if it was not the peer who ended it.
+fn end(connection: &Connection, result: Result<(), SessionError>) {
+    match (result, connection.close_reason()) {
+        (Ok(()), _) => info!("disconnected"),
+        (Err(_), Some(reason)) => info!(%reason, "disconnected"),
+        (Err(error), None) => {
+            let refusal = error.refusal();
+            warn!(code = %refusal.code, reason = %refusal.message, "closing the connection");
+            close(connection, &refusal);
+        }
+    }
+}
+
+/// Runs a session that the tenant may have.
+///
+/// # Errors
+/// [`SessionError`] if it may not.
 async fn serve(
     connection: &Connection,
     tenant: TenantId,
@@ -121,24 +129,26 @@ async fn serve(
     };
     let alone = isolation.compute > ComputeIsolation::SharedQueue;
     let attending = attend(connection.clone(), tenant.clone(), certificate, core, room, context);
-    if alone { on_own_thread(&tenant, attending).await } else { attending.await }
+    if alone {
+        return on_own_thread(&tenant, attending).await;
+    }
+    attending.await;
+    Ok(())
 }
 
 /// Runs everything that one connection needs on a thread of its own: what arrives is received, sealed,
 /// checked and stored there, and waits for nobody else's.
 async fn on_own_thread(
     tenant: &TenantId,
-    attending: impl Future<Output = Result<(), SessionError>> + Send + 'static,
+    attending: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), SessionError> {
     let (ended, end) = oneshot::channel();
     let attending = attending.instrument(Span::current());
     let run = move || {
         let runtime =
             runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
-        let result = match runtime {
-            Ok(runtime) => runtime.block_on(attending),
-            Err(source) => Err(SessionError::Worker { source }),
-        };
+        let result = runtime.map(|runtime| runtime.block_on(attending));
+        let result = result.map_err(|source| SessionError::Worker { source });
         // Nobody waits for it if the coordinator stops.
         let _ = ended.send(result);
     };
@@ -147,6 +157,7 @@ async fn on_own_thread(
     end.await.unwrap_or(Err(SessionError::Core(CoreError::Stopped)))
 }
 
+/// Attends to a connection until it ends, and says why it did.
 async fn attend(
     connection: Connection,
     tenant: TenantId,
@@ -154,13 +165,32 @@ async fn attend(
     core: CoreHandle,
     room: Room,
     context: TenantContext,
+) {
+    let mut control = None;
+    let transfers = Transfers { connection: connection.clone(), tenant, core, room };
+    let result = converse(&mut control, &transfers, &certificate, &context).await;
+    // Before the control stream is dropped: that finishes it, and an agent could read its end in place
+    // of the reason.
+    end(&connection, result);
+}
+
+/// - `control`: where the control stream is put, which outlives the conversation
+async fn converse(
+    control: &mut Option<(SendStream, RecvStream)>,
+    transfers: &Transfers,
+    certificate: &CertificateDer<'static>,
+    context: &TenantContext,
 ) -> Result<(), SessionError> {
-    let (connection, tenant, certificate) = (&connection, &tenant, &certificate);
+    let Transfers { connection, tenant, core, .. } = transfers;
+    let greeting = tokio::time::timeout(HELLO_TIMEOUT, async {
+        let streams = connection.accept_bi().await.map_err(TransportError::Connection)?;
+        let (send, receive) = control.insert(streams);
+        let (head, isolation) = greet(receive).await?;
+        Ok((send, receive, head, isolation))
+    });
+    let (send, receive, head, isolation) =
+        greeting.await.unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
     let shown = Digest::of(certificate);
-    let (send, mut receive, (head, isolation)) =
-        tokio::time::timeout(HELLO_TIMEOUT, greet(connection))
-            .await
-            .unwrap_or(Err(TransportError::Idle { seconds: HELLO_TIMEOUT.as_secs() }))?;
     let (who, (line, outbox)) = (tenant.clone(), QuicLine::new(connection.clone()));
     let opened = core.call(move |core, now| {
         // It may have been suspended, or enrolled anew, while it took its time to say hello.
@@ -170,31 +200,22 @@ async fn attend(
     });
     let session = opened.await?.map_err(SessionError::Refused)?;
     info!(region = %context.region, ledger = head.sequence, "connected");
-    let transfers = Transfers {
-        connection: connection.clone(),
-        tenant: tenant.clone(),
-        core: core.clone(),
-        room,
-    };
     let throttle = Throttle::new();
     let result = tokio::select! {
-        result = read_control(&mut receive, tenant, certificate, &core, &throttle) => result,
+        result = read_control(receive, tenant, certificate, core, &throttle) => result,
         result = write_control(send, outbox) => result.map_err(SessionError::from),
-        result = accept_transfers(&transfers, &throttle) => result.map_err(SessionError::from),
+        result = accept_transfers(transfers, &throttle) => result.map_err(SessionError::from),
     };
     let who = tenant.clone();
     core.call(move |core, now| core.close_session(&who, session, now)).await?;
     result
 }
 
-async fn greet(
-    connection: &Connection,
-) -> Result<(SendStream, RecvStream, (LedgerHead, Isolation)), TransportError> {
-    let (send, mut receive) = connection.accept_bi().await.map_err(TransportError::Connection)?;
-    match stream::expect_message(&mut receive).await? {
+async fn greet(receive: &mut RecvStream) -> Result<(LedgerHead, Isolation), TransportError> {
+    match stream::expect_message(receive).await? {
         AgentMessage::Hello { agent_version, ledger_head, isolation } => {
             debug!(agent_version, %isolation, "hello");
-            Ok((send, receive, (ledger_head, isolation)))
+            Ok((ledger_head, isolation))
         }
         AgentMessage::Accept { .. }
         | AgentMessage::Decline { .. }
@@ -268,11 +289,11 @@ async fn read_control(
 }
 
 async fn write_control(
-    mut send: SendStream,
+    send: &mut SendStream,
     mut outbox: mpsc::Receiver<Box<CoordinatorMessage>>,
 ) -> Result<(), TransportError> {
     while let Some(message) = outbox.recv().await {
-        stream::write_message(&mut send, &*message).await?;
+        stream::write_message(send, &*message).await?;
     }
     // A newer connection of the tenant took over; the close frame says so.
     std::future::pending().await
