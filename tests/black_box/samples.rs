@@ -26,9 +26,14 @@ fn census() -> Vec<String> {
     let row = |index: u32| {
         let (age, education, hours) =
             (17 + index * 7 % 60, 1 + index * 5 % 16, 10 + index * 11 % 60);
-        let label = if education + hours / 10 > 12 { ">50K" } else { "<=50K" };
+        // The occupation tells, so that a few rounds are enough to learn it.
+        let (job, label) = if education + hours / 10 > 12 {
+            ("Exec-managerial", ">50K")
+        } else {
+            ("Sales", "<=50K")
+        };
         let mut row = format!("{age}, {}, 1, x, {education}, ", work[index as usize % 3]);
-        write!(row, "Divorced, Sales, Husband, White, Male, 0, 0, {hours}, x, {label}")
+        write!(row, "Divorced, {job}, Husband, White, Male, 0, 0, {hours}, x, {label}")
             .expect("a string");
         row
     };
@@ -62,7 +67,7 @@ fn the_census_job_trains_as_the_readme_says() {
         let status = agents[0].status();
         (!status["adapter"].is_null()).then_some(status)
     });
-    assert!(status["base"]["accuracy"].as_f64().expect("measured") > 0.5, "{status}");
+    assert!(status["base"]["accuracy"].as_f64().expect("measured") > 0.6, "{status}");
     let output = coordinator.path("census.safetensors");
     let path = output.to_str().expect("a text path");
     let exported = coordinator.ask(&["model", "export", "census", "--output", path]);
