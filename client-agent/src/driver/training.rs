@@ -14,6 +14,7 @@ use super::{
     agent::Agent,
     cancel::Cancellation,
     records::{Records, RecordsError},
+    transfer::DownloadError,
 };
 use crate::{
     adapter::AdapterFolder,
@@ -58,6 +59,9 @@ pub(super) async fn run(
     for file in [Some(assignment.base.file), assignment.control].into_iter().flatten() {
         match agent.fetch_base(file, &cancellation).await {
             None => return Err(TrainingEnd::Cancelled),
+            Some(Err(error @ DownloadError::Refused(_))) => {
+                return Err(TrainingEnd::NoBase(error.refusal()));
+            }
             Some(Err(error)) => return Err(TrainingEnd::Failed(error.refusal())),
             Some(Ok(())) => {}
         }

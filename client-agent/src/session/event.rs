@@ -72,6 +72,8 @@ impl std::fmt::Debug for Seed {
 pub enum TrainingEnd {
     /// It was cancelled before the debit.
     Cancelled,
+    /// The coordinator does not send what to train from; it is told, and nothing is wrong here.
+    NoBase(Refusal),
     /// It failed; the coordinator is told.
     Failed(Refusal),
 }

@@ -274,13 +274,18 @@ impl Session {
             Ok(_) | Err(TrainingEnd::Cancelled) => {
                 self.rounds.rounds.remove(key);
             }
-            Err(TrainingEnd::Failed(refusal)) => {
-                let cancelled = *cancelled;
+            Err(end @ (TrainingEnd::NoBase(_) | TrainingEnd::Failed(_))) if *cancelled => {
+                tracing::debug!(job = %key.job, round = %key.round, ?end, "a closed round failed");
                 self.rounds.rounds.remove(key);
-                if !cancelled {
-                    self.failures.failed(&key.job, refusal.clone(), now);
-                    self.decline(key, refusal);
-                }
+            }
+            Err(TrainingEnd::NoBase(refusal)) => {
+                self.rounds.rounds.remove(key);
+                self.decline(key, refusal);
+            }
+            Err(TrainingEnd::Failed(refusal)) => {
+                self.rounds.rounds.remove(key);
+                self.failures.failed(&key.job, refusal.clone(), now);
+                self.decline(key, refusal);
             }
         }
     }

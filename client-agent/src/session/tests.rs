@@ -249,6 +249,18 @@ fn a_job_that_fails_here_is_not_trained_again_at_once() {
 }
 
 #[test]
+fn a_base_that_the_coordinator_does_not_send_leaves_the_next_round_alone() {
+    let mut stage = Stage::welcomed();
+    stage.configure(1);
+    stage.examined(1);
+    let unknown = Refusal::new(ErrorCode::BaseModelInvalid, "there is no such model file");
+    let outcome = Err(TrainingEnd::NoBase(unknown));
+    let outputs = stage.give(Input::Trained { key: key(1), outcome });
+    assert!(matches!(outputs[..], [Output::RecordDecline(..), Output::Send(_)]), "{outputs:?}");
+    assert!(matches!(stage.configure(2)[..], [Output::Examine(..)]));
+}
+
+#[test]
 fn an_overdue_adaptation_comes_before_rounds_and_is_not_cut() {
     let mut stage = Stage::welcomed();
     let digest = |version| base(version).file.digest;

@@ -260,7 +260,7 @@ impl World {
                 self.agents[tenant as usize].models.insert(blob.digest, bytes);
                 self.begin_training(tenant);
             }
-            Down::Base(_, Err(refusal)) => self.training_failed(tenant, refusal),
+            Down::Base(_, Err(refusal)) => self.base_refused(tenant, refusal),
             Down::Offered(offer, Ok(OfferAnswer::Receive)) => self.send_payload(tenant, offer),
             Down::Offered(offer, Ok(OfferAnswer::Stored)) | Down::Stored(offer, Ok(())) => {
                 self.uploaded(tenant, offer, UploadEnd::Stored);

@@ -56,11 +56,11 @@ impl World {
         }
     }
 
-    pub(super) fn training_failed(&mut self, tenant: u32, refusal: Refusal) {
+    pub(super) fn base_refused(&mut self, tenant: u32, refusal: Refusal) {
         let process = self.agents[tenant as usize].process.as_mut();
         let training = process.and_then(|process| process.training.take_if(|at| at.fetching));
         if let Some(Training { key, .. }) = training {
-            let outcome = Err(TrainingEnd::Failed(refusal));
+            let outcome = Err(TrainingEnd::NoBase(refusal));
             self.give(tenant, Input::Trained { key, outcome });
         }
     }
