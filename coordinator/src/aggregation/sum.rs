@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tributary_privacy::lattice::{Lattice, ModularSum};
+use tributary_privacy::lattice::{Lattice, ModularSum, PackedSum};
 use tributary_protocol::id::{Digest, RoundNumber, TenantId};
 
 use super::AggregationError;
@@ -21,7 +21,7 @@ pub struct RoundSum {
     round: RoundNumber,
     lattice: Lattice,
     dimension: usize,
-    sums: BTreeMap<u32, ModularSum>,
+    sums: BTreeMap<u32, PackedSum>,
     added: BTreeMap<TenantId, Digest>,
 }
 
@@ -54,7 +54,7 @@ impl RoundSum {
         if self.added.contains_key(tenant) {
             return Ok(());
         }
-        let empty = || ModularSum::new(self.lattice, self.dimension);
+        let empty = || PackedSum::new(self.lattice, self.dimension);
         let sum = self.sums.entry(staleness).or_insert_with(empty);
         blobs.stream(update, |offset, bytes| {
             sum.add_chunk(offset, bytes)
@@ -90,13 +90,16 @@ impl RoundSum {
                 self.add(tenant, update, staleness, blobs)?;
             }
         }
-        if let Some(unmask) = unmask
-            && let Some(sum) = self.sums.get_mut(&0)
-        {
-            unmask.apply(sum, contributors.len() as u32)?;
-        }
-        let open = |sum: &ModularSum| self.lattice.dequantize_sum(sum.values());
-        Ok(self.sums.iter().map(|(&staleness, sum)| (staleness, open(sum))).collect())
+        let open = |(staleness, sum): (u32, PackedSum)| {
+            let mut sum = sum.unpack();
+            if let Some(unmask) = unmask
+                && staleness == 0
+            {
+                unmask.apply(&mut sum, contributors.len() as u32)?;
+            }
+            Ok((staleness, self.lattice.dequantize_sum(sum.values())))
+        };
+        self.sums.into_iter().map(open).collect()
     }
 }
 

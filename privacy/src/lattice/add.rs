@@ -5,16 +5,35 @@
 //! bits, whose coordinates may touch five bytes, a second shuffle for the fifth. Elsewhere it is eight
 //! shifts of words.
 
-use super::Lattice;
+use super::{BITS_MAX, Lattice};
 
 /// Coordinates of a group.
-pub(super) const GROUP: usize = 8;
+const GROUP: usize = 8;
+
+/// Adds packed coordinates to a part of a sum, modulo `2^bits`.
+///
+/// - `values`: shape `[dimension]`, each below `2^bits`
+/// - `bytes`: those coordinates, from a byte's begin on; bits beyond the last one are zero
+pub(super) fn add_all(lattice: Lattice, values: &mut [u32], bytes: &[u8]) {
+    debug_assert_eq!(bytes.len(), lattice.packed_len(values.len()));
+    let whole = values.len() / GROUP;
+    let (values, rest) = values.split_at_mut(whole * GROUP);
+    let (bytes, rest_bytes) = bytes.split_at(whole * usize::from(lattice.bits));
+    add_groups(lattice, values, bytes);
+    if !rest.is_empty() {
+        let (mut group, mut packed) = ([0; GROUP], [0; BITS_MAX as usize]);
+        group[..rest.len()].copy_from_slice(rest);
+        packed[..rest_bytes.len()].copy_from_slice(rest_bytes);
+        add_groups(lattice, &mut group, &packed[..usize::from(lattice.bits)]);
+        rest.copy_from_slice(&group[..rest.len()]);
+    }
+}
 
 /// Adds packed groups to a part of a sum, modulo `2^bits`.
 ///
 /// - `values`: shape `[GROUP * groups]`, each below `2^bits`
 /// - `bytes`: `bits` bytes a group
-pub(super) fn add_groups(lattice: Lattice, values: &mut [u32], bytes: &[u8]) {
+fn add_groups(lattice: Lattice, values: &mut [u32], bytes: &[u8]) {
     debug_assert_eq!(values.len() / GROUP * usize::from(lattice.bits), bytes.len());
     if lattice.bits == 32 {
         let (words, _) = bytes.as_chunks::<4>();
@@ -160,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::lattice::{BITS_MAX, BITS_MIN};
+    use crate::lattice::BITS_MIN;
 
     proptest! {
         #[test]

@@ -1,10 +1,12 @@
 //! The integer lattice on which every update travels: grid, norm enforcement, modulus, packing.
 //!
 //! A coordinate is a whole number of `step` model units, reduced modulo `2^bits`. Sums of such
-//! vectors are exact, independent of order, and can be masked; see [`ModularSum`].
+//! vectors are exact, independent of order, and can be masked; see [`ModularSum`] and [`PackedSum`].
 
 mod add;
 mod pack;
+mod packed_add;
+mod packed_sum;
 mod plan;
 mod rotation;
 mod sum;
@@ -13,7 +15,7 @@ mod whole;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::{plan::LatticeRequest, rotation::Rotation, sum::ModularSum};
+pub use self::{packed_sum::PackedSum, plan::LatticeRequest, rotation::Rotation, sum::ModularSum};
 use crate::clip::ClippingNorm;
 
 /// The narrowest modulus, in bits.

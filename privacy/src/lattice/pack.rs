@@ -1,6 +1,6 @@
 //! Bit packing: coordinate i occupies bits `i * bits .. (i + 1) * bits`, little endian.
 
-use super::Lattice;
+use super::{Lattice, LatticeError};
 
 impl Lattice {
     /// Bytes of a packed vector.
@@ -10,6 +10,29 @@ impl Lattice {
     pub const fn packed_len(&self, dimension: usize) -> usize {
         // In u128 so that no dimension can overflow.
         (dimension as u128 * self.bits as u128).div_ceil(8) as usize
+    }
+
+    /// Checks that some bytes can be a chunk of a packed vector.
+    ///
+    /// # Errors
+    /// [`LatticeError::ChunkOutOfRange`], or [`LatticeError::Padding`] if it reaches the end and sets bits
+    /// beyond the last coordinate.
+    pub(super) fn check_chunk(
+        &self,
+        dimension: usize,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), LatticeError> {
+        let (expected, length) = (self.packed_len(dimension), bytes.len());
+        let end = offset.checked_add(length).filter(|&end| end <= expected);
+        let end = end.ok_or(LatticeError::ChunkOutOfRange { offset, length, expected })?;
+        let used = dimension * usize::from(self.bits) % 8;
+        match bytes.last() {
+            Some(&byte) if end == expected && used > 0 && byte >> used != 0 => {
+                Err(LatticeError::Padding { byte })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reduces modulo `2^bits` and packs; the unused bits of the last byte are zero.

@@ -1,16 +1,15 @@
-//! Summing packed updates modulo `2^bits`, whole or in chunks.
+//! Summing packed updates modulo `2^bits`, coordinate by coordinate.
 
 use std::fmt;
 
-use super::{
-    Lattice, LatticeError,
-    add::{GROUP, add_groups},
-};
+use super::{Lattice, LatticeError, add::add_all};
 
 /// The running sum of packed updates: memory is one `u32` a coordinate, however many are added.
 ///
-/// Addition modulo `2^bits` is exact and commutes, so neither the order of updates and chunks nor
-/// the way partial sums are merged can change a bit of the result.
+/// Addition modulo `2^bits` is exact and commutes, so neither the order of updates nor the way partial
+/// sums are merged can change a bit of the result. Who only adds needs less with a [`PackedSum`].
+///
+/// [`PackedSum`]: super::PackedSum
 #[derive(Clone, PartialEq)]
 pub struct ModularSum {
     pub(super) lattice: Lattice,
@@ -57,69 +56,9 @@ impl ModularSum {
         if bytes.len() != expected {
             return Err(LatticeError::Length { length: bytes.len(), expected });
         }
-        self.add_chunk(0, bytes)
-    }
-
-    /// Adds some bytes of a packed update; all chunks of it add up to [`add_packed`] of the whole.
-    ///
-    /// A coordinate cut by a chunk's border is added in parts, which is the same modulo `2^bits`;
-    /// so chunks need no alignment. The caller makes sure that each byte is added exactly once and
-    /// that the update is complete before the sum is used.
-    ///
-    /// - `first_byte`: offset of `bytes` within the packed update
-    ///
-    /// # Errors
-    /// [`LatticeError::ChunkOutOfRange`] or [`LatticeError::Padding`]; the sum is then unchanged.
-    ///
-    /// [`add_packed`]: Self::add_packed
-    pub fn add_chunk(&mut self, first_byte: usize, bytes: &[u8]) -> Result<(), LatticeError> {
-        let dimension = self.values.len();
-        let expected = self.lattice.packed_len(dimension);
-        let (offset, length) = (first_byte, bytes.len());
-        match offset.checked_add(length) {
-            Some(end) if end <= expected => self.check_padding(end == expected, bytes)?,
-            _ => return Err(LatticeError::ChunkOutOfRange { offset, length, expected }),
-        }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let width = usize::from(self.lattice.bits);
-        let end = offset + length;
-        // Groups that lie in the chunk whole; what is left of others is added bit by bit.
-        let groups = offset.div_ceil(width)..(end / width).min(dimension / GROUP);
-        if groups.is_empty() {
-            self.add_bits(offset, bytes);
-            return Ok(());
-        }
-        let (first, last) = (groups.start * width - offset, groups.end * width - offset);
-        let coordinates = groups.start * GROUP..groups.end * GROUP;
-        self.add_bits(offset, &bytes[..first]);
-        add_groups(self.lattice, &mut self.values[coordinates], &bytes[first..last]);
-        self.add_bits(offset + last, &bytes[last..]);
+        self.lattice.check_chunk(self.values.len(), 0, bytes)?;
+        add_all(self.lattice, &mut self.values, bytes);
         Ok(())
-    }
-
-    /// Adds bytes whatever they cut, coordinate by coordinate.
-    fn add_bits(&mut self, offset: usize, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        let dimension = self.values.len();
-        let width = usize::from(self.lattice.bits);
-        let mask = self.lattice.mask();
-        let bits = offset * 8..(offset + bytes.len()) * 8;
-        let first = bits.start / width;
-        let last = bits.end.div_ceil(width).min(dimension);
-        for (index, value) in self.values[first..last.max(first)].iter_mut().enumerate() {
-            let start = (first + index) * width;
-            // The part of the coordinate that lies in this chunk, and where it sits within it.
-            let part_start = start.max(bits.start);
-            let part_bits = (start + width).min(bits.end) - part_start;
-            let position = part_start - bits.start;
-            let part = read_bits(bytes, position) & (u64::MAX >> (64 - part_bits));
-            let addend = (part << (part_start - start)) as u32;
-            *value = value.wrapping_add(addend) & mask;
-        }
     }
 
     /// Adds another partial sum over the same lattice and dimension.
@@ -165,16 +104,6 @@ impl ModularSum {
         }
         Ok(())
     }
-
-    fn check_padding(&self, reaches_end: bool, bytes: &[u8]) -> Result<(), LatticeError> {
-        let used = (self.values.len() * usize::from(self.lattice.bits)) % 8;
-        match bytes.last() {
-            Some(&byte) if reaches_end && used > 0 && byte >> used != 0 => {
-                Err(LatticeError::Padding { byte })
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl fmt::Debug for ModularSum {
@@ -185,21 +114,6 @@ impl fmt::Debug for ModularSum {
             .field("dimension", &self.values.len())
             .finish_non_exhaustive()
     }
-}
-
-/// At least 57 bits of `bytes` from bit `position` on; zeros beyond the end.
-fn read_bits(bytes: &[u8], position: usize) -> u64 {
-    let byte = position / 8;
-    let word = match bytes.get(byte..byte + 8) {
-        Some(whole) => u64::from_le_bytes(whole.try_into().expect("eight bytes")),
-        None => {
-            let mut padded = [0u8; 8];
-            let rest = &bytes[byte..];
-            padded[..rest.len()].copy_from_slice(rest);
-            u64::from_le_bytes(padded)
-        }
-    };
-    word >> (position % 8)
 }
 
 #[cfg(test)]
@@ -217,44 +131,27 @@ mod tests {
         let before = sum.clone();
         assert_eq!(sum.add_packed(&[0; 4]), Err(LatticeError::Length { length: 4, expected: 5 }));
         assert_eq!(sum.add_packed(&[1, 1, 1, 1, 0x10]), Err(LatticeError::Padding { byte: 0x10 }));
-        let out_of_range = LatticeError::ChunkOutOfRange { offset: 4, length: 2, expected: 5 };
-        assert_eq!(sum.add_chunk(4, &[0; 2]), Err(out_of_range));
-        assert!(sum.add_chunk(usize::MAX, &[0; 2]).is_err());
-        assert_eq!(sum.add_chunk(4, &[0x10]), Err(LatticeError::Padding { byte: 0x10 }));
         let mut other = ModularSum::new(lattice, 4);
         assert_eq!(sum.merge(&other), Err(LatticeError::Mismatch));
         assert_eq!(sum.absorb(&mut other), Err(LatticeError::Mismatch));
         assert_eq!(sum, before);
-        assert_eq!(sum.add_chunk(5, &[]), Ok(()));
         assert_eq!(ModularSum::new(lattice, 0).add_packed(&[]), Ok(()));
     }
 
     proptest! {
         #[test]
-        fn chunks_of_any_cut_equal_the_whole_at_every_width(
+        fn a_packed_update_adds_its_values_at_every_width(
             values in prop::collection::vec(any::<i64>(), 1..200),
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
         ) {
             for bits in BITS_MIN..=BITS_MAX {
                 let lattice = Lattice::new(1.0, bits).expect("valid");
                 let packed = lattice.pack(&values);
                 prop_assert_eq!(packed.len(), lattice.packed_len(values.len()));
-                let mut whole = ModularSum::new(lattice, values.len());
-                whole.add_packed(&packed).expect("well formed");
+                let mut sum = ModularSum::new(lattice, values.len());
+                sum.add_packed(&packed).expect("well formed");
                 let expected: Vec<u32> =
                     values.iter().map(|&v| v as u32 & lattice.mask()).collect();
-                prop_assert_eq!(whole.values(), &expected[..], "{} bits", bits);
-
-                let mut borders: Vec<usize> =
-                    cuts.iter().map(|cut| cut.index(packed.len())).collect();
-                borders.extend([0, packed.len()]);
-                borders.sort_unstable();
-                let mut pieces = ModularSum::new(lattice, values.len());
-                // Backwards, as the order does not matter.
-                for border in borders.windows(2).rev() {
-                    pieces.add_chunk(border[0], &packed[border[0]..border[1]]).expect("in range");
-                }
-                prop_assert_eq!(&pieces, &whole, "{} bits", bits);
+                prop_assert_eq!(sum.values(), &expected[..], "{} bits", bits);
             }
         }
 

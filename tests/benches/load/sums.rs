@@ -2,7 +2,7 @@
 
 use std::{fs::File, hint::black_box, io::Read, time::Instant};
 
-use tributary_privacy::lattice::{BITS_MAX, BITS_MIN, Lattice, ModularSum};
+use tributary_privacy::lattice::{BITS_MAX, BITS_MIN, Lattice, PackedSum};
 
 /// Repetitions, of which the best counts.
 const REPEATS: usize = 40;
@@ -40,8 +40,8 @@ pub(crate) fn report(parameters: usize) {
         let values: Vec<i64> =
             (0..parameters as i64).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
         let update = lattice.pack(&values);
-        let mut sum = ModularSum::new(lattice, parameters);
-        let in_memory = best(|| sum.add_packed(black_box(&update)).expect("well formed"));
+        let mut sum = PackedSum::new(lattice, parameters);
+        let in_memory = best(|| sum.add_chunk(0, black_box(&update)).expect("well formed"));
 
         let path = folder.path().join("update");
         std::fs::write(&path, &update).expect("writes");
@@ -57,7 +57,7 @@ pub(crate) fn report(parameters: usize) {
                 offset += length;
             }
         });
-        black_box(sum.values());
+        black_box(&sum);
 
         let addends: Vec<u32> = update
             .chunks_exact(4)
