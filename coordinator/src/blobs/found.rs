@@ -26,23 +26,23 @@ impl Found {
     ///
     /// - `digest`: to which sealed records are bound
     pub(super) fn each<E: From<BlobError>>(
-        mut self,
+        &mut self,
         digest: Digest,
         mut take: impl FnMut(usize, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = self.path;
-        if let Some(seal) = self.seal {
+        let path = &self.path;
+        if let Some(seal) = &self.seal {
             let each = seal.each(digest, &mut self.file, |offset, piece| {
                 take(offset, piece).map_err(Piece::Taken)
             });
             return each.map_err(|error| match error {
                 Piece::Taken(error) => error,
-                Piece::Read(source) => BlobError::Seal { path, source }.into(),
+                Piece::Read(source) => BlobError::Seal { path: path.clone(), source }.into(),
             });
         }
         let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
         loop {
-            let length = self.file.read(&mut buffer).map_err(io_error("read", &path))?;
+            let length = self.file.read(&mut buffer).map_err(io_error("read", path))?;
             if length == 0 {
                 return Ok(());
             }
@@ -51,10 +51,21 @@ impl Found {
         }
     }
 
+    /// Tells the system that nobody reads the content again soon: the memory that holds a copy of it may
+    /// serve the next file. A round of a thousand updates would otherwise push everything else out.
+    pub(super) fn is_done_with(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+            // Advice: where it is not taken, nothing is different.
+            let _ = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+    }
+
     /// The digest of the content.
     ///
     /// - `digest`: what it should be, to which sealed records are bound
-    pub(super) fn digest(self, digest: Digest) -> Result<Digest, BlobError> {
+    pub(super) fn digest(&mut self, digest: Digest) -> Result<Digest, BlobError> {
         let mut hasher = blake3::Hasher::new();
         self.each(digest, |_, piece| {
             hasher.update(piece);

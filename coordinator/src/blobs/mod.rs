@@ -151,7 +151,7 @@ impl BlobStore {
     /// [`BlobError`].
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let mut bytes = Vec::new();
-        self.stream(digest, |_, piece| {
+        self.find(digest)?.each(digest, |_, piece| {
             bytes.extend_from_slice(piece);
             Ok::<_, BlobError>(())
         })?;
@@ -169,7 +169,7 @@ impl BlobStore {
     /// # Errors
     /// [`BlobError`] naming it.
     pub fn verify(&self, digest: Digest) -> Result<(), BlobError> {
-        let file = self.find(digest)?;
+        let mut file = self.find(digest)?;
         let path = file.path.clone();
         let found = file.digest(digest)?;
         if found == digest {
@@ -200,7 +200,8 @@ impl BlobStore {
         Ok(linked)
     }
 
-    /// Hands a complete file to `take` piece by piece, with the offset of each.
+    /// Hands a complete file to `take` piece by piece, with the offset of each; it is not kept in memory
+    /// for others who would read it.
     ///
     /// # Errors
     /// [`BlobError`], or what `take` returns.
@@ -209,7 +210,10 @@ impl BlobStore {
         digest: Digest,
         take: impl FnMut(usize, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.find(digest)?.each(digest, take)
+        let mut file = self.find(digest)?;
+        file.each(digest, take)?;
+        file.is_done_with();
+        Ok(())
     }
 
     /// Reads some bytes of a complete file, whose content was checked before.

@@ -45,8 +45,9 @@ const WIDE_WINDOW_BYTES: u32 = 512 << 10;
 const PAYLOAD_BYTES_MAX: u16 = 8952;
 
 /// What a connection of the coordinator hands to the kernel at once, in bytes: a buffer for as much stays
-/// with each that ever sent a file. This is one of the largest packets, or eight of usual ones.
-const SEND_BYTES: usize = 12_000;
+/// with each that ever sent a file. This is one of the largest packets, or eight of the smallest; a bound
+/// between those would let the buffer grow to twice the first of them.
+const SEND_BYTES: usize = 9600;
 
 /// What the kernel should keep for a socket while the process does something else; it may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
