@@ -265,25 +265,17 @@ impl Session {
         key: &RoundKey,
         outcome: Result<Release, TrainingEnd>,
     ) {
-        let Some(Round::Training { cancelled }) = self.rounds.rounds.get(key) else { return };
+        let Some(&Round::Training { cancelled }) = self.rounds.rounds.get(key) else { return };
+        self.rounds.rounds.remove(key);
         match outcome {
-            Ok(release) if !cancelled => {
+            _ if cancelled => {}
+            Err(TrainingEnd::Cancelled) => {}
+            Ok(release) => {
                 self.failures.succeeded(&key.job);
                 self.rounds.rounds.insert(key.clone(), Round::Released { release });
             }
-            Ok(_) | Err(TrainingEnd::Cancelled) => {
-                self.rounds.rounds.remove(key);
-            }
-            Err(end @ (TrainingEnd::NoBase(_) | TrainingEnd::Failed(_))) if *cancelled => {
-                tracing::debug!(job = %key.job, round = %key.round, ?end, "a closed round failed");
-                self.rounds.rounds.remove(key);
-            }
-            Err(TrainingEnd::NoBase(refusal)) => {
-                self.rounds.rounds.remove(key);
-                self.decline(key, refusal);
-            }
+            Err(TrainingEnd::NoBase(refusal)) => self.decline(key, refusal),
             Err(TrainingEnd::Failed(refusal)) => {
-                self.rounds.rounds.remove(key);
                 self.failures.failed(&key.job, refusal.clone(), now);
                 self.decline(key, refusal);
             }

@@ -53,7 +53,7 @@ impl Found {
 
     /// Tells the system that nobody reads the content again soon: the memory that holds a copy of it may
     /// serve the next file. A round of a thousand updates would otherwise push everything else out.
-    pub(super) fn is_done_with(&self) {
+    pub(super) fn forget(&self) {
         #[cfg(target_os = "linux")]
         {
             use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};

@@ -212,7 +212,7 @@ impl BlobStore {
     ) -> Result<(), E> {
         let mut file = self.find(digest)?;
         file.each(digest, take)?;
-        file.is_done_with();
+        file.forget();
         Ok(())
     }
 

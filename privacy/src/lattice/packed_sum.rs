@@ -21,7 +21,8 @@ pub struct PackedSum {
     dimension: usize,
     /// Coordinate i is in bits `i * bits .. (i + 1) * bits`, the lowest of the first word first.
     words: Vec<u64>,
-    below: Below,
+    /// Of each word the bits that are not the top of a coordinate: a block from any word on.
+    below: Vec<u64>,
 }
 
 impl PackedSum {
@@ -31,7 +32,7 @@ impl PackedSum {
     #[must_use]
     pub fn new(lattice: Lattice, dimension: usize) -> Self {
         let words = vec![0; lattice.packed_len(dimension).div_ceil(WORD)];
-        Self { lattice, dimension, words, below: Below::new(usize::from(lattice.bits)) }
+        Self { lattice, dimension, words, below: below_tops(usize::from(lattice.bits)) }
     }
 
     /// Adds some bytes of a packed update; all chunks of it add up to the whole.
@@ -45,27 +46,18 @@ impl PackedSum {
     /// [`LatticeError::ChunkOutOfRange`] or [`LatticeError::Padding`]; the sum is then unchanged.
     pub fn add_chunk(&mut self, first_byte: usize, bytes: &[u8]) -> Result<(), LatticeError> {
         self.lattice.check_chunk(self.dimension, first_byte, bytes)?;
-        // What belongs to a word that began before the chunk.
-        let (head, rest) = match first_byte % WORD {
-            0 => (None, bytes),
-            skipped => {
-                let (head, rest) = bytes.split_at(bytes.len().min(WORD - skipped));
-                (Some(padded(skipped, head)), rest)
-            }
-        };
+        // A word that began before the chunk, whole ones, and one that the chunk does not end.
+        let skipped = first_byte % WORD;
+        let head = if skipped == 0 { 0 } else { bytes.len().min(WORD - skipped) };
+        let (head, rest) = bytes.split_at(head);
         let (whole, tail) = rest.as_chunks::<WORD>();
+        let head = (!head.is_empty()).then(|| padded(skipped, head));
+        let tail = (!tail.is_empty()).then(|| padded(0, tail));
+        let blocks = [head.as_slice()].into_iter().chain(whole.chunks(BLOCK));
         let (mut at, mut carry) = (first_byte / WORD, 0);
-        if let Some(head) = head {
-            carry = self.add(at, &[head], carry);
-            at += 1;
-        }
-        for words in whole.chunks(BLOCK) {
+        for words in blocks.chain([tail.as_slice()]) {
             carry = self.add(at, words, carry);
             at += words.len();
-        }
-        if !tail.is_empty() {
-            carry = self.add(at, &[padded(0, tail)], carry);
-            at += 1;
         }
         if carry > 0 {
             // Into the rest of a coordinate that the chunk cuts; the top of that is in this word.
@@ -81,7 +73,9 @@ impl PackedSum {
     /// - returns: that of the last word
     fn add(&mut self, first: usize, words: &[[u8; WORD]], carry: u64) -> u64 {
         let sums = &mut self.words[first..first + words.len()];
-        add_words(sums, words, self.below.from(first), carry)
+        // After as many words as a coordinate has bits, the places of coordinates repeat.
+        let below = &self.below[first % usize::from(self.lattice.bits)..];
+        add_words(sums, words, below, carry)
     }
 
     /// The sum with a word for each coordinate.
@@ -124,30 +118,14 @@ fn padded(skipped: usize, bytes: &[u8]) -> [u8; WORD] {
     word
 }
 
-/// Which bits of each word are not the top of a coordinate.
-#[derive(Clone, PartialEq)]
-struct Below {
-    /// After so many words the places of coordinates repeat.
-    period: usize,
-    /// Of a block that begins at any of them.
-    masks: Vec<u64>,
-}
-
-impl Below {
-    fn new(width: usize) -> Self {
-        // As many words as a coordinate has bits hold whole coordinates.
-        let mut masks = vec![u64::MAX; width + BLOCK];
-        let bits = masks.len() * u64::BITS as usize;
-        for top in (width - 1..bits).step_by(width) {
-            masks[top / 64] &= !(1 << (top % 64));
-        }
-        Self { period: width, masks }
+/// Which bits of each word are not the top of a coordinate, for a block that begins at any place of one.
+fn below_tops(width: usize) -> Vec<u64> {
+    let mut masks = vec![u64::MAX; width + BLOCK];
+    let bits = masks.len() * u64::BITS as usize;
+    for top in (width - 1..bits).step_by(width) {
+        masks[top / 64] &= !(1 << (top % 64));
     }
-
-    /// Those of a block from this word of the sum on.
-    fn from(&self, word: usize) -> &[u64] {
-        &self.masks[word % self.period..]
-    }
+    masks
 }
 
 #[cfg(test)]
